@@ -8,6 +8,7 @@ import sys
 import time
 
 import pytest
+import ray
 
 from retreever import environment
 from retreever.cluster import space as spaces
@@ -40,7 +41,7 @@ def workspace(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def ray_cluster(workspace):
-    with cluster(workspace, cpus=2):
+    with cluster(workspace, cpus=2, dashboard=True):  # as `sweep` starts one for trials of many workers
         yield
 
 
@@ -81,6 +82,25 @@ def test_a_trial_that_fails_is_named_and_the_others_go_on(workspace, ray_cluster
     assert "TrainingError" in str(result.outcomes[1].error)
     run = Tracker.of(workspace).run(result.outcomes[1].run_id)
     assert run.info.status == "FAILED" and "loss is nan" in run.data.tags["traceback"]
+
+
+@pytest.mark.slow
+def test_trials_of_two_workers_are_train_runs_that_the_scheduler_can_stop(workspace, ray_cluster):
+    space = grid(workspace, "wide", tree__depth=[4, 1]).model_copy(update={"workers": 2})
+    result = sweep(space, workspace)
+    assert [o.status for o in result.outcomes] == ["finished", "stopped"], result.outcomes
+    assert result.configs[result.best.key].tree.depth == 4
+    tracker = Tracker.of(workspace)
+    children = {run.info.run_id: run.info.status for run in tracker.children(result.parent)}
+    assert children == {o.run_id: {"finished": "FINISHED", "stopped": "KILLED"}[o.status] for o in result.outcomes}
+    for outcome in result.outcomes:
+        history = tracker.client.get_metric_history(outcome.run_id, "ndcg_at_10")
+        assert [point.step for point in history] == [10, 20, 30][: len(history)]
+    assert (result.folder / "trials" / result.best.key / "model" / "model.json").is_file()
+    deadline = time.monotonic() + 30
+    while ray.available_resources().get("CPU") != 2:  # nothing of a stopped trial holds the cluster
+        assert time.monotonic() < deadline, ray.available_resources()
+        time.sleep(0.2)
 
 
 def test_a_sweep_that_can_never_start_is_an_error(workspace, ray_cluster):
