@@ -211,6 +211,53 @@ def evaluate(
 
 
 @_verb
+def compare(
+    dataset: Annotated[str, typer.Argument(help="data set to judge on: a name in the workspace, or a folder")],
+    config: Annotated[
+        Path | None, typer.Option("--config", help="configuration of the tree in YAML", exists=True, dir_okay=False)
+    ] = None,
+    set: Set = None,
+    train_on: Annotated[
+        str | None, typer.Option(help="data to learn from; A+B reads several as one [default: DATASET]")
+    ] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option("--model", "-m", help="trained tree to judge instead, one a seed (repeatable)"),
+    ] = None,
+    rival: Annotated[
+        list[str] | None, typer.Option("--rival", "-r", help="only this rival (repeatable) [default: all]")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="seeds of trees and rivals; figures are means over them")] = 1,
+    split: Annotated[str, typer.Option(help="dev or test")] = "test",
+    summarizer: Annotated[
+        str | None, typer.Option(help="RAPTOR's language model: a Hugging Face id or folder [default: extracts]")
+    ] = None,
+    workspace: Where = None,
+    json: Json = False,
+) -> None:
+    """Judge trees beside every rival: quality, bytes and latency, with intervals and significance; one report."""
+    from retreever.cluster.compare import compare as run
+
+    place, screen = _open(workspace, json)
+    settings = configs.load(config, [*(set or []), f"data.name={train_on or dataset}"])
+    found = run(
+        settings,
+        dataset,
+        place,
+        seeds=seeds,
+        split=split,
+        rivals=rival,
+        models=model or (),
+        summarizer=summarizer,
+        track=screen.track,
+        watch=screen.say,
+    )
+    tables.show_report(screen, found.report)
+    screen.say(f"  report: {found.folder / 'report.md'}")
+    screen.result({"folder": str(found.folder), "run_id": found.run_id, **found.report.to_json()})
+
+
+@_verb
 def index(
     run: Annotated[str, typer.Argument(help="a run's name or a model's folder")],
     output: Annotated[Path | None, typer.Option(help="bundle to write [default: runs/RUN/bundle]")] = None,

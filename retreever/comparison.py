@@ -4,25 +4,39 @@ Rivals are tuned on dev like the tree and trained on the same pairs for as many 
 second comparison under the same protocol trains nothing.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Float
 
-from retreever.baselines import RIVALS, Rival
+from retreever.baselines import RIVALS, Form, Rival
+from retreever.baselines.interface import PLAIN, Ranker
 from retreever.config import Config
+from retreever.contender import Contender
 from retreever.encodings import EncodedDataset
-from retreever.errors import DataError
-from retreever.evaluation.levels import evaluate_levels
-from retreever.evaluation.metrics import Relevant, evaluate, relevance
+from retreever.errors import ConfigError, DataError
+from retreever.evaluation.metrics import Relevant, per_query, relevance
 from retreever.evaluation.verdict import Conditions, Row, Verdict
 from retreever.files import digest
 from retreever.model import RoutingTree
 from retreever.progress import Track, silent
-from retreever.retriever import routed
-from retreever.validation import levels_of
 
-NAME = "retreever"
+QUICK = ("bm25", "frozen", "pca", "matryoshka")
+"""Rivals of a quick verdict: a minute, not an hour."""
+
+
+class Judged(NamedTuple):
+    """A ranker in one form on one split.
+
+    Attributes:
+        metrics: one value a query, by the names of `metrics.NAMES`.
+    """
+
+    form: Form
+    bytes_per_document: float
+    metrics: dict[str, Float[np.ndarray, " queries"]]
 
 
 def compare(
@@ -35,7 +49,7 @@ def compare(
     cache: Path,
     track: Track = silent,
 ) -> Verdict:
-    """Judge `tree` at every reported level, and each rival at each of its sizes.
+    """Judge `tree` at every reported level, and each of the quick rivals at each of its sizes, all in float32.
 
     Args:
         cache: folder in which fitted rivals are kept.
@@ -43,9 +57,7 @@ def compare(
     Raises:
         DataError: the data set has no such split.
     """
-    queries, relevant = relevance(data.dataset.qrels.get(split, np.empty((0, 3), np.int64)))
-    if not len(queries):
-        raise DataError(f"data set {data.dataset.name}: qrels/{split}.tsv is missing or empty")
+    queries, relevant = judgements(data, split)
     conditions = Conditions(
         len(data.passages),
         len(queries),
@@ -54,41 +66,84 @@ def compare(
         config.train.batch_size,
         config.train.seed,
     )
-    rows = _tree_rows(tree, config, data, queries, relevant)
+    rankers: list[Ranker] = [Contender(tree, config)]
     if rivals:
-        rows += list(_rival_rows(config, data, queries, relevant, cache, track))
+        rankers += [fitted(name, config, data, cache, track) for name in QUICK]
+    rows = [
+        Row(ranker.name, form.form.dims, form.bytes_per_document, _means(form))
+        for ranker in rankers
+        for form in judge(ranker, data, queries, relevant, codes=(PLAIN,))
+    ]
     return Verdict(data.dataset.name, conditions, rows)
 
 
-def _tree_rows(
-    tree: RoutingTree, config: Config, data: EncodedDataset, queries: np.ndarray, relevant: Relevant
-) -> list[Row]:
-    q = np.concatenate(list(routed(tree, config, data.queries, queries)))
-    p = np.concatenate(list(routed(tree, config, data.passages)))
-    found = evaluate_levels(q, p, levels_of(tree.tree.depth), config.loss.similarity, relevant)
-    size = np.dtype(config.index.dtype).itemsize
-    return [Row(NAME, 2**level, size * 2**level, metrics) for level, metrics in found.items()]
+def judge(
+    ranker: Ranker,
+    data: EncodedDataset,
+    queries: np.ndarray,
+    relevant: Relevant,
+    *,
+    codes: Sequence[str] | None = None,
+    track: Track = silent,
+) -> Iterator[Judged]:
+    """Index `data` and judge every form of a ranker.
+
+    Args:
+        codes: only forms in these codes; None: all.
+    """
+    ranker.index(data, track)
+    for form in ranker.forms:
+        if codes is None or form.code in codes:
+            rows, _ = ranker.search(queries, 100, form)
+            yield Judged(form, ranker.bytes_per_document(form), per_query(rows, relevant))
 
 
-def _rival_rows(
-    config: Config, data: EncodedDataset, queries: np.ndarray, relevant: Relevant, cache: Path, track: Track
-) -> Iterator[Row]:
-    for name, kind in RIVALS.items():
-        rival: Rival = kind.for_config(config)
-        _fitted(rival, name, config, data, cache, track)
-        rival.index(data)
-        for size in rival.sizes:
-            ranked, _ = rival.search(queries, 100, size)
-            yield Row(rival.name, size, rival.bytes_per_document(size), evaluate(ranked, relevant))
+def judgements(data: EncodedDataset, split: str) -> tuple[np.ndarray, Relevant]:
+    """Query rows of a split and what is relevant to each.
+
+    Raises:
+        DataError: the data set has no such split.
+    """
+    queries, relevant = relevance(data.dataset.qrels.get(split, np.empty((0, 3), np.int64)))
+    if not len(queries):
+        raise DataError(f"data set {data.dataset.name}: qrels/{split}.tsv is missing or empty")
+    return queries, relevant
 
 
-def _fitted(rival: Rival, name: str, config: Config, data: EncodedDataset, cache: Path, track: Track) -> None:
-    """Fit a rival, or load what was fitted under the same protocol."""
-    protocol = [data.dataset.digest, config.encoder.model_dump(mode="json"), config.data.max_pairs]
-    protocol += [config.train.steps, config.train.batch_size, config.train.seed]
-    folder = cache / f"{name}-{digest(protocol)}"
+def fitted(name: str, config: Config, data: EncodedDataset, cache: Path, track: Track = silent) -> Rival:
+    """A rival fitted on `data`, or loaded where it was fitted under the same protocol.
+
+    Raises:
+        ConfigError: there is no rival of that name.
+        DataError: a split that it needs is missing or empty.
+    """
+    rival = known(name).for_config(config)
+    folder = cache / f"{name}-{digest(protocol(name, config, data))}"
     if folder.is_dir():
         rival.load(folder)
     else:
         rival.fit(data, track)
         rival.save(folder)
+    return rival
+
+
+def protocol(name: str, config: Config, data: EncodedDataset) -> list[Any]:
+    """All that decides a rival fitted on `data`."""
+    settings = config.flat()
+    decided = {setting: settings[setting] for setting in known(name).depends}
+    return [name, data.dataset.digest, config.encoder.model_dump(mode="json"), decided]
+
+
+def known(name: str) -> type[Rival]:
+    """The rival of that name.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if name not in RIVALS:
+        raise ConfigError([f"rival {name}: there is none of that name; there are {', '.join(RIVALS)}"])
+    return RIVALS[name]
+
+
+def _means(judged: Judged) -> dict[str, float]:
+    return {name: float(values.mean()) for name, values in judged.metrics.items()}

@@ -31,7 +31,11 @@ class Section(BaseModel):
 class DataConfig(Section):
     """Which data set, in BEIR layout."""
 
-    name: str = Field("docstrings", min_length=1, description="name under workspace/data, or a folder in BEIR layout")
+    name: str = Field(
+        "docstrings",
+        min_length=1,
+        description="name under workspace/data, or a folder in BEIR layout; A+B reads several as one",
+    )
     on_bad: Literal["refuse", "skip"] = Field(
         "refuse", description="what to do with a bad line: stop, or skip and count"
     )

@@ -20,6 +20,7 @@ from torch import Tensor
 from retreever.config import Config, EncoderConfig
 from retreever.data import beir
 from retreever.data.dataset import RetrievalDataset
+from retreever.data.join import PLUS, join
 from retreever.encoder import Encoded, Encoder, Kind, Tokenized, identity
 from retreever.errors import BundleError, EncoderError
 from retreever.files import digest, seal, unseal
@@ -99,6 +100,44 @@ class Encodings:
             raise BundleError(f"{self.folder}: holds pooled encodings only; encode with encoder.tokens = true")
 
 
+class Joined(Encodings):
+    """Encodings of several lists of texts, read as one list; pooled vectors are copied together into memory.
+
+    Raises:
+        EncoderError: they are not of one width.
+    """
+
+    def __init__(self, parts: Sequence[Encodings]):
+        widths = sorted({part.dim for part in parts})
+        if len(widths) != 1:
+            raise EncoderError(f"encodings of {', '.join(map(str, widths))} dimensions do not go together")
+        self._parts = parts
+        self._starts = np.cumsum([0, *map(len, parts)])
+        self.folder = parts[0].folder
+        self.pooled = np.concatenate([part.pooled for part in parts])
+        self.has_tokens = all(part.has_tokens for part in parts)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """As of `Encodings`."""
+        return np.concatenate([part.lengths for part in self._parts])
+
+    def batch(self, rows: np.ndarray, tokens: bool = False) -> tuple[Tensor, Tensor | None]:
+        """As of `Encodings`."""
+        if not tokens:
+            return super().batch(rows)
+        of = np.searchsorted(self._starts, rows, side="right") - 1
+        found = []
+        for i, part in enumerate(self._parts):
+            places = np.flatnonzero(of == i)
+            found.append((places, *part.batch(rows[places] - self._starts[i], True)))
+        longest = max(x.shape[1] for _, x, _ in found)
+        states, mask = torch.zeros(len(rows), longest, self.dim), torch.zeros(len(rows), longest, dtype=torch.bool)
+        for places, x, known in found:
+            states[places, : x.shape[1]], mask[places, : x.shape[1]] = x, known
+        return states, mask
+
+
 @dataclass(frozen=True)
 class EncodedDataset:
     """A data set with the encodings of its queries and passages, row by row."""
@@ -114,9 +153,27 @@ class EncodedDataset:
 
 
 def open_dataset(config: Config, workspace: Workspace, track: Track = silent) -> EncodedDataset:
-    """The data set of a configuration with its encodings; texts that are not in the store yet are encoded."""
-    dataset = beir.read(workspace.dataset(config.data.name), config.data.on_bad)
-    return encode_dataset(dataset, config.encoder, workspace.encodings, track)
+    """The data set of a configuration with its encodings; texts that are not in the store yet are encoded.
+
+    Several names with a plus between them are read as one data set, each from its own entries of the store.
+    """
+    folders = [workspace.dataset(name) for name in _names(config.data.name)]
+    parts = [
+        encode_dataset(beir.read(folder, config.data.on_bad), config.encoder, workspace.encodings, track)
+        for folder in folders
+    ]
+    if len(parts) == 1:
+        return parts[0]
+    return EncodedDataset(
+        join([part.dataset for part in parts]),
+        Joined([part.queries for part in parts]),
+        Joined([part.passages for part in parts]),
+    )
+
+
+def _names(name: str) -> list[str]:
+    """The data sets that a name stands for; an existing folder is one, whatever it is called."""
+    return [name] if Path(name).expanduser().is_dir() else name.split(PLUS)
 
 
 def encode_dataset(

@@ -7,6 +7,7 @@ from retreever.data.dataset import RetrievalDataset
 
 if TYPE_CHECKING:  # they bring ray, which most verbs do without
     from retreever.cluster.sweep import Event, SweepResult
+    from retreever.evaluation.report import Report
     from retreever.evaluation.verdict import Verdict
 
 METRICS = {"ndcg_at_10": "NDCG@10", "recall_at_10": "R@10", "recall_at_100": "R@100"}
@@ -87,6 +88,16 @@ def show_verdict(screen: Screen, verdict: "Verdict") -> None:
     """The table of a comparison under its protocol."""
     header, *rows = verdict.table()
     screen.table(f"{verdict.dataset}: {verdict.protocol}", header, rows)
+
+
+def show_report(screen: Screen, report: "Report") -> None:
+    """The duels of a full comparison, and where each representation stands."""
+    for line in report.protocol.lines():
+        screen.say(f"  {line}")
+    rows = [(e.label, f"{e.bytes_per_document:,.0f}", e.mean(), e.latency and e.latency.median) for e in report.entries]
+    screen.table(f"{report.protocol.dataset}", ["representation", "bytes", "NDCG@10", "ms"], rows)
+    columns = ["question", "tree", "rival", "NDCG@10, tree / rival", "p", "tree is faster"]
+    screen.table("tree against rivals", columns, [duel.cells() for duel in report.duels()])
 
 
 def short(text: str, width: int = 90) -> str:

@@ -49,6 +49,11 @@ class Workspace:
         return self.root / "sweeps"
 
     @property
+    def comparisons(self) -> Path:
+        """Full comparisons with their reports, one folder a data set and protocol."""
+        return self.root / "comparisons"
+
+    @property
     def mlflow_artifacts(self) -> Path:
         """Artifact root of the local MLflow store."""
         return self.root / "mlflow" / "artifacts"

@@ -98,7 +98,7 @@ def test_all_config_faults_come_at_once(capsys, place):
 
 
 @pytest.mark.parametrize(
-    "verb", ["data", "encode", "train", "sweep", "evaluate", "promote", "index", "search", "serve", "demo"]
+    "verb", ["data", "encode", "train", "sweep", "evaluate", "compare", "promote", "index", "search", "serve", "demo"]
 )
 def test_every_verb_explains_itself_and_is_a_job(capsys, verb):
     with pytest.raises(SystemExit) as ended:

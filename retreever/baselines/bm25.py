@@ -5,13 +5,13 @@ Chooses k1, b and whether stop words are dropped, on dev. No stemming.
 
 from itertools import product
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from jaxtyping import Int
 
 from retreever.baselines import store
-from retreever.baselines.interface import Ranking, dev_ndcg
+from retreever.baselines.interface import Form, Ranking, dev_ndcg
 from retreever.config import Config
 from retreever.encodings import EncodedDataset
 from retreever.evaluation.ranking import best
@@ -30,7 +30,8 @@ class BM25:
     """
 
     name = "bm25"
-    sizes = (None,)
+    depends: ClassVar[tuple[str, ...]] = ()
+    forms = (Form(),)
 
     def __init__(self) -> None:
         self.settings: dict[str, Any] = {"k1": 1.5, "b": 0.75, "stopwords": "en"}
@@ -53,11 +54,11 @@ class BM25:
         self._set(setting)
         self._index(data, tokens[setting[2]])
 
-    def index(self, data: EncodedDataset) -> None:
+    def index(self, data: EncodedDataset, track: Track = silent) -> None:
         """Hold the passages of `data`, to be asked by its queries."""
         self._index(data, _tokenize(data.dataset.passage_texts(), self.settings["stopwords"]))
 
-    def search(self, query_rows: Int[np.ndarray, " queries"], k: int, dims: int | None = None) -> Ranking:
+    def search(self, query_rows: Int[np.ndarray, " queries"], k: int, form: Form) -> Ranking:
         """Passage rows and scores of the best k, equal scores by row; passages that share no word score 0."""
         found = []
         for part in np.array_split(query_rows, max(1, -(-len(query_rows) * self._scores.shape[1] // CHUNK))):
@@ -66,7 +67,7 @@ class BM25:
         rows, scores = zip(*found, strict=True)
         return np.concatenate(rows), np.concatenate(scores)
 
-    def bytes_per_document(self, dims: int | None = None) -> float:
+    def bytes_per_document(self, form: Form) -> float:
         """Postings and their offsets, over all documents."""
         arrays = (self._scores.data, self._scores.indices, self._scores.indptr)
         return sum(array.nbytes for array in arrays) / self._scores.shape[1]

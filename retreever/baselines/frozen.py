@@ -1,24 +1,25 @@
 """The frozen encoder as it is: cosine of pooled encodings at full width. What training on top of it must improve."""
 
 from pathlib import Path
-from typing import Self
+from typing import ClassVar, Self
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from retreever.baselines import store
-from retreever.baselines.interface import BYTES, Ranking, normalized
+from retreever.baselines.dense import Dense
+from retreever.baselines.interface import Form
 from retreever.config import Config
-from retreever.encodings import EncodedDataset
-from retreever.evaluation.ranking import top_k
+from retreever.encodings import EncodedDataset, Encodings
 from retreever.progress import Track, silent
 
 
-class Frozen:
-    """Exhaustive cosine search; there is nothing to learn and nothing to choose."""
+class Frozen(Dense):
+    """Exhaustive cosine search in float32, float16 and bytes; there is nothing to learn and nothing to choose."""
 
     name = "frozen"
-    sizes = (None,)
+    depends: ClassVar[tuple[str, ...]] = ()
+    forms: tuple[Form, ...] = (Form(), Form(code="float16"), Form(code="int8"))
 
     @classmethod
     def for_config(cls, config: Config) -> Self:
@@ -28,19 +29,6 @@ class Frozen:
     def fit(self, data: EncodedDataset, track: Track = silent) -> None:
         """Hold the passages; nothing is learned."""
         self.index(data)
-
-    def index(self, data: EncodedDataset) -> None:
-        """Hold the passages of `data`, to be asked by its queries."""
-        self._passages = normalized(data.passages.pooled)
-        self._queries = data.queries.pooled
-
-    def search(self, query_rows: Int[np.ndarray, " queries"], k: int, dims: int | None = None) -> Ranking:
-        """Passage rows and cosines of the best k, equal cosines by row."""
-        return top_k(normalized(self._queries[query_rows]), self._passages, k, "inner")
-
-    def bytes_per_document(self, dims: int | None = None) -> float:
-        """One float32 for each dimension of the encoder."""
-        return BYTES * self._passages.shape[1]
 
     def save(self, folder: Path) -> None:
         """Write to `folder` that there was nothing to learn."""
@@ -53,3 +41,6 @@ class Frozen:
             BundleError: a file is missing or damaged, or the folder holds another rival.
         """
         store.load(folder, self.name)
+
+    def _vectors(self, encodings: Encodings, rows: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n dim"]:
+        return encodings.pooled[rows]

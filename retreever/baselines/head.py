@@ -1,8 +1,9 @@
-"""Training of a linear head whose every prefix is an embedding: Matryoshka Representation Learning (Kusupati 2022).
+"""Training of a head whose every prefix is an embedding: Matryoshka Representation Learning (Kusupati 2022).
 
-    L = mean over prefixes m of symmetric InfoNCE over scale_m * cos(W[:m] q, W[:m] p)
+    L = mean over prefixes m of symmetric InfoNCE over scale_m * cos(h(q)[:m], h(p)[:m])
 
-Same pairs, batches and number of steps as the tree's. Which settings are best is not decided here.
+where h is a linear map of the pooled encoding, or attention pooling of the token states and then a linear map. Same
+pairs, batches and number of steps as the tree's. Which settings are best is not decided here.
 """
 
 from collections.abc import Sequence
@@ -12,9 +13,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from retreever.data.pairs import batch_rows
+from retreever.encodings import EncodedDataset
 from retreever.model.loss import negatives_mask
 from retreever.progress import Track, silent
 
@@ -37,9 +39,49 @@ class HeadSettings:
     scales: tuple[float, ...] = (10.0, 16.0, 20.0, 25.0)
 
 
+class LinearHead(nn.Module):
+    """W x, for pooled encodings."""
+
+    tokens = False
+
+    def __init__(self, weight: Float[Tensor, "outputs dim"]):
+        super().__init__()
+        self.weight = nn.Parameter(weight)
+
+    def forward(self, x: Float[Tensor, "batch dim"], mask: None = None) -> Float[Tensor, "batch outputs"]:
+        """Outputs of texts given as pooled encodings."""
+        return x @ self.weight.T
+
+
+class AttentionHead(nn.Module):
+    """sum_h W_h sum_n a_(h,n) x_n with a_h = softmax over tokens of u_h . x_n: what cross-attention sees, as a vector.
+
+    With u = 0 the attention is uniform, so it starts as a linear head on the mean token.
+    """
+
+    tokens = True
+
+    def __init__(self, weight: Float[Tensor, "outputs dim"], heads: int):
+        super().__init__()
+        self.attention = nn.Parameter(torch.zeros(heads, weight.shape[1]))
+        self.weight = nn.Parameter(weight.repeat(heads, 1, 1) / heads)
+
+    def forward(
+        self, x: Float[Tensor, "batch tokens dim"], mask: Bool[Tensor, "batch tokens"]
+    ) -> Float[Tensor, "batch outputs"]:
+        """Outputs of texts given as token states."""
+        logits = (x @ self.attention.T).masked_fill(~mask[:, :, None], -torch.inf)
+        pooled = logits.softmax(dim=1).transpose(1, 2) @ x
+        # (batch, heads, dim)
+        return pooled.flatten(1) @ self.weight.transpose(1, 2).flatten(0, 1)
+
+
+Head = LinearHead | AttentionHead
+
+
 def train_head(
-    queries: Float[np.ndarray, "queries dim"],
-    passages: Float[np.ndarray, "passages dim"],
+    head: Head,
+    data: EncodedDataset,
     pairs: Int[np.ndarray, "pairs 2"],
     settings: HeadSettings,
     *,
@@ -48,24 +90,25 @@ def train_head(
     batch_size: int,
     seed: int,
     track: Track = silent,
-) -> Float[np.ndarray, "outputs dim"]:
-    """Weights of a head with as many outputs as the largest of `prefixes`; all of them are trained in each step.
+) -> None:
+    """Train `head` in place; all prefixes are trained in each step.
 
     Args:
         pairs: query row and passage row of each training pair.
-        prefixes: as many as `settings.scales`.
+        prefixes: as many as `settings.scales`, the largest no more than the head's outputs.
     """
     draw = torch.Generator().manual_seed(seed)
-    weight = principal_start(np.concatenate([queries[pairs[:, 0]], passages[pairs[:, 1]]]), max(prefixes), draw)
-    weight.requires_grad_()
     scales = torch.tensor(settings.scales).log().requires_grad_()
-    groups = [{"params": [weight], "weight_decay": settings.weight_decay}, {"params": [scales], "weight_decay": 0}]
+    groups = [
+        {"params": list(head.parameters()), "weight_decay": settings.weight_decay},
+        {"params": [scales], "weight_decay": 0},
+    ]
     optimizer = torch.optim.AdamW(groups, lr=settings.lr, fused=True)
-    for step in track(range(steps), "training matryoshka", total=steps):
+    for step in track(range(steps), "training the head", total=steps):
         rows = pairs[batch_rows(len(pairs), batch_size, step, seed)]
         q, p = (
-            _dropped(torch.from_numpy(encodings[rows[:, column]]), settings.input_dropout, draw) @ weight.T
-            for column, encodings in enumerate((queries, passages))
+            _outputs(head, encodings.batch(rows[:, column], head.tokens), settings.input_dropout, draw)
+            for column, encodings in enumerate((data.queries, data.passages))
         )
         keep = negatives_mask(torch.from_numpy(rows[:, 1].copy()), torch.from_numpy(rows[:, 0].copy()))
         losses = [info_nce(q[:, :m], p[:, :m], scale, keep) for m, scale in zip(prefixes, scales.exp(), strict=True)]
@@ -74,7 +117,12 @@ def train_head(
         optimizer.zero_grad()
         torch.stack(losses).mean().backward()
         optimizer.step()
-    return weight.detach().numpy()
+
+
+def _outputs(head: Head, batch: tuple[Tensor, Tensor | None], dropout: float, draw: torch.Generator) -> Tensor:
+    x, mask = batch
+    outputs: Tensor = head(_dropped(x, dropout, draw), mask)
+    return outputs
 
 
 def principal_start(

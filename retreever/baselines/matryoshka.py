@@ -7,30 +7,33 @@ dev over short trainings; the best are then used for the whole length.
 from dataclasses import asdict
 from itertools import product
 from pathlib import Path
-from typing import Self
+from typing import ClassVar, Self
 
 import numpy as np
-from jaxtyping import Int
+import torch
+from jaxtyping import Float, Int
 
 from retreever.baselines import store
-from retreever.baselines.head import HeadSettings, train_head
-from retreever.baselines.interface import BYTES, Ranking, dev_judgements, dev_ndcg, normalized, train_pairs
+from retreever.baselines.dense import Dense
+from retreever.baselines.head import Head, HeadSettings, LinearHead, principal_start, train_head
+from retreever.baselines.interface import Form, dev_judgements, dev_ndcg, train_pairs
 from retreever.config import Config
 from retreever.data.pairs import limit
-from retreever.encodings import EncodedDataset
-from retreever.evaluation.ranking import top_k
+from retreever.encodings import EncodedDataset, Encodings
 from retreever.progress import Track, silent
 
 SIZES = tuple(2**d for d in range(4, 11))
 TRAINED = (16, 64, 256, 1024)  # all seven take twice as long and rank no better
+QUANTISED = (Form(256, "pq64"), Form(1024, "pq256"))
+CHUNK = 1024  # texts put through the head at once
 GRID = [
     HeadSettings(lr=lr, input_dropout=dropout, weight_decay=decay)
     for lr, dropout, decay in product((2e-3, 4e-3), (0.1, 0.2), (0.5, 2.0))
 ]
 
 
-class Matryoshka:
-    """Cosine between prefixes of a linear head's outputs.
+class Matryoshka(Dense):
+    """Cosine between prefixes of a linear head's outputs, in float32, in bytes and by product quantisers.
 
     Args:
         steps, batch_size, seed: training budget, and what draws the batches.
@@ -41,7 +44,9 @@ class Matryoshka:
     """
 
     name = "matryoshka"
-    sizes = SIZES
+    depends: ClassVar[tuple[str, ...]] = ("train.steps", "train.batch_size", "train.seed", "data.max_pairs")
+    forms: tuple[Form, ...] = (*map(Form, SIZES), *(Form(size, "int8") for size in TRAINED), *QUANTISED)
+    grid: ClassVar[list[HeadSettings]] = GRID
 
     def __init__(self, steps: int = 600, batch_size: int = 1024, seed: int = 0, max_pairs: int | None = None):
         self.steps, self.batch_size, self.seed, self.max_pairs = steps, batch_size, seed, max_pairs
@@ -56,7 +61,7 @@ class Matryoshka:
         """Choose the settings on dev over trainings of an eighth of the steps, then train the head in full."""
         dev_judgements(data)
         found = {}
-        for settings in track(GRID, "tuning matryoshka", total=len(GRID)):
+        for settings in track(self.grid, f"tuning {self.name}", total=len(self.grid)):
             self._train(data, settings, max(1, self.steps // 8), silent)
             self.index(data)
             found[settings] = dev_ndcg(self, data)
@@ -64,23 +69,10 @@ class Matryoshka:
         self._train(data, self.settings, self.steps, track)
         self.index(data)
 
-    def index(self, data: EncodedDataset) -> None:
-        """Hold the passages of `data`, to be asked by its queries."""
-        self._passages, self._queries = data.passages.pooled @ self._weight.T, data.queries.pooled
-
-    def search(self, query_rows: Int[np.ndarray, " queries"], k: int, dims: int | None = None) -> Ranking:
-        """Passage rows and cosines of the best k over the first `dims` outputs, equal cosines by row."""
-        part = slice(dims or self.sizes[-1])
-        queries = normalized(self._queries[query_rows] @ self._weight[part].T)
-        return top_k(queries, normalized(self._passages[:, part]), k, "inner")
-
-    def bytes_per_document(self, dims: int | None = None) -> float:
-        """One float32 for each output."""
-        return BYTES * (dims or self.sizes[-1])
-
     def save(self, folder: Path) -> None:
         """Write settings and weights to `folder`."""
-        store.save(folder, self.name, asdict(self.settings), {"weight": self._weight})
+        weights = {name: value.detach().numpy() for name, value in self._head.state_dict().items()}
+        store.save(folder, self.name, asdict(self.settings), weights)
 
     def load(self, folder: Path) -> None:
         """Take over the settings and weights that `save` wrote.
@@ -89,11 +81,28 @@ class Matryoshka:
             BundleError: a file is missing or damaged, or the folder holds another rival.
         """
         settings, arrays = store.load(folder, self.name)
-        self.settings, self._weight = HeadSettings(**settings | {"scales": tuple(settings["scales"])}), arrays["weight"]
+        self.settings = HeadSettings(**settings | {"scales": tuple(settings["scales"])})
+        self._head = self._built(torch.empty(SIZES[-1], arrays["weight"].shape[-1]))
+        self._head.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
+
+    def _built(self, weight: Float[torch.Tensor, "outputs dim"]) -> Head:
+        """A head that starts as the linear map `weight`."""
+        return LinearHead(weight)
 
     def _train(self, data: EncodedDataset, settings: HeadSettings, steps: int, track: Track) -> None:
         pairs = limit(train_pairs(data), self.max_pairs, self.seed)
-        self._weight = train_head(
-            data.queries.pooled, data.passages.pooled, pairs, settings,
+        texts = np.concatenate([data.queries.pooled[pairs[:, 0]], data.passages.pooled[pairs[:, 1]]])
+        draw = torch.Generator().manual_seed(self.seed)
+        self._head = self._built(principal_start(texts, SIZES[-1], draw))
+        train_head(
+            self._head, data, pairs, settings,
             prefixes=TRAINED, steps=steps, batch_size=self.batch_size, seed=self.seed, track=track,
         )  # fmt: skip
+
+    def _vectors(self, encodings: Encodings, rows: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n outputs"]:
+        outputs = np.empty((len(rows), SIZES[-1]), np.float32)
+        with torch.inference_mode():
+            for start in range(0, len(rows), CHUNK):
+                batch = encodings.batch(rows[start : start + CHUNK], self._head.tokens)
+                outputs[start : start + CHUNK] = self._head(*batch).numpy()
+        return outputs

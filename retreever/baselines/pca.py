@@ -4,23 +4,23 @@ Fitted on the texts of the train pairs. Chooses on dev how far components are sc
 """
 
 from pathlib import Path
-from typing import Self
+from typing import ClassVar, Self
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from retreever.baselines import store
-from retreever.baselines.interface import BYTES, Ranking, dev_ndcg, normalized, train_pairs
+from retreever.baselines.dense import Dense
+from retreever.baselines.interface import PLAIN, Form, dev_ndcg, train_pairs
 from retreever.config import Config
 from retreever.data.pairs import limit
-from retreever.encodings import EncodedDataset
-from retreever.evaluation.ranking import top_k
+from retreever.encodings import EncodedDataset, Encodings
 from retreever.progress import Track, silent
 
 WHITENING = (0.0, 0.25, 0.5, 1.0)
 
 
-class PCA:
+class PCA(Dense):
     """Cosine between the first components of centred encodings.
 
     Args:
@@ -32,6 +32,7 @@ class PCA:
     """
 
     name = "pca"
+    depends: ClassVar[tuple[str, ...]] = ("data.max_pairs",)
 
     def __init__(self, seed: int = 0, max_pairs: int | None = None) -> None:
         self.seed, self.max_pairs, self.whitening = seed, max_pairs, 0.0
@@ -39,13 +40,14 @@ class PCA:
     @classmethod
     def for_config(cls, config: Config) -> Self:
         """With the pairs that a tree of this configuration is trained with."""
-        return cls(config.train.seed, config.data.max_pairs)
+        return cls(max_pairs=config.data.max_pairs)
 
     @property
-    def sizes(self) -> tuple[int, ...]:
+    def forms(self) -> tuple[Form, ...]:
         """Powers of two up to the number of components, from 16 where there are as many; valid after `fit`."""
         largest = len(self._deviations).bit_length() - 1
-        return tuple(2**d for d in range(min(4, largest), largest + 1))
+        sizes = [2**d for d in range(min(4, largest), largest + 1)]
+        return tuple(Form(size, code) for code in (PLAIN, "int8") for size in sizes)
 
     def fit(self, data: EncodedDataset, track: Track = silent) -> None:
         """Components of the train texts; the whitening with the best NDCG@10 on dev, averaged over sizes."""
@@ -63,20 +65,6 @@ class PCA:
         self.whitening = max(found, key=found.__getitem__)
         self.index(data)
 
-    def index(self, data: EncodedDataset) -> None:
-        """Hold the passages of `data`, to be asked by its queries."""
-        self._passages, self._queries = self._project(data.passages.pooled), data.queries.pooled
-
-    def search(self, query_rows: Int[np.ndarray, " queries"], k: int, dims: int | None = None) -> Ranking:
-        """Passage rows and cosines of the best k at `dims` components, equal cosines by row."""
-        part = slice(dims or self.sizes[-1])
-        queries = normalized(self._project(self._queries[query_rows])[:, part])
-        return top_k(queries, normalized(self._passages[:, part]), k, "inner")
-
-    def bytes_per_document(self, dims: int | None = None) -> float:
-        """One float32 for each component."""
-        return BYTES * (dims or self.sizes[-1])
-
     def save(self, folder: Path) -> None:
         """Write components and whitening to `folder`."""
         arrays = {"mean": self._mean, "components": self._components, "deviations": self._deviations}
@@ -92,6 +80,6 @@ class PCA:
         self.whitening = settings["whitening"]
         self._mean, self._components, self._deviations = (arrays[part] for part in ("mean", "components", "deviations"))
 
-    def _project(self, encodings: Float[np.ndarray, "n dim"]) -> Float[np.ndarray, "n components"]:
-        projected = (encodings - self._mean) @ self._components.T / self._deviations**self.whitening
+    def _vectors(self, encodings: Encodings, rows: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n components"]:
+        projected = (encodings.pooled[rows] - self._mean) @ self._components.T / self._deviations**self.whitening
         return projected.astype(np.float32)

@@ -63,7 +63,7 @@ def per_query(rows: Int[np.ndarray, "queries k"], relevant: Relevant) -> dict[st
         raise ValueError(f"rows: {len(rows)} rankings for {len(relevant)} judged queries; must be equal and above 0")
     run = np.stack([rows, np.broadcast_to(-np.arange(rows.shape[1]), rows.shape)], axis=2).astype(np.float64)
     with _LOCK:
-        ranx, threads = _ranx(), numba.get_num_threads()
+        ranx, threads = ranx_module(), numba.get_num_threads()
         try:
             # one thread: milliseconds of work, and ranx leaves numba at the number it is told
             found = ranx.evaluate(_judged(relevant), run, list(NAMES.values()), return_mean=False, threads=1)
@@ -85,7 +85,7 @@ def _judged(relevant: Relevant) -> Float[np.ndarray, "queries most 2"]:
     return judged
 
 
-def _ranx() -> ModuleType:
+def ranx_module() -> ModuleType:
     """ranx, kept from making folders: importing it imports ir_datasets, which fills its home at once."""
     home = os.environ.get("IR_DATASETS_HOME")
     with tempfile.TemporaryDirectory() as aside:

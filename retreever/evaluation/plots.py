@@ -23,7 +23,9 @@ INK, GRID = "#333333", "#DDDDDD"
 
 
 @contextmanager
-def _figure(path: Path, columns: int, title: str, subtitle: str = "", width: float = 4.2) -> Iterator[tuple[Any, Any]]:
+def figure_of(
+    path: Path, columns: int, title: str, subtitle: str = "", width: float = 4.2
+) -> Iterator[tuple[Any, Any]]:
     """A figure of `columns` panels to draw on; written to `path` at 150 dpi when the body is done."""
     from matplotlib.figure import Figure
 
@@ -64,7 +66,7 @@ def plot_verdict(verdict: Verdict, path: Path) -> None:
     """NDCG@10, R@10 and R@100 against size: a curve for a name with sizes, a level line for one without."""
     names = list(dict.fromkeys(row.name for row in verdict.rows))
     sizes = [row.dimensions for row in verdict.rows if row.dimensions is not None]
-    with _figure(path, 3, f"Retrieval on {verdict.dataset}, test split", str(verdict.protocol)) as (
+    with figure_of(path, 3, f"Retrieval on {verdict.dataset}, test split", str(verdict.protocol)) as (
         figure,
         axes,
     ):
@@ -100,7 +102,7 @@ def plot_training(history: Sequence[Mapping[str, float]], path: Path) -> None:
 
     steps = [figures["step"] for figures in history]
     levels = sorted(name for name in history[0] if name.startswith("ndcg_at_10/level_"))
-    with _figure(path, 2, "Training") as (_, (loss, quality)):
+    with figure_of(path, 2, "Training") as (_, (loss, quality)):
         loss.plot(steps, [figures["loss"] for figures in history], color=PALETTE[1], marker="o", linewidth=2)
         loss.set_title("training loss", fontsize=11, loc="left", color=INK)
         shades = colormaps["viridis"](np.linspace(0.85, 0.05, len(levels)))
@@ -119,7 +121,7 @@ def plot_similarities(
     steps: Sequence[float], positives: Sequence[float], negatives: Sequence[float], path: Path
 ) -> None:
     """Mean similarity of right pairs and of in-batch negatives over steps: where a tree learns, they part."""
-    with _figure(path, 1, "Similarity of pairs", width=6.5) as (_, (ax,)):
+    with figure_of(path, 1, "Similarity of pairs", width=6.5) as (_, (ax,)):
         ax.fill_between(steps, negatives, positives, color=PALETTE[4], alpha=0.18, linewidth=0)
         ax.plot(steps, positives, color=PALETTE[0], marker="o", linewidth=2, label="positives")
         ax.plot(steps, negatives, color=PALETTE[1], marker="s", linewidth=2, label="in-batch negatives")
@@ -137,7 +139,7 @@ def plot_trials(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     """
     splits, schedulers = (sorted({row[key] for row in rows}) for key in ("split", "scheduler"))
     colour, marker = dict(zip(splits, cycle(PALETTE))), dict(zip(schedulers, cycle(MARKERS)))
-    with _figure(path, 1, "Trials of the sweep", width=7.5) as (figure, (ax,)):
+    with figure_of(path, 1, "Trials of the sweep", width=7.5) as (figure, (ax,)):
         for row in rows:
             ax.plot(
                 row["dimensions"], row["ndcg_at_10"], linestyle="", color=colour[row["split"]],
@@ -166,7 +168,7 @@ def plot_routing(levels: Mapping[int, np.ndarray], path: Path) -> None:
     Args:
         levels: level -> probabilities (texts, 2**level) of reaching its nodes, level 1 or deeper.
     """
-    with _figure(path, 2, "Routing", width=5.5) as (figure, (decided, used)):
+    with figure_of(path, 2, "Routing", width=5.5) as (figure, (decided, used)):
         shown = sorted(levels)
         bins = np.linspace(0, 1, 41)
         rows = np.stack([_left_shares(levels[level], bins) for level in shown])

@@ -1,7 +1,5 @@
 """A small world where texts and encodings agree: each topic has words of its own and a direction of its own."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
@@ -10,6 +8,24 @@ from retreever.data.dataset import Passage, Query, RetrievalDataset
 from retreever.encodings import EncodedDataset
 
 TOPICS, DIM = 60, 40
+
+
+class Vectors:
+    """Encodings in memory: pooled vectors, and three token states of each text whose mean they are."""
+
+    has_tokens = True
+
+    def __init__(self, pooled: np.ndarray):
+        self.pooled, self.dim = pooled, pooled.shape[1]
+
+    def __len__(self) -> int:
+        return len(self.pooled)
+
+    def batch(self, rows: np.ndarray, tokens: bool = False) -> tuple[torch.Tensor, torch.Tensor | None]:
+        x = torch.from_numpy(self.pooled[rows])
+        if not tokens:
+            return x, None
+        return x[:, None] * torch.tensor([0.5, 1.0, 1.5])[:, None], torch.ones(len(rows), 3, dtype=torch.bool)
 
 
 def unit(x: np.ndarray) -> np.ndarray:
@@ -33,7 +49,7 @@ def data() -> EncodedDataset:
     near = topics[rows % TOPICS] + 0.3 * rng.normal(size=(len(rows), DIM // 2))
     encoded = [unit(np.hstack([half, rng.normal(size=half.shape)])) for half in (near, topics)]
     dataset = RetrievalDataset("demo", corpus, queries, qrels)
-    return EncodedDataset(dataset, *(SimpleNamespace(pooled=pooled, dim=DIM) for pooled in encoded))
+    return EncodedDataset(dataset, *map(Vectors, encoded))
 
 
 @pytest.fixture(autouse=True, scope="session")

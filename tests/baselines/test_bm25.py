@@ -4,7 +4,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from retreever.baselines import BM25
+from retreever.baselines import BM25, Form
 from retreever.baselines.bm25 import K1_B
 from retreever.data.dataset import Passage, Query, RetrievalDataset
 from retreever.encodings import EncodedDataset
@@ -36,21 +36,21 @@ def by_hand(query: str, text: str, k1: float, b: float) -> float:
 
 
 def test_scores_are_the_formulas(index):
-    rows, scores = index.search(np.array([0, 1]), 4)
+    rows, scores = index.search(np.array([0, 1]), 4, Form())
     for query, line, found in zip(QUERIES, rows, scores, strict=False):
         np.testing.assert_allclose(found, [by_hand(query, TEXTS[row], 1.5, 0.75) for row in line], rtol=1e-5)
     assert rows[:, 0].tolist() == [0, 1]
 
 
 def test_without_a_common_word_all_score_zero_in_row_order(index):
-    rows, scores = index.search(np.array([2, 3]), 4)
+    rows, scores = index.search(np.array([2, 3]), 4, Form())
     assert (rows == np.arange(4)).all() and (scores == 0).all()
 
 
 def test_postings_are_weighed(index):
     words = len({word for text in TEXTS for word in text.split()})
     postings = sum(len(set(text.split())) for text in TEXTS)
-    assert index.bytes_per_document() == (8 * postings + 4 * (words + 1)) / 4
+    assert index.bytes_per_document(Form()) == (8 * postings + 4 * (words + 1)) / 4
 
 
 def test_tuning_takes_a_setting_of_the_grid(data):

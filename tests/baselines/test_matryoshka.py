@@ -4,17 +4,24 @@ import numpy as np
 import pytest
 import torch
 
-from retreever.baselines import Frozen, Matryoshka
-from retreever.baselines.head import HeadSettings, info_nce, principal_start, train_head
+from retreever.baselines import Attentive, Frozen, Matryoshka
+from retreever.baselines.head import AttentionHead, HeadSettings, LinearHead, info_nce, principal_start, train_head
 from retreever.baselines.interface import dev_ndcg
 from retreever.baselines.matryoshka import GRID
+from retreever.data.dataset import Passage, Query, RetrievalDataset
+from retreever.encodings import EncodedDataset
+from retreever.errors import DataError
+from tests.baselines.conftest import Vectors
 
 
 def train(data, steps=20, seed=0, **settings):
-    return train_head(
-        data.queries.pooled, data.passages.pooled, data.dataset.pairs("train"), HeadSettings(**settings),
+    weight = principal_start(data.passages.pooled, 16, torch.Generator().manual_seed(0))
+    head = LinearHead(weight)
+    train_head(
+        head, data, data.dataset.pairs("train"), HeadSettings(**settings),
         prefixes=(2, 4, 8, 16), steps=steps, batch_size=32, seed=seed,
     )  # fmt: skip
+    return head.weight.detach().numpy()
 
 
 def test_equal_similarities_cost_the_log_of_the_batch():
@@ -69,4 +76,60 @@ def test_trained_on_the_pairs_that_the_tree_may_see(data):
     some, all_pairs = Matryoshka(steps=4, batch_size=16, max_pairs=16), Matryoshka(steps=4, batch_size=16)
     for rival in (some, all_pairs):
         rival._train(data, HeadSettings(), 4, lambda items, label, total=None: iter(items))
-    assert not np.array_equal(some._weight, all_pairs._weight)
+    assert not torch.equal(some._head.weight, all_pairs._head.weight)
+
+
+def test_attention_starts_as_the_linear_head_on_the_mean_token(data):
+    weight = torch.randn(6, 40, generator=torch.Generator().manual_seed(0))
+    x, mask = data.passages.batch(np.arange(5), tokens=True)
+    mask[2, 1:] = False
+    mean = (x * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+    torch.testing.assert_close(AttentionHead(weight, 3)(x, mask), LinearHead(weight)(mean))
+
+
+def test_attention_is_the_sum_over_heads(data):
+    draw = torch.Generator().manual_seed(0)
+    head = AttentionHead(torch.randn(6, 40, generator=draw), 2)
+    torch.nn.init.normal_(head.attention, generator=draw)
+    x, mask = data.passages.batch(np.arange(2), tokens=True)
+    mask[1, 2] = False
+    for text, known, out in zip(x, mask, head(x, mask), strict=True):
+        shares = [torch.softmax(text[known] @ u, 0) for u in head.attention]
+        expected = sum(w @ (a @ text[known]) for w, a in zip(head.weight, shares, strict=True))
+        torch.testing.assert_close(out, expected)
+
+
+def test_attention_learns_to_look_away_from_noise_that_no_linear_head_can_undo():
+    """The topic stands in one token, a shout of another topic in the other; only the attention can tell them apart."""
+    draw = np.random.default_rng(0)
+    topics = draw.normal(size=(40, 12))
+
+    class Shouted(Vectors):
+        def __init__(self, rows):
+            calm = np.hstack([topics[rows], np.ones((len(rows), 4))])
+            loud = np.hstack([1.5 * topics[draw.permutation(len(rows)) % 40], -np.ones((len(rows), 4))])
+            self.states = np.stack([calm, loud], axis=1).astype(np.float32)
+            super().__init__(self.states.mean(axis=1))
+
+        def batch(self, rows, tokens=False):
+            if not tokens:
+                return super().batch(rows)
+            return torch.from_numpy(self.states[rows]), torch.ones(len(rows), 2, dtype=torch.bool)
+
+    passages, queries = tuple(Passage(f"p{i}", "x") for i in range(40)), tuple(Query(f"q{i}", "x") for i in range(200))
+    rows = np.arange(200)
+    judged = np.stack([rows, rows % 40, np.ones_like(rows)], axis=1)
+    dataset = RetrievalDataset("loud", passages, queries, {"train": judged[:160], "dev": judged[160:]})
+    data = EncodedDataset(dataset, Shouted(rows % 40), Shouted(np.arange(40)))
+    linear, attentive = Matryoshka(steps=160, batch_size=40), Attentive(steps=160, batch_size=40)
+    attentive.grid = [HeadSettings(lr=2e-2)]
+    for rival in (linear, attentive):
+        rival.fit(data)
+    assert dev_ndcg(attentive, data) > dev_ndcg(linear, data) + 0.1
+
+
+def test_attention_without_tokens_is_refused(data):
+    pooled = Vectors(data.passages.pooled)
+    pooled.has_tokens = False
+    with pytest.raises(DataError, match=r"encoder\.tokens = true"):
+        Attentive().fit(EncodedDataset(data.dataset, data.queries, pooled))

@@ -1,62 +1,92 @@
 """What every rival promises, checked on each."""
 
+import re
+
 import numpy as np
 import pytest
 
-from retreever.baselines import RIVALS
+from retreever.baselines import RIVALS, Raptor
+from retreever.baselines.interface import NOTHING
 from retreever.config import Config
 from retreever.data.dataset import RetrievalDataset
 from retreever.encodings import EncodedDataset
 from retreever.errors import BundleError, DataError
 from retreever.evaluation.metrics import evaluate, relevance
 
-CONFIG = Config().with_overrides({"train.steps": 24, "train.batch_size": 32})
+CONFIG = Config().with_overrides({"train.steps": 24, "train.batch_size": 32, "tree.depth": 5})
 TEST = np.arange(180, 240)
 
 
-@pytest.fixture(scope="module", params=RIVALS)
+def made(name, data):
+    """A rival for CONFIG; the summaries of RAPTOR's tree are encoded as the mean of the topics they name."""
+    rival = RIVALS[name].for_config(CONFIG)
+    if isinstance(rival, Raptor):
+        rival._encode = lambda texts: np.stack([topics(text, data) for text in texts])
+    return rival
+
+
+def topics(text, data):
+    rows = [int(number) for number in re.findall(r"topic(\d+)", text)]
+    return data.passages.pooled[rows].mean(axis=0)
+
+
+SLOW = {"raptor": pytest.mark.slow}  # UMAP takes half a minute to compile
+
+
+@pytest.fixture(scope="module", params=[pytest.param(name, marks=SLOW.get(name, ())) for name in RIVALS])
 def fitted(request, data):
-    rival = RIVALS[request.param].for_config(CONFIG)
+    rival = made(request.param, data)
     rival.fit(data)
     rival.index(data)
     return rival
 
 
 def test_rankings_have_the_promised_shape_and_order(fitted):
-    for dims in (*fitted.sizes, None):
-        rows, scores = fitted.search(TEST, 7, dims)
+    for form in fitted.forms:
+        rows, scores = fitted.search(TEST, 7, form)
         assert rows.shape == scores.shape == (60, 7)
         assert rows.dtype == np.int64 and scores.dtype == np.float32
-        assert (np.diff(scores, axis=1) <= 0).all()
-        assert all(len(set(row)) == 7 for row in rows.tolist())
+        found = rows != NOTHING
+        assert (np.diff(np.where(found, scores, -1e9), axis=1) <= 0).all()  # best first, what was not found last
+        assert ((rows >= 0) & (rows < 60) | ~found).all() and np.isneginf(scores[~found]).all()
+        assert all(len(set(row[row != NOTHING])) == (row != NOTHING).sum() for row in rows)
 
 
-def test_largest_size_finds_most(fitted, data):
+def test_the_widest_form_finds_most(fitted, data):
     _, relevant = relevance(data.dataset.qrels["test"])
-    found = evaluate(fitted.search(TEST, 20)[0], relevant)
-    assert found["recall_at_10"] > 0.4  # chance: 1 in 6
+    recall = [evaluate(fitted.search(TEST, 20, form)[0], relevant)["recall_at_10"] for form in fitted.forms]
+    assert max(recall) > 0.4  # chance: 1 in 6
 
 
-def test_none_means_the_largest_size(fitted):
-    rows, scores = fitted.search(TEST, 5, fitted.sizes[-1])
-    np.testing.assert_array_equal(rows, fitted.search(TEST, 5)[0])
-    np.testing.assert_array_equal(scores, fitted.search(TEST, 5)[1])
+def test_one_query_ranks_as_among_many(fitted):
+    for form in fitted.forms:
+        rows, scores = fitted.search(TEST, 5, form)
+        alone, theirs = fitted.search(TEST[:1], 5, form)
+        np.testing.assert_array_equal(rows[:1], alone)
+        np.testing.assert_allclose(scores[:1], theirs, atol=1e-5)
 
 
-def test_bytes_grow_with_size(fitted):
-    weights = [fitted.bytes_per_document(dims) for dims in fitted.sizes]
-    assert weights == sorted(weights) and weights[0] > 0
-    if fitted.sizes != (None,):
-        assert weights == [4 * dims for dims in fitted.sizes]
+def test_bytes_are_those_of_the_code(fitted):
+    for form in fitted.forms:
+        weight = fitted.bytes_per_document(form)
+        numbers = form.dims or 40
+        if form.code == "int8":
+            assert weight == numbers
+        elif form.code == "float16":
+            assert weight == 2 * numbers
+        elif form.code == "float32" and form.dims:
+            assert weight == 4 * numbers
+        assert weight > 0
 
 
 def test_saved_and_loaded_ranks_the_same(fitted, data, tmp_path):
     fitted.save(tmp_path / "rival")
-    again = RIVALS[fitted.name].for_config(CONFIG)
+    again = made(fitted.name, data)
     again.load(tmp_path / "rival")
     again.index(data)
-    for dims in fitted.sizes:
-        for ours, theirs in zip(fitted.search(TEST, 9, dims), again.search(TEST, 9, dims), strict=True):
+    assert again.forms == fitted.forms
+    for form in fitted.forms:
+        for ours, theirs in zip(fitted.search(TEST, 9, form), again.search(TEST, 9, form), strict=True):
             np.testing.assert_array_equal(ours, theirs)
 
 
@@ -70,7 +100,10 @@ def test_a_folder_of_another_rival_or_a_damaged_one_is_refused(fitted, tmp_path)
         fitted.load(tmp_path / "rival")
 
 
-@pytest.mark.parametrize("name, split", [("bm25", "dev"), ("pca", "dev"), ("pca", "train"), ("matryoshka", "dev")])
+@pytest.mark.parametrize(
+    "name, split",
+    [("bm25", "dev"), ("pca", "dev"), ("pca", "train"), ("matryoshka", "dev"), ("hier_kmeans", "dev")],
+)
 def test_a_missing_split_is_named(name, split, data):
     qrels = {key: rows for key, rows in data.dataset.qrels.items() if key != split}
     cut = RetrievalDataset("cut", data.dataset.corpus, data.dataset.queries, qrels)

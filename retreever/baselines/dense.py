@@ -1,0 +1,43 @@
+"""Rivals that rank by the cosine of vectors: they differ in which vectors, and share everything else."""
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from retreever.baselines.codes import Held
+from retreever.baselines.interface import Form, Ranking, normalized
+from retreever.encodings import EncodedDataset, Encodings
+from retreever.progress import Track, silent
+
+
+class Dense:
+    """Exhaustive cosine search; a subclass says what `_vectors` of texts are."""
+
+    seed = 0
+
+    def index(self, data: EncodedDataset, track: Track = silent) -> None:
+        """Hold the passages of `data`, to be asked by its queries."""
+        self._queries = data.queries
+        self._passages = self._vectors(data.passages, np.arange(len(data.passages.pooled)))
+        self._held: dict[Form, Held] = {}
+
+    def search(self, query_rows: Int[np.ndarray, " queries"], k: int, form: Form) -> Ranking:
+        """Passage rows and cosines of the best k, equal cosines by row."""
+        return self._holding(form).search(self._sized(self._vectors(self._queries, query_rows), form), k)
+
+    def bytes_per_document(self, form: Form) -> float:
+        """Of the code of one vector."""
+        return self._holding(form).bytes_per_vector
+
+    def _vectors(self, encodings: Encodings, rows: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n dim"]:
+        """Vectors of texts at the largest size."""
+        raise NotImplementedError
+
+    def _sized(self, vectors: Float[np.ndarray, "n dim"], form: Form) -> Float[np.ndarray, "n dims"]:
+        """Those of a form, of length one: the first dimensions."""
+        return normalized(vectors[:, : form.dims])
+
+    def _holding(self, form: Form) -> Held:
+        """The passages in a form; the last one asked for is kept."""
+        if form not in self._held:
+            self._held = {form: Held(self._sized(self._passages, form), form.code, self.seed)}
+        return self._held[form]

@@ -1,0 +1,19 @@
+"""A product quantiser (Jégou 2011) on the frozen encodings: many dimensions in few bytes."""
+
+from retreever.baselines.frozen import Frozen
+from retreever.baselines.interface import Form
+from retreever.encodings import EncodedDataset
+from retreever.progress import Track, silent
+
+PARTS = (8, 64, 192)
+
+
+class PQ(Frozen):
+    """Exhaustive search over codes of as many bytes as divide the encoder's width."""
+
+    name = "pq"
+
+    def index(self, data: EncodedDataset, track: Track = silent) -> None:
+        """Hold the passages of `data`, to be asked by its queries."""
+        super().index(data, track)
+        self.forms = tuple(Form(code=f"pq{parts}") for parts in PARTS if self._passages.shape[1] % parts == 0)

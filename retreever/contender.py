@@ -1,0 +1,87 @@
+"""A trained tree as one of the compared: its levels, as probabilities, in bytes, and by a product quantiser.
+
+Under Bhattacharyya a text is the vector of the square roots of its probabilities, which has length one, so that it is
+held and ranked exactly as the rivals' vectors are. Under nTVD the probabilities themselves are held.
+"""
+
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from retreever.baselines.dense import Dense
+from retreever.baselines.interface import PLAIN, Form, Ranking
+from retreever.config import Config
+from retreever.encodings import EncodedDataset, Encodings
+from retreever.evaluation.ranking import top_k
+from retreever.model import RoutingTree
+from retreever.progress import Track, silent
+from retreever.retriever import load_model, routed
+from retreever.validation import levels_of
+
+NAME = "retreever"
+QUANTISED = 256  # leaves from which on a product quantiser is tried
+
+
+class Contender(Dense):
+    """A tree that ranks at each of the levels that are reported."""
+
+    name = NAME
+
+    def __init__(self, tree: RoutingTree, config: Config):
+        self.tree, self.config = tree, config
+        self.levels = levels_of(tree.tree.depth)
+        self._last = 2**tree.tree.depth
+        self._plain: dict[Form, np.ndarray] = {}
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """The tree of a model folder or of a bundle.
+
+        Raises:
+            BundleError: a file is missing, damaged, or not of this format.
+        """
+        return cls(*load_model(folder))
+
+    @property
+    def forms(self) -> tuple[Form, ...]:
+        """Every level in float32 and in bytes; the finest also in fewer bytes than it has leaves."""
+        sized = [Form(2**level, code) for code in (PLAIN, "int8") for level in self.levels]
+        fewer = [Form(self._last, f"pq{size}") for size in (64, 256) if size < self._last >= QUANTISED]
+        return (*sized, *(fewer if self._inner else []))
+
+    def index(self, data: EncodedDataset, track: Track = silent) -> None:
+        """Route the passages of `data`, to be asked by its queries."""
+        super().index(data, track)
+        self._plain = {}
+
+    def search(self, query_rows: Int[np.ndarray, " queries"], k: int, form: Form) -> Ranking:
+        """Passage rows and similarities of the best k, equal ones by row."""
+        if self._inner:
+            return super().search(query_rows, k, form)
+        queries = self._sized(self._vectors(self._queries, query_rows), form)
+        return top_k(queries, self._decoded(form), k, "ntvd")
+
+    @property
+    def _inner(self) -> bool:
+        return self.config.loss.similarity == "bhattacharyya"
+
+    def _vectors(self, encodings: Encodings, rows: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n numbers"]:
+        """Probabilities at the levels reported, one level after the other."""
+        levels = np.concatenate(
+            [np.arange(*self.tree.tree.level(d).indices(self.tree.tree.nodes)) for d in self.levels]
+        )
+        return np.concatenate([nodes[:, levels] for nodes in routed(self.tree, self.config, encodings, rows)])
+
+    def _sized(self, vectors: Float[np.ndarray, "n numbers"], form: Form) -> Float[np.ndarray, "n dims"]:
+        starts = np.cumsum([0, *(2**d for d in self.levels)])
+        start = int(starts[self.levels.index(int(form.dims or self._last).bit_length() - 1)])
+        level = vectors[:, start : start + (form.dims or self._last)]
+        return np.sqrt(level) if self._inner else np.ascontiguousarray(level)
+
+    def _decoded(self, form: Form) -> Float[np.ndarray, "passages dims"]:
+        """What is held for nTVD, decoded once."""
+        if form not in self._plain:
+            self._plain = {form: self._holding(form).decoded()}
+        return self._plain[form]

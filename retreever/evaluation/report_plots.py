@@ -1,0 +1,53 @@
+"""The figure of a comparison: NDCG@10 against dimensions, against bytes per document and against latency."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from retreever.evaluation.plots import INK, MARKERS, PALETTE, figure_of
+from retreever.evaluation.report import Entry, Report
+
+TREE = "#D55E00"
+Axis = Callable[[Entry], float | None]
+AXES: dict[str, Axis] = {
+    "dimensions": lambda entry: entry.dimensions if entry.code == "float32" else None,
+    "bytes per document": lambda entry: entry.bytes_per_document,
+    "milliseconds a query, encoding apart": lambda entry: entry.latency.median if entry.latency else None,
+}
+
+
+def plot_report(report: Report, path: Path) -> None:
+    """One panel an axis, one colour a name; filled marks are float32, hollow ones other codes and searches."""
+    names = list(dict.fromkeys(entry.name for entry in report.entries))
+    subtitle = report.protocol.lines()[0]
+    with figure_of(path, len(AXES), f"Comparison on {report.protocol.dataset}", subtitle, width=5.4) as (figure, axes):
+        for ax, (label, place) in zip(axes, AXES.items(), strict=True):
+            for i, name in enumerate(names):
+                own = [entry for entry in report.entries if entry.name == name]
+                color = TREE if name == report.tree else _others()[i % len(_others())]
+                _draw(ax, own, place, color, MARKERS[i % len(MARKERS)], 30 if name == report.tree else 10)
+            ax.set_xscale("log", base=2 if label != "milliseconds a query, encoding apart" else 10)
+            ax.set_xlabel(label, color=INK)
+            ax.set_ylabel("NDCG@10", color=INK)
+            ax.minorticks_off()
+        for i, name in enumerate(names):
+            color = TREE if name == report.tree else _others()[i % len(_others())]
+            axes[0].plot([], [], color=color, marker=MARKERS[i % len(MARKERS)], label=name)
+        handles, labels = axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=7, frameon=False, fontsize=9)
+
+
+def _others() -> list[str]:
+    return [color for color in PALETTE if color != TREE]
+
+
+def _draw(ax: Any, entries: list[Entry], place: Axis, color: str, marker: str, z: int) -> None:
+    plain = sorted((x, e.mean()) for e in entries if e.code == "float32" and (x := place(e)) is not None)
+    other = [(x, e.mean()) for e in entries if e.code != "float32" and (x := place(e)) is not None]
+    if plain:
+        ax.plot(*zip(*plain, strict=True), color=color, marker=marker, markersize=6, linewidth=1.8, zorder=z)
+    if other:
+        ax.plot(
+            *zip(*other, strict=True), linestyle="", color=color, marker=marker, markersize=6, zorder=z,
+            markerfacecolor="white",
+        )  # fmt: skip

@@ -1,0 +1,43 @@
+import numpy as np
+import pytest
+
+from retreever.baselines.codes import MANY, Held
+
+
+@pytest.fixture(scope="module")
+def vectors() -> np.ndarray:
+    x = np.random.default_rng(0).normal(size=(600, 32)).astype(np.float32)
+    return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("code, weight, error", [("float32", 128, 0), ("float16", 64, 1e-3), ("int8", 32, 0.02)])
+def test_scalar_codes_weigh_and_err_as_they_should(vectors, code, weight, error):
+    held = Held(vectors, code)
+    assert held.bytes_per_vector == weight
+    assert np.abs(held.decoded() - vectors).max() <= error
+
+
+def test_more_parts_of_a_product_quantiser_err_less(vectors):
+    errors = [np.square(Held(vectors, f"pq{parts}").decoded() - vectors).sum(1).mean() for parts in (2, 8, 32)]
+    assert errors == sorted(errors, reverse=True) and errors[-1] < 0.05
+    assert Held(vectors, "pq8").bytes_per_vector == 8
+
+
+@pytest.mark.parametrize("code", ["float32", "float16", "int8", "pq8"])
+def test_one_query_scores_as_among_many(vectors, code):
+    held = Held(vectors, code)
+    many, alone = held.search(vectors[:MANY], 5), held.search(vectors[:1], 5)
+    np.testing.assert_array_equal(many[0][0], alone[0][0])
+    np.testing.assert_allclose(many[1][0], alone[1][0], atol=1e-4)
+
+
+def test_equal_vectors_are_ranked_by_row(vectors):
+    held = Held(np.repeat(vectors[:1], 5, axis=0))
+    assert held.search(vectors[:1], 3)[0].tolist() == [[0, 1, 2]]
+    assert held.search(np.repeat(vectors[:1], MANY, axis=0), 3)[0][0].tolist() == [0, 1, 2]
+
+
+def test_an_unknown_code_or_parts_that_do_not_fit_are_refused(vectors):
+    for code in ("float8", "pq5"):
+        with pytest.raises(ValueError, match="code: must be float32"):
+            Held(vectors, code)

@@ -1,0 +1,105 @@
+"""Trees and rivals side by side on Ray, tracked in MLflow; done work is not done again."""
+
+import json
+
+import pytest
+
+from retreever.cluster import compare as module
+from retreever.cluster.compare import compare
+from retreever.cluster.runtime import cluster
+from retreever.cluster.tracking import Tracker
+from retreever.data import beir
+from retreever.errors import ConfigError
+from retreever.workspace import Workspace
+from tests.support import tiny
+
+RIVALS = ("bm25", "frozen", "matryoshka", "hier_kmeans")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("compare")
+    tiny.tiny_bert(folder / "bert")
+    workspace = Workspace.at(folder / "workspace")
+    beir.write(tiny.tiny_dataset(), workspace.dataset("tiny"))
+    beir.write(tiny.tiny_dataset(60, seed=1), workspace.dataset("other"))
+    return workspace
+
+
+@pytest.fixture(scope="module", autouse=True)
+def started(place):
+    """One cluster for all comparisons of this file."""
+    with cluster(place):
+        yield
+
+
+@pytest.fixture(scope="module")
+def config(place):
+    return tiny.tiny_config(place.root.parent / "bert")
+
+
+@pytest.fixture(scope="module")
+def made(place, config):
+    lines = []
+    return compare(config, "tiny", place, seeds=2, rivals=RIVALS, watch=lines.append), lines
+
+
+def test_everybody_is_judged_and_reported(made):
+    found, lines = made
+    assert sorted(lines) == sorted(
+        f"  {label}: judged"
+        for label in (
+            *(f"{name}-seed{seed}" for name in ("retreever", "matryoshka", "hier_kmeans") for seed in (0, 1)),
+            "bm25-seed0",
+            "frozen-seed0",
+        )
+    )
+    names = {entry.name for entry in found.report.entries}
+    assert names == {"retreever", *RIVALS}
+    assert all(entry.latency.median > 0 for entry in found.report.entries)
+    tree = [entry for entry in found.report.entries if entry.name == "retreever"]
+    assert [(entry.dimensions, entry.code) for entry in tree] == [(16, "float32"), (16, "int8")]
+    assert len(tree[0].by_seed) == 2 and tree[0].mean() == pytest.approx(sum(tree[0].by_seed) / 2)
+    for name in ("report.md", "report.json", "report.png"):
+        assert (found.folder / name).stat().st_size > 500
+
+
+def test_mlflow_has_a_run_for_each_under_one_parent(made, place):
+    tracker = Tracker.of(place)
+    children = tracker.children(made[0].run_id)
+    assert len(children) == 8 and {run.info.status for run in children} == {"FINISHED"}
+    tree = next(run for run in children if run.info.run_name == "retreever-seed1")
+    assert tree.data.metrics["test/ndcg_at_10/16_float32"] > 0 and "loss" in tree.data.metrics
+    assert tracker.run(made[0].run_id).info.status == "FINISHED"
+    assert "ratio/16_dimensions/retreever_16_float32" in tracker.run(made[0].run_id).data.metrics
+
+
+def test_the_same_call_again_does_nothing_again(made, place, config, monkeypatch):
+    monkeypatch.setattr(module, "cluster", lambda workspace: pytest.fail("started a cluster"))
+    again = compare(config, "tiny", place, seeds=2, rivals=RIVALS)
+    assert again.run_id == made[0].run_id
+    figures = [json.loads((made[0].folder / "report.json").read_text())["entries"][i]["metrics"] for i in range(3)]
+    assert [entry.to_json()["metrics"]["mrr_at_10"]["mean"] for entry in again.report.entries[:3]] == [
+        f["mrr_at_10"]["mean"] for f in figures
+    ]
+
+
+def test_a_trained_tree_is_judged_on_other_data(made, place, config):
+    run = next(place.runs.iterdir()).name
+    found = compare(config, "other", place, models=[run], rivals=["frozen"])
+    assert found.report.protocol.dataset == "other" and found.report.protocol.trained_on == "tiny"
+    assert found.report.protocol.passages == 60
+    assert found.report.entries[0].mean() > 0.2
+
+
+def test_a_rival_that_fails_is_named_and_the_others_go_on(place, config):
+    short = {"encoder.tokens": False, "encoder.passage_max_length": 8, "encoder.query_max_length": 8}
+    pooled = config.with_overrides({**short, "train.steps": 10})
+    found = compare(pooled, "tiny", place, rivals=["matryoshka_attention", "frozen"])
+    assert "encoder.tokens = true" in found.report.failed["matryoshka_attention-seed0"]
+    assert {entry.name for entry in found.report.entries} == {"retreever", "frozen"}
+
+
+def test_an_unknown_rival_is_refused_with_those_that_there_are(place, config):
+    with pytest.raises(ConfigError, match="rival bm26: there is none of that name; there are bm25"):
+        compare(config, "tiny", place, rivals=["bm26"])

@@ -1,0 +1,69 @@
+import json
+
+import numpy as np
+import pytest
+
+from retreever.evaluation.latency import Latency
+from retreever.evaluation.metrics import NAMES
+from retreever.evaluation.report import Entry, Protocol, Report
+from retreever.evaluation.report_plots import plot_report
+
+PROTOCOL = Protocol("demo", "test", 2000, 1900, 100, "demo", 5000, "minilm", 600, 1024, [0, 1], "2 cores")
+
+
+def entry(name, dims, code, size, ndcg, ms=1.0):
+    spread = np.random.default_rng(int(100 * ndcg)).normal(0, 0.02, 100)
+    spread -= spread.mean()
+    return Entry(name, dims, code, size, dict.fromkeys(NAMES, ndcg + spread), [ndcg], Latency(ms, 2 * ms))
+
+
+@pytest.fixture
+def report() -> Report:
+    entries = [
+        entry("retreever", 16, "float32", 64, 0.30),
+        entry("retreever", 64, "float32", 256, 0.50),
+        entry("retreever", 64, "int8", 64, 0.49),
+        entry("frozen", None, "float32", 1536, 0.40, 3.0),
+        entry("head", 16, "float32", 64, 0.25),
+        entry("head", 64, "float32", 256, 0.55),
+        entry("head", 64, "int8", 64, 0.54),
+        entry("raptor", None, "layers", 1700, 0.20, 50.0),
+    ]
+    return Report(PROTOCOL, "retreever", entries, Latency(5.0, 6.0), {"bm25-seed0": "DataError: no words"})
+
+
+def test_duels_meet_the_right_rivals(report):
+    found = {(duel.question, duel.ours): duel for duel in report.duels()}
+    frozen = found["the encoder as it is", "retreever 64 float32"]
+    assert frozen.theirs == "frozen float32" and frozen.ratio == pytest.approx(1.25) and frozen.faster == 3
+    assert found["16 dimensions", "retreever 16 float32"].theirs == "head 16 float32"
+    assert found["64 dimensions", "retreever 64 float32"].ratio == pytest.approx(0.5 / 0.55)
+    assert found["64 bytes", "retreever 64 int8"].theirs == "head 64 int8"
+    assert found["raptor", "retreever 64 float32"].faster == 50
+    assert len(found) == 5
+
+
+def test_a_ratio_lies_in_its_interval_and_a_clear_difference_is_significant(report):
+    for duel in report.duels():
+        assert duel.low <= duel.ratio <= duel.high
+        assert duel.p < 1e-6
+
+
+def test_markdown_has_the_protocol_every_entry_and_what_failed(report):
+    text = report.markdown()
+    assert "1,900 of them distractors" in text and "600 steps of 1,024" in text and "2 cores" in text
+    assert text.count("\n| retreever |") == 3 and "| raptor | - | layers | 1,700 |" in text
+    assert "bm25-seed0 could not be judged: DataError: no words" in text
+
+
+def test_saved_json_has_intervals_around_means(report, tmp_path):
+    report.save(tmp_path)
+    saved = json.loads((tmp_path / "report.json").read_text())
+    first = saved["entries"][0]["metrics"]["ndcg_at_10"]
+    assert first["interval"][0] < first["mean"] < first["interval"][1]
+    assert saved["protocol"]["queries"] == 100 and len(saved["duels"]) == 5
+
+
+def test_the_figure_is_drawn(report, tmp_path):
+    plot_report(report, tmp_path / "report.png")
+    assert (tmp_path / "report.png").read_bytes().startswith(b"\x89PNG")
