@@ -162,7 +162,9 @@ class TrainConfig(Section):
 class IndexConfig(Section):
     """How a corpus is held for search."""
 
-    dtype: Literal["float32", "float16"] = Field("float32", description="stored leaf probabilities")
+    dtype: Literal["float32", "float16"] = Field(
+        "float16", description="stored probabilities or their roots; search is exact over what is stored"
+    )
     k: int = Field(10, ge=1, le=1000, description="passages returned where a caller names no k")
 
 

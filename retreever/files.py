@@ -84,11 +84,15 @@ def read_json(path: Path) -> Any:
 
 
 def seal(folder: Path, manifest: dict[str, Any], name: str = "manifest.json") -> None:
-    """Write `manifest` into `folder` together with the size and checksum of every file there."""
+    """Write `manifest` into `folder` together with the size and checksum of every file there.
+
+    A folder inside that has such a manifest of its own is left to it.
+    """
+    sealed = {path.parent for path in folder.rglob(name)} - {folder}
     files = {
         str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": sha256(path)}
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != name
+        if path.is_file() and path.name != name and not sealed.intersection(path.parents)
     }
     write_json(folder / name, {**manifest, "files": files})
 

@@ -24,7 +24,8 @@ from retreever.encodings import Encodings, open_dataset
 from retreever.errors import BundleError, ConfigError
 from retreever.files import read_json, seal, unseal, write_aside, write_json
 from retreever.index.documents import Documents, write_documents
-from retreever.index.tree_index import Layout, TreeIndex
+from retreever.index.layout import Layout
+from retreever.index.tree_index import TreeIndex
 from retreever.model import RoutingTree
 from retreever.progress import Track, silent
 from retreever.workspace import Workspace
@@ -193,12 +194,11 @@ def make_bundle(model: Path, target: Path, workspace: Workspace, track: Track = 
         config.tree.depth, config.loss.similarity, tree.exact_hierarchy, model_digest(model), config.index.dtype
     )
     chunks = track(routed(tree, config, data.passages), "indexing, chunks", total=_chunks(config, len(data.passages)))
-    index = TreeIndex.build(chunks, [passage.id for passage in data.dataset.corpus], layout)
     with write_aside(target) as aside:
         aside.mkdir()
         for name in MODEL_FILES:
             shutil.copy2(model / name, aside / name)
-        index.save(aside / "index")
+        index = TreeIndex.build(chunks, [passage.id for passage in data.dataset.corpus], layout, aside / "index")
         write_documents(data.dataset.corpus, aside / "documents")
         seal(aside, {"format": FORMAT, "dataset": data.dataset.name, "dataset_digest": data.dataset.digest})
     return index.stats()

@@ -188,7 +188,7 @@ def _other_weights(folder):
         (lambda folder: (folder / "model.json").unlink(), r"model\.json: file is missing"),
         (_flipped("model.safetensors"), r"model\.safetensors: checksum differs"),
         (_flipped("model.json"), r"model\.json: checksum differs"),
-        (lambda folder: (folder / "index" / "ids.json").write_text("[]"), r"ids\.json: 2 bytes"),
+        (lambda folder: (folder / "index" / "manifest.json").write_text("{"), r"manifest\.json: not valid JSON"),
         (lambda folder: (folder / "documents" / "offsets.npy").unlink(), r"offsets\.npy: file is missing"),
         (_of_another_format, r"model\.json: format 99, this version reads 1"),
         (_other_weights, "was built for model .*, it is asked by model"),

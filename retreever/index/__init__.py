@@ -1,5 +1,6 @@
 """Search over a corpus routed by a tree."""
 
-from retreever.index.tree_index import Layout, TreeIndex
+from retreever.index.layout import Layout
+from retreever.index.tree_index import TreeIndex
 
 __all__ = ["Layout", "TreeIndex"]

@@ -1,103 +1,155 @@
 """A corpus as seen by a tree, and the exact best passages for a query at any level.
 
-Every level is kept as one memory-mapped matrix in the form its similarity is computed in: probabilities for nTVD, their
-square roots for Bhattacharyya, which is then an inner product. A search scans the level asked for; nothing is
-approximate. Texts and encoders are not known here.
+An index is an immutable list of segments and which of their passages are alive; adding, deleting and tidying make a
+new list, so that a search sees the old state or the new one, never a mix. An index that was loaded from a folder keeps
+it up to date: a change is on disk before the call returns. Texts and encoders are not known here.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from retreever.errors import BundleError
-from retreever.files import read_json, seal, unseal, write_aside, write_json
-from retreever.index.kernels import inner_scores, ntvd_scores
+from retreever.files import write_aside
+from retreever.index import store
+from retreever.index.build import segments
+from retreever.index.codes import Code
+from retreever.index.layout import Layout, checked
+from retreever.index.merge import tidied
+from retreever.index.search import Evidence, Query, View
+from retreever.index.state import State
 from retreever.model.tree import Tree
 
-FORMAT = 1
-ROUNDING = 1e-4  # how far above one a probability may be for having been summed in float32
 Found = tuple[Int[np.ndarray, "queries k"], Float[np.ndarray, "queries k"]]
-
-
-@dataclass(frozen=True)
-class Layout:
-    """What an index was built for.
-
-    Attributes:
-        exact_hierarchy: parents are sums of children, so that a coarse level bounds the finer ones.
-        model: digest of the tree whose probabilities it holds.
-    """
-
-    depth: int
-    similarity: Literal["ntvd", "bhattacharyya"]
-    exact_hierarchy: bool
-    model: str
-    dtype: Literal["float32", "float16"] = "float32"
+Where = Bool[np.ndarray, " numbers"] | Sequence[str]
 
 
 class TreeIndex:
-    """Build it with `build`, or open one with `load`."""
+    """Build it with `build`, or open one with `load`.
 
-    def __init__(self, layout: Layout, ids: Sequence[str], levels: dict[int, np.ndarray]):
-        self.layout, self.ids, self.levels = layout, ids, levels
-        order = np.argsort(np.asarray(ids, dtype=np.str_), kind="stable")
-        self._by_id = np.empty(len(ids), np.int64)
-        self._by_id[order] = np.arange(len(ids))
+    A passage's *number* is its place in the order in which passages were added; numbers are never used again.
+    """
+
+    def __init__(self, layout: Layout, state: State, folder: Path | None = None, names: dict[int, str] | None = None):
+        self.layout, self._state, self._folder, self._names = layout, state, folder, names or {}
+        self._writing = threading.Lock()
         self._warm()
 
     def _warm(self) -> None:
-        """Compile the kernel now, not at the first query."""
-        self.score(np.full((1, 2), 0.5, np.float32), 1)
+        """Compile the kernels now, not at the first query."""
+        even = [np.full(2**d, 0.5**d, np.float32) for d in range(self.layout.depth + 1)]
+        for level in (1, self.layout.depth):
+            self.search(np.concatenate(even)[None], 1, level)
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return self._state.alive
+
+    @property
+    def ids(self) -> list[str]:
+        """Ids of the passages, in the order in which they were added."""
+        return [name for name, _ in self._state.named()]
+
+    @property
+    def numbers(self) -> int:
+        """How many numbers have been given away: those of the living and of the deleted."""
+        return self._state.next
+
+    def ids_of(self, numbers: Iterable[int]) -> list[str]:
+        """Ids by number.
+
+        Raises:
+            ValueError: a number that no passage has.
+        """
+        return self._state.ids_of(list(numbers))
 
     @classmethod
     def build(
-        cls, nodes: Iterable[Float[np.ndarray, "chunk nodes"]], ids: Sequence[str], layout: Layout
+        cls,
+        nodes: Iterable[Float[np.ndarray, "chunk nodes"]],
+        ids: Sequence[str],
+        layout: Layout,
+        folder: Path | None = None,
     ) -> "TreeIndex":
         """Index passages given as node probabilities in heap order, in chunks.
 
         Args:
             nodes: chunks of (passages, 2**(depth + 1) - 1) that add up to `ids`.
+            folder: write the index there as it grows, so that no more than a segment of it is in memory.
 
         Raises:
-            ValueError: no passages, another number of them than of ids, or rows that are not node probabilities.
+            ValueError: no passages, an id twice, another number of passages than of ids, or rows that are not node
+                probabilities.
         """
-        tree = Tree(layout.depth)
         if not len(ids):
             raise ValueError("ids: an index needs at least one passage, got none")
-        levels = {d: np.empty((len(ids), 2**d), layout.dtype) for d in range(1, layout.depth + 1)}
-        start = 0
-        for chunk in nodes:
-            end = start + len(chunk)
-            if end > len(ids):
-                raise ValueError(f"ids: there are {len(ids)}, the chunks hold at least {end} passages")
-            _check(chunk, tree, f"nodes: passages {start} to {end - 1}")
-            for d, matrix in levels.items():
-                matrix[start:end] = _stored(chunk[:, tree.level(d)], layout.similarity)
-            start = end
-        if start != len(ids):
-            raise ValueError(f"ids: there are {len(ids)}, the chunks hold {start} passages")
-        return cls(layout, ids, levels)
+        _refuse_twice(ids)
+        codes: dict[int, Code] = {}
+        made = segments(nodes, ids, layout, codes)
+        if folder is None:
+            return cls(layout, State(tuple(View.of(segment) for segment in made), codes, len(ids)))
+        with write_aside(folder) as aside:
+            kept = [store.keep(aside, layout, segment) for segment in made]
+            state = State(tuple(View.of(segment) for _, segment in kept), codes, len(ids))
+            store.publish(aside, layout, state, {id(segment): name for name, segment in kept})
+        return cls.load(folder)
 
-    def search(self, queries: Float[np.ndarray, "queries nodes"], k: int, level: int | None = None) -> Found:
+    @overload
+    def search(
+        self,
+        queries: Float[np.ndarray, "queries nodes"],
+        k: int,
+        level: int | None = None,
+        *,
+        where: Where | None = None,
+        threads: int | None = None,
+        certify: Literal[False] = False,
+    ) -> Found: ...
+
+    @overload
+    def search(
+        self,
+        queries: Float[np.ndarray, "queries nodes"],
+        k: int,
+        level: int | None = None,
+        *,
+        where: Where | None = None,
+        threads: int | None = None,
+        certify: Literal[True],
+    ) -> tuple[Int[np.ndarray, "queries k"], Float[np.ndarray, "queries k"], list[Evidence]]: ...
+
+    def search(
+        self,
+        queries: Float[np.ndarray, "queries nodes"],
+        k: int,
+        level: int | None = None,
+        *,
+        where: Where | None = None,
+        threads: int | None = None,
+        certify: bool = False,
+    ) -> Any:
         """The exact best passages of a level; ties go to the id that sorts first.
 
         Args:
             queries: node probabilities in heap order.
             k: passages a query, at least 1; all of them where there are fewer.
             level: in [1, depth]; the finest where it is None.
+            where: only these passages: a mask by number, or ids.
+            threads: queries answered at a time; as many as there are processors where it is None.
+            certify: also return, for every query, the evidence that nothing better was left out.
 
         Returns:
-            Rows (queries, k) and similarities (queries, k), best first.
+            Numbers (queries, k) and similarities (queries, k), best first; then the evidence where it was asked for.
 
         Raises:
-            ValueError: k or level out of range, or rows that are not node probabilities.
+            ValueError: k or level out of range, rows that are not node probabilities, a mask of another length or an
+                id that is not in the index.
         """
         depth = self.layout.depth
         chosen = depth if level is None else level
@@ -105,95 +157,149 @@ class TreeIndex:
             raise ValueError(f"k: must be at least 1, got {k}")
         if not 1 <= chosen <= depth:
             raise ValueError(f"level: must lie within [1, {depth}], got {chosen}")
-        _check(queries, Tree(depth), "queries")
-        wanted = _stored(queries[:, Tree(depth).level(chosen)], self.layout.similarity)
-        rows = np.empty((len(queries), min(k, len(self))), np.int64)
-        scores = np.empty(rows.shape, np.float32)
-        for i, query in enumerate(wanted):
-            rows[i], scores[i] = self._best(self.score(query[None], chosen)[0], rows.shape[1])
-        return rows, scores
+        state = self._state if where is None else self._state.only(_mask(where, self._state))
+        vectors = self.layout.form(checked(queries, depth, "queries")[:, Tree(depth).level(chosen)])
+        size = min(k, state.alive)
+        answers = _side_by_side(lambda vector: _answer(vector, chosen, size, self.layout, state), vectors, threads)
+        numbers = np.array([a[0] for a in answers], np.int64).reshape(len(vectors), size)
+        scores = np.array([a[1] for a in answers], np.float32).reshape(numbers.shape)
+        return (numbers, scores, [a[2] for a in answers]) if certify else (numbers, scores)
 
-    def score(self, queries: Float[np.ndarray, "queries leaves"], level: int) -> Float[np.ndarray, "queries passages"]:
-        """Similarity of queries, in stored form, to every passage at a level."""
-        compute = ntvd_scores if self.layout.similarity == "ntvd" else inner_scores
-        return compute(queries, self.levels[level])
+    def add(self, nodes: Float[np.ndarray, "passages nodes"], ids: Sequence[str]) -> np.ndarray:
+        """Add passages; searches find them as soon as this returns, and they are on disk where the index is.
 
-    def _best(self, scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """The k best of one query, ties at the border included before they are broken by id."""
-        border = np.partition(scores, len(scores) - k)[len(scores) - k]
-        rows = np.flatnonzero(scores >= border)
-        rows = rows[np.lexsort((self._by_id[rows], -scores[rows]))][:k]
-        return rows, scores[rows]
+        Returns:
+            Their numbers.
+
+        Raises:
+            ValueError: an id that the index has, or twice; another number of ids than of passages; rows that are not
+                node probabilities. Nothing is added then.
+            BundleError: another process is changing the index's folder.
+        """
+        with self._change() as state:
+            _refuse_twice(ids)
+            there = [name for name in ids if name in state.numbers]
+            if there:
+                raise ValueError(f"ids: the index has {there[0]!r} already; delete it first")
+            codes = dict(state.codes)
+            new = segments([nodes] if len(nodes) else [], ids, self.layout, codes, state.next)
+            views = (*state.views, *(View.of(segment) for segment in new))
+            self._become(State(views, codes, state.next + len(ids)))
+        return np.arange(state.next, state.next + len(ids))
+
+    def delete(self, ids: Sequence[str]) -> None:
+        """Delete passages; searches that begin after this returns do not find them.
+
+        Raises:
+            ValueError: an id that the index does not have. Nothing is deleted then.
+            BundleError: another process is changing the index's folder.
+        """
+        with self._change() as state:
+            kept = np.ones(state.next, bool)
+            kept[state.numbers_of(ids)] = False
+            self._become(state.only(kept))
+
+    @contextmanager
+    def _change(self) -> Iterator[State]:
+        with self._writing, store.writer(self._folder) if self._folder else nullcontext():
+            if self._folder and store.segment_names(self._folder) != list(self._names.values()):
+                raise BundleError(f"{self._folder}: another process has changed this index; refresh it first")
+            yield self._state
+
+    def _become(self, state: State) -> None:
+        """Tidy a new state, put it on disk where the index is kept there, and let searches see it."""
+        first = not self._state.codes
+        state = State(tidied(state.views, self.layout, state.codes), state.codes, state.next)
+        if self._folder:
+            self._names = store.publish(self._folder, self.layout, state, self._names)
+        self._state = state
+        if first and state.codes:
+            self._warm()
+
+    def refresh(self) -> bool:
+        """Take over what another process has changed in the index's folder; whether there was anything.
+
+        Raises:
+            BundleError: a file is missing or damaged; the index goes on with what it has.
+        """
+        with self._writing:
+            if not self._folder or store.segment_names(self._folder) == list(self._names.values()):
+                return False
+            _, self._state, self._names = store.open_index(self._folder, mmap=True, checksums=False)
+        return True
 
     def stats(self) -> dict[str, Any]:
-        """What it holds, and what a passage costs at each level."""
-        size = np.dtype(self.layout.dtype).itemsize
+        """What it holds, and what a passage costs: in all, read by every search of a level, and as a vector of it."""
+        state, layout = self._state, self.layout
+        size = np.dtype(layout.dtype).itemsize
+        stored = sum(view.segment.nbytes for view in state.views)
+        coded = next((view.segment.codes for view in state.views if view.segment.codes), {})
         return {
-            "documents": len(self),
-            "depth": self.layout.depth,
-            "similarity": self.layout.similarity,
-            "exact_hierarchy": self.layout.exact_hierarchy,
-            "dtype": self.layout.dtype,
-            "bytes_per_document": size * (2 ** (self.layout.depth + 1) - 2),
-            "bytes_per_document_by_level": {d: size * 2**d for d in self.levels},
+            "documents": state.alive,
+            "deleted": sum(len(view.segment) for view in state.views) - state.alive,
+            "segments": len(state.views),
+            "depth": layout.depth,
+            "similarity": layout.similarity,
+            "exact_hierarchy": layout.exact_hierarchy,
+            "dtype": layout.dtype,
+            "bytes_per_document": round(stored / max(1, sum(len(view.segment) for view in state.views)), 1),
+            "bytes_scanned_by_level": {d: code.scanned for d, code in coded.items()},
+            "bytes_per_document_by_level": {d: size * 2**d for d in range(1, layout.depth + 1)},
         }
 
     def save(self, folder: Path) -> None:
-        """Write it to `folder`, whole or not at all."""
+        """Write it to `folder`, whole or not at all. The index itself stays where it was."""
         with write_aside(folder) as aside:
-            aside.mkdir()
-            for d, matrix in self.levels.items():
-                np.save(aside / _file(d), matrix)
-            write_json(aside / "ids.json", list(self.ids))
-            seal(aside, {"format": FORMAT, **vars(self.layout)})
+            store.publish(aside, self.layout, self._state, {})
 
     @classmethod
-    def load(cls, folder: Path, model: str | None = None, mmap: bool = True) -> "TreeIndex":
+    def load(cls, folder: Path, model: str | None = None, mmap: bool = True, checksums: bool = False) -> "TreeIndex":
         """Open an index.
 
         Args:
             model: digest of the model that will ask it; an index of another one is refused.
-            mmap: map the matrices instead of reading them, so that processes of a machine share one copy.
+            mmap: map the arrays instead of reading them, so that processes of a machine share one copy.
+            checksums: read every file and compare its digest; else only sizes are compared.
 
         Raises:
             BundleError: a file is missing, damaged or of another size, or the index was built for another model.
         """
-        manifest = unseal(folder, checksums=False)
-        if manifest.get("format") != FORMAT:
-            raise BundleError(f"{folder}: index format {manifest.get('format')}, this version reads {FORMAT}")
-        missing = [name for name in Layout.__dataclass_fields__ if name not in manifest]
-        if missing:
-            raise BundleError(f"{folder / 'manifest.json'}: says nothing about {', '.join(missing)}")
-        layout = Layout(**{name: manifest[name] for name in Layout.__dataclass_fields__})
+        layout, state, names = store.open_index(folder, mmap, checksums)
         if model is not None and model != layout.model:
             raise BundleError(f"{folder}: was built for model {layout.model[:16]}, it is asked by model {model[:16]}")
-        ids = read_json(folder / "ids.json")
-        shapes = {d: (len(ids), 2**d) for d in range(1, layout.depth + 1)}
-        return cls(layout, ids, {d: _opened(folder / _file(d), s, layout.dtype, mmap) for d, s in shapes.items()})
+        return cls(layout, state, folder, names)
 
 
-def _check(nodes: np.ndarray, tree: Tree, what: str) -> None:
-    if nodes.ndim != 2 or nodes.shape[1] != tree.nodes:
-        raise ValueError(
-            f"{what}: must be rows of {tree.nodes} node probabilities, got an array of shape {nodes.shape}"
-        )
-    if not ((nodes >= 0) & (nodes <= 1 + ROUNDING)).all():  # false for NaN too
-        raise ValueError(f"{what}: probabilities must lie within [0, 1], got {nodes.min()} to {nodes.max()}")
+def _answer(vector: np.ndarray, level: int, k: int, layout: Layout, state: State) -> Any:
+    """Numbers, scores and evidence for one query in stored form."""
+    if not k:
+        return [], np.empty(0, np.float32), Evidence(layout.coded(level), 0, 0, 0, 0, -np.inf, -np.inf)
+    hits, scores, evidence = Query(vector, level, k, layout, state.codes).answer(state.views)
+    return [int(state.views[view].segment.numbers[row]) for view, row in hits], scores, evidence
 
 
-def _opened(path: Path, shape: tuple[int, int], dtype: str, mmap: bool) -> np.ndarray:
-    try:
-        matrix: np.ndarray = np.load(path, mmap_mode="r" if mmap else None, allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise BundleError(f"{path}: is no array of numbers ({error})") from None
-    if matrix.shape != shape or matrix.dtype != dtype:
-        raise BundleError(f"{path}: holds {matrix.shape} of {matrix.dtype}, the index says {shape} of {dtype}")
-    return matrix
+def _side_by_side(answer: Callable[[np.ndarray], Any], vectors: np.ndarray, threads: int | None) -> list[Any]:
+    workers = min(len(vectors), threads or os.cpu_count() or 1)
+    if workers < 2:
+        return [answer(vector) for vector in vectors]
+    with ThreadPoolExecutor(workers) as pool:  # the kernels do not hold Python's lock
+        return list(pool.map(answer, vectors))
 
 
-def _stored(probabilities: np.ndarray, similarity: str) -> np.ndarray:
-    return np.sqrt(probabilities) if similarity == "bhattacharyya" else np.ascontiguousarray(probabilities)
+def _mask(where: Where, state: State) -> np.ndarray:
+    if isinstance(where, np.ndarray):
+        if where.dtype != bool or where.shape != (state.next,):
+            raise ValueError(
+                f"where: must be ids or a bool for each of {state.next} numbers, got {where.shape} of {where.dtype}"
+            )
+        return where
+    kept = np.zeros(state.next, bool)
+    kept[state.numbers_of(where)] = True
+    return kept
 
 
-def _file(level: int) -> str:
-    return f"level_{level:02d}.npy"
+def _refuse_twice(ids: Sequence[str]) -> None:
+    if len(set(ids)) < len(ids):
+        seen: set[str] = set()
+        twice = next(name for name in ids if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+        raise ValueError(f"ids: {twice!r} is there twice")

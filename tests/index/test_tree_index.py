@@ -11,18 +11,10 @@ from retreever.errors import BundleError
 from retreever.files import read_json, write_json
 from retreever.index import Layout, TreeIndex
 from retreever.model.tree import Tree
+from tests.support.nodes import clustered, nodes
 
 DEPTH = 4
 SIMILARITIES = ("ntvd", "bhattacharyya")
-
-
-def nodes(rows, depth=DEPTH, seed=0):
-    """Node probabilities in heap order, every parent the sum of its children."""
-    leaves = np.random.default_rng(seed).gamma(0.3, size=(rows, 2**depth)) + 1e-9
-    levels = [leaves / leaves.sum(axis=1, keepdims=True)]
-    for _ in range(depth):
-        levels.insert(0, levels[0][:, ::2] + levels[0][:, 1::2])
-    return np.concatenate(levels, axis=1).astype(np.float32)
 
 
 def named(rows):
@@ -160,16 +152,18 @@ def test_what_is_loaded_finds_what_was_saved(tmp_path, similarity, dtype, mmap):
     index.save(tmp_path / "index")
     loaded = TreeIndex.load(tmp_path / "index", "a" * 64, mmap)
     assert loaded.ids == index.ids and loaded.layout == index.layout and loaded.stats() == index.stats()
-    assert all(isinstance(matrix, np.memmap) == mmap for matrix in loaded.levels.values())
     for level in range(1, DEPTH + 1):
         pairs = zip(loaded.search(nodes(4, seed=1), 9, level), index.search(nodes(4, seed=1), 9, level), strict=True)
         assert all(np.array_equal(a, b) for a, b in pairs)
 
 
 def test_figures():
-    figures = TreeIndex.build([nodes(5)], named(5), layout("bhattacharyya", "float16")).stats()
-    assert figures["bytes_per_document_by_level"] == {1: 4, 2: 8, 3: 16, 4: 32}
-    assert figures["bytes_per_document"] == 60 and figures["documents"] == 5 and figures["depth"] == DEPTH
+    index = TreeIndex.build([clustered(3_000)], named(3_000), layout("bhattacharyya", "float16", 7))
+    figures = index.stats()
+    assert figures["bytes_per_document_by_level"] == {d: 2 * 2**d for d in range(1, 8)}
+    assert figures["documents"] == 3_000 and figures["depth"] == 7 and figures["deleted"] == 0
+    assert figures["bytes_scanned_by_level"][7] == 64 + 4 + 2  # digits of 4 bits in 128 directions, base, two lengths
+    assert 256 + 134 + 8 < figures["bytes_per_document"] < 800
 
 
 def test_an_index_of_another_model_is_refused_with_both_names(tmp_path):
@@ -178,28 +172,30 @@ def test_an_index_of_another_model_is_refused_with_both_names(tmp_path):
         TreeIndex.load(tmp_path / "index", "b" * 64)
 
 
+def segment_file(folder, name):
+    return next(folder.glob(f"segments/*/{name}"))
+
+
 def _cut(folder):
-    (folder / "level_04.npy").write_bytes((folder / "level_04.npy").read_bytes()[:-1])
+    file = segment_file(folder, "level_04.npy")
+    file.write_bytes(file.read_bytes()[:-1])
 
 
 def _scrambled(folder):
-    file = folder / "level_04.npy"
+    file = segment_file(folder, "level_04.npy")
     file.write_bytes(b"garbage" + file.read_bytes()[7:])
 
 
+def _changed(folder, **values):
+    write_json(folder / "manifest.json", {**read_json(folder / "manifest.json"), **values})
+
+
 def _of_another_shape(folder):
-    short = np.load(folder / "level_04.npy").reshape(-1, 8)
-    np.save(folder / "level_04.npy", short)
-    manifest = read_json(folder / "manifest.json")
-    manifest["files"]["level_04.npy"]["bytes"] = (folder / "level_04.npy").stat().st_size
-    write_json(folder / "manifest.json", manifest)
-
-
-def _changed(**values):
-    def change(folder):
-        write_json(folder / "manifest.json", {**read_json(folder / "manifest.json"), **values})
-
-    return change
+    file = segment_file(folder, "level_04.npy")
+    np.save(file, np.load(file).reshape(-1, 8))
+    manifest = read_json(file.parent / "manifest.json")
+    manifest["files"]["level_04.npy"]["bytes"] = file.stat().st_size
+    write_json(file.parent / "manifest.json", manifest)
 
 
 def _without_depth(folder):
@@ -212,13 +208,22 @@ def _without_depth(folder):
     ("damage", "message"),
     [
         (shutil.rmtree, r"manifest\.json: file is missing"),
-        (lambda folder: (folder / "level_02.npy").unlink(), r"level_02\.npy: file is missing"),
-        (lambda folder: (folder / "ids.json").unlink(), r"ids\.json: file is missing"),
+        (lambda folder: segment_file(folder, "level_04.npy").unlink(), r"level_04\.npy: file is missing"),
+        (lambda folder: segment_file(folder, "letters.npy").unlink(), r"letters\.npy: file is missing"),
+        (lambda folder: shutil.rmtree(folder / "segments"), r"manifest\.json: file is missing"),
         (_cut, r"level_04\.npy: \d+ bytes"),
         (_scrambled, r"level_04\.npy: is no array of numbers"),
         (_of_another_shape, r"level_04\.npy: holds \(10, 8\) of float32, the index says \(5, 16\)"),
-        (_changed(dtype="float16"), r"level_01\.npy: holds \(5, 2\) of float32, the index says \(5, 2\) of float16"),
-        (_changed(format=99), "index format 99, this version reads 1"),
+        (
+            lambda f: _changed(f, dtype="float16"),
+            r"level_04\.npy: holds \(5, 16\) of float32, the index says .* float16",
+        ),
+        (lambda folder: _changed(folder, passages=[6]), "holds 5 passages, the index says 6"),
+        (
+            lambda folder: _changed(folder, exact_hierarchy=False),
+            r"holds levels \[4\] and codes \[\], the index has others",
+        ),
+        (lambda folder: _changed(folder, format=99), "index format 99, this version reads 2"),
         (_without_depth, r"manifest\.json: says nothing about depth"),
     ],
 )
@@ -229,10 +234,22 @@ def test_damage_is_named(tmp_path, damage, message):
         TreeIndex.load(tmp_path / "index")
 
 
+def test_a_changed_byte_is_found_where_checksums_are_asked_for(tmp_path):
+    TreeIndex.build([clustered(2_500)], named(2_500), layout("bhattacharyya", depth=7)).save(tmp_path / "index")
+    file = segment_file(tmp_path / "index", "code_07_strips.npy")
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    TreeIndex.load(tmp_path / "index")
+    with pytest.raises(BundleError, match=r"code_07_strips\.npy: checksum differs"):
+        TreeIndex.load(tmp_path / "index", checksums=True)
+
+
 def test_a_pickle_is_not_opened(tmp_path):
     folder = tmp_path / "index"
     TreeIndex.build([nodes(5)], named(5), layout()).save(folder)
-    np.save(folder / "level_01.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
-    _changed(files={})(folder)
-    with pytest.raises(BundleError, match=r"level_01\.npy: is no array of numbers"):
+    file = segment_file(folder, "level_04.npy")
+    np.save(file, np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    write_json(file.parent / "manifest.json", {**read_json(file.parent / "manifest.json"), "files": {}})
+    with pytest.raises(BundleError, match=r"level_04\.npy: is no array of numbers"):
         TreeIndex.load(folder)

@@ -1,0 +1,92 @@
+"""What an index holds: of which tree, in which form, and at which levels a bound is kept.
+
+Vectors are kept in the form their similarity is computed in: probabilities for nTVD, their square roots for
+Bhattacharyya, which is then an inner product.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float
+
+from retreever.model.tree import Tree
+
+ROUNDING = 1e-4  # how far above one a probability may be for having been summed in float32
+SMALL = 6  # levels up to this one, of 64 nodes, are cheap enough to have a code each
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What an index was built for.
+
+    Attributes:
+        exact_hierarchy: parents are sums of children, so that coarse levels need not be stored.
+        model: digest of the tree whose probabilities it holds.
+        dtype: of the stored vectors.
+    """
+
+    depth: int
+    similarity: Literal["ntvd", "bhattacharyya"]
+    exact_hierarchy: bool
+    model: str
+    dtype: Literal["float32", "float16"] = "float32"
+
+    @property
+    def stored_levels(self) -> tuple[int, ...]:
+        """Levels whose vectors are kept in full: the last where the others are sums of it."""
+        return (self.depth,) if self.exact_hierarchy else tuple(range(1, self.depth + 1))
+
+    @property
+    def coded_levels(self) -> tuple[int, ...]:
+        """Levels with a code to bound similarities by.
+
+        Without a hierarchy all; else the small ones, and for Bhattacharyya every second of the others up to the last.
+        For nTVD a code is the level itself, merged to 64 nodes, and a finer level's would be the same.
+
+        >>> Layout(10, "bhattacharyya", True, "").coded_levels
+        (1, 2, 3, 4, 5, 6, 8, 10)
+        """
+        levels = range(1, self.depth + 1)
+        if not self.exact_hierarchy:
+            return tuple(levels)
+        finer = self.similarity == "bhattacharyya"
+        return tuple(d for d in levels if d <= SMALL or (finer and (self.depth - d) % 2 == 0))
+
+    def coded(self, level: int) -> int:
+        """The level whose code bounds similarities at `level`: itself, or the nearest coarser one that has one.
+
+        >>> Layout(10, "bhattacharyya", True, "").coded(9)
+        8
+        """
+        return max(d for d in self.coded_levels if d <= level)
+
+    def form(self, probabilities: Float[np.ndarray, "rows leaves"]) -> Float[np.ndarray, "rows leaves"]:
+        """Probabilities in the form the similarity is computed in, float32."""
+        values = np.ascontiguousarray(probabilities, np.float32)
+        return np.sqrt(values) if self.similarity == "bhattacharyya" else values
+
+    def coarser(self, vectors: Float[np.ndarray, "rows leaves"], level: int) -> Float[np.ndarray, "rows nodes"]:
+        """Vectors of a finer level, in stored form, summed to those of `level`."""
+        groups = vectors.reshape(len(vectors), 2**level, -1)
+        if groups.shape[2] == 1:
+            return vectors
+        if self.similarity == "bhattacharyya":
+            return np.sqrt(np.einsum("rgc,rgc->rg", groups, groups))
+        return groups.sum(axis=2)
+
+
+def checked(nodes: Float[np.ndarray, "rows nodes"], depth: int, what: str) -> np.ndarray:
+    """Node probabilities in heap order.
+
+    Raises:
+        ValueError: rows of another length, or numbers that are no probabilities; the message names `what`.
+    """
+    tree = Tree(depth)
+    if nodes.ndim != 2 or nodes.shape[1] != tree.nodes:
+        raise ValueError(
+            f"{what}: must be rows of {tree.nodes} node probabilities, got an array of shape {nodes.shape}"
+        )
+    if not ((nodes >= 0) & (nodes <= 1 + ROUNDING)).all():  # false for NaN too
+        raise ValueError(f"{what}: probabilities must lie within [0, 1], got {nodes.min()} to {nodes.max()}")
+    return nodes

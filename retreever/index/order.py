@@ -1,0 +1,40 @@
+"""An order of passages in which those that are alike lie together: halved again and again across a main direction."""
+
+import numpy as np
+from jaxtyping import Float, Int
+
+SAMPLE = 2_048  # rows that a main direction is found from
+ROUNDS = 4  # of the power method: any direction along which rows differ much will do
+
+
+def alike(points: Float[np.ndarray, "rows dims"], group: int, seed: int = 0) -> Int[np.ndarray, " rows"]:
+    """An order of rows in which every `group` in turn lie near to one another.
+
+    >>> alike(np.float32([[0.0], [9.0], [1.0], [8.0]]), 2).tolist() in ([0, 2, 1, 3], [1, 3, 0, 2])
+    True
+    """
+    order = np.arange(len(points))
+    draw = np.random.default_rng(seed)
+    waiting = [(0, len(points))]
+    while waiting:
+        start, end = waiting.pop()
+        if end - start <= group:
+            order[start:end].sort()
+            continue
+        own = points[order[start:end]]
+        middle = -(-(end - start) // (2 * group)) * group
+        halves = np.argpartition(own @ _direction(own, draw), middle)
+        order[start:end] = order[start:end][halves]
+        waiting += [(start, start + middle), (start + middle, end)]
+    return order
+
+
+def _direction(points: np.ndarray, draw: np.random.Generator) -> np.ndarray:
+    """Nearly the direction in which the points differ most."""
+    sample = points if len(points) <= SAMPLE else points[draw.integers(len(points), size=SAMPLE)]
+    centred = sample - sample.mean(axis=0)
+    direction: np.ndarray = np.asarray(draw.standard_normal(points.shape[1]), np.float32)
+    for _ in range(ROUNDS):
+        direction = centred.T @ (centred @ direction)
+        direction /= max(float(np.linalg.norm(direction)), 1e-30)
+    return direction

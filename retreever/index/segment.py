@@ -1,0 +1,160 @@
+"""Some passages of an index, never changed once made: ids, vectors and codes.
+
+An index is a list of segments, so that adding passages rewrites nothing and shards can be built side by side. Vectors
+lie in the order the passages came in (*row* of the segment); codes lie in an order in which a strip of them holds
+passages that are alike (*place*). A segment of few passages has no codes: scoring
+them all costs less.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from retreever.errors import BundleError
+from retreever.files import seal, unseal, write_aside
+from retreever.index.codes import Code, Coded
+from retreever.index.kernels import STRIP
+from retreever.index.layout import Layout
+from retreever.index.names import Names
+from retreever.index.order import alike
+
+FLAT = 2_048  # a segment of fewer passages has no codes
+LARGEST = 2**18  # passages of a segment; half a GiB of float16 at 1,024 leaves
+CODE_FILES = tuple(Coded.__dataclass_fields__)
+ORDERING = 32  # digits that places are ordered by
+CHUNK = 4_096  # rows widened at once while a segment is made
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Passages with their vectors and codes.
+
+    Attributes:
+        numbers: of the passages in the index, int64 (rows,): the order in which they were added.
+        ids: by row.
+        vectors: in stored form, (rows, nodes), of every level that is kept in full.
+        rows: of every place, int32 (places,); places that fill up the last strip have -1.
+        codes: of every coded level; none in a small segment.
+    """
+
+    numbers: np.ndarray
+    ids: Names
+    vectors: Mapping[int, np.ndarray]
+    rows: np.ndarray
+    codes: Mapping[int, Coded]
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all its arrays."""
+        return sum(array.nbytes for array in _arrays(self).values())
+
+    def at(self, level: int) -> np.ndarray:
+        """Vectors of the coarsest level kept in full that is not coarser than `level`."""
+        return self.vectors[min(d for d in self.vectors if d >= level)]
+
+
+def make(
+    numbers: np.ndarray,
+    ids: Names,
+    vectors: Mapping[int, np.ndarray],
+    layout: Layout,
+    codes: Mapping[int, Code],
+) -> Segment:
+    """A segment of vectors in stored form."""
+    if len(numbers) < FLAT:
+        return Segment(numbers, ids, vectors, np.empty(0, np.int32), {})
+    finest = max(layout.coded_levels)
+    digits, terms = _encoded(finest, codes[finest], vectors, layout)
+    rows = _places(digits[:, :ORDERING].astype(np.float32))
+    coded = {d: codes[d].coded(*_at(rows, *_encoded(d, codes[d], vectors, layout))) for d in layout.coded_levels[:-1]}
+    return Segment(numbers, ids, vectors, rows, coded | {finest: codes[finest].coded(*_at(rows, digits, terms))})
+
+
+def _places(points: np.ndarray) -> np.ndarray:
+    """Rows in the order of their places; the rest of the last strip is -1."""
+    rows = np.full(-(-len(points) // STRIP) * STRIP, -1, np.int32)
+    rows[: len(points)] = alike(points, STRIP)
+    return rows
+
+
+def _encoded(
+    level: int, code: Code, vectors: Mapping[int, np.ndarray], layout: Layout
+) -> tuple[np.ndarray, np.ndarray]:
+    """Digits and terms of all rows."""
+    source = vectors[min(d for d in vectors if d >= level)]
+    starts = range(0, len(source), CHUNK)
+    parts = [code.encode(layout.coarser(source[i : i + CHUNK].astype(np.float32), level)) for i in starts]
+    return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts], axis=1)
+
+
+def _at(rows: np.ndarray, digits: np.ndarray, terms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """By place instead of by row; filling places repeat the last row and are never alive."""
+    return digits[rows], terms[:, rows]
+
+
+def save(segment: Segment, folder: Path) -> None:
+    """Write a segment to `folder`, whole or not at all."""
+    with write_aside(folder) as aside:
+        aside.mkdir()
+        for name, array in _arrays(segment).items():
+            np.save(aside / f"{name}.npy", array)
+        seal(aside, {"passages": len(segment), "levels": list(segment.vectors), "coded": list(segment.codes)})
+
+
+def _arrays(segment: Segment) -> dict[str, np.ndarray]:
+    arrays = {
+        "numbers": segment.numbers,
+        "letters": segment.ids.letters,
+        "starts": segment.ids.starts,
+        "rows": segment.rows,
+    }
+    arrays |= {f"level_{d:02d}": vectors for d, vectors in segment.vectors.items()}
+    for d, coded in segment.codes.items():
+        arrays |= {f"code_{d:02d}_{name}": getattr(coded, name) for name in CODE_FILES}
+    return arrays
+
+
+def load(folder: Path, layout: Layout, mmap: bool, checksums: bool = False) -> Segment:
+    """Open a segment; sizes are checked, contents only where `checksums`.
+
+    Raises:
+        BundleError: a file is missing, of another size, or does not hold what the index says.
+    """
+    manifest = unseal(folder, checksums=checksums)
+    levels, coded = manifest.get("levels"), manifest.get("coded")
+    if levels != list(layout.stored_levels) or coded not in ([], list(layout.coded_levels)):
+        raise BundleError(f"{folder}: holds levels {levels} and codes {coded}, the index has others")
+
+    def opened(name: str) -> np.ndarray:
+        return load_array(folder / f"{name}.npy", mmap)
+
+    ids = Names(opened("letters"), opened("starts"))
+    vectors = {d: opened(f"level_{d:02d}") for d in levels}
+    for d, array in vectors.items():
+        if array.shape != (len(ids), 2**d) or array.dtype != layout.dtype:
+            raise BundleError(
+                f"{folder / f'level_{d:02d}.npy'}: holds {array.shape} of {array.dtype}, "
+                f"the index says {(len(ids), 2**d)} of {layout.dtype}"
+            )
+    codes = {d: Coded(*(opened(f"code_{d:02d}_{name}") for name in CODE_FILES)) for d in coded}
+    return Segment(opened("numbers"), ids, vectors, opened("rows"), codes)
+
+
+def load_array(path: Path, mmap: bool) -> np.ndarray:
+    """Open an array of numbers.
+
+    Raises:
+        BundleError: the file holds none.
+    """
+    try:
+        array: np.ndarray = np.load(path, mmap_mode="r" if mmap else None, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        if mmap and path.is_file() and "empty" in str(error):  # an array of nothing cannot be mapped
+            return load_array(path, mmap=False)
+        raise BundleError(f"{path}: is no array of numbers ({error})") from None
+    return array

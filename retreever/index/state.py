@@ -1,0 +1,84 @@
+"""What an index holds at one moment: its segments, which of their passages are alive, and the codes' settings."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Bool
+
+from retreever.index.codes import Code
+from retreever.index.search import View
+
+
+@dataclass(frozen=True)
+class State:
+    """Never changed; a change of the index makes another.
+
+    Attributes:
+        views: segments in the order of their passages' numbers.
+        codes: of every coded level; none while no segment has needed them.
+        next: the number that the next passage added will have.
+    """
+
+    views: tuple[View, ...]
+    codes: Mapping[int, Code]
+    next: int
+
+    @cached_property
+    def alive(self) -> int:
+        """How many passages are alive."""
+        return sum(int(view.rows_alive.sum()) for view in self.views)
+
+    @cached_property
+    def numbers(self) -> dict[str, int]:
+        """Number of every living passage by id."""
+        return dict(self.named())
+
+    def named(self) -> Iterator[tuple[str, int]]:
+        """Ids and numbers of the living, in order."""
+        for view in self.views:
+            for name, number, alive in zip(
+                view.segment.ids, view.segment.numbers.tolist(), view.rows_alive.tolist(), strict=True
+            ):
+                if alive:
+                    yield name, number
+
+    def numbers_of(self, ids: Iterable[str]) -> np.ndarray:
+        """Numbers of living passages.
+
+        Raises:
+            ValueError: an id that no living passage has.
+        """
+        wanted = list(ids)
+        unknown = [name for name in wanted if name not in self.numbers]
+        if unknown:
+            raise ValueError(f"ids: the index has no {', '.join(map(repr, unknown[:3]))}" + _more(len(unknown) - 3))
+        return np.array([self.numbers[name] for name in wanted], np.int64)
+
+    def ids_of(self, numbers: Sequence[int] | np.ndarray) -> list[str]:
+        """Ids by number.
+
+        Raises:
+            ValueError: a number that no passage has.
+        """
+        firsts = np.array([view.segment.numbers[0] for view in self.views])
+        ids = []
+        for number in numbers:
+            view = self.views[max(0, int(np.searchsorted(firsts, number, side="right")) - 1)]
+            row = int(np.searchsorted(view.segment.numbers, number))
+            if row == len(view.segment) or view.segment.numbers[row] != number:
+                raise ValueError(f"numbers: no passage has {number}")
+            ids.append(view.segment.ids[row])
+        return ids
+
+    def only(self, kept: Bool[np.ndarray, " numbers"]) -> "State":
+        """The state in which of the living only those remain whose number is marked."""
+        views = tuple(
+            View.of(view.segment, view.rows_alive.astype(bool) & kept[view.segment.numbers]) for view in self.views
+        )
+        return State(views, self.codes, self.next)
+
+
+def _more(count: int) -> str:
+    return f" and {count} others" if count > 0 else ""

@@ -1,0 +1,174 @@
+"""An index on disk: `manifest.json` names the segments and what was deleted; `codes/` has the codes' settings.
+
+    index/manifest.json          what the index is for, its segments, the next number
+          codes/level_10_basis.npy ...
+          segments/NAME/*.npy    sealed with sizes and checksums
+          deleted/NAME.npy       numbers of passages that are deleted and not yet left out of their segment
+
+The manifest is renamed over the old one when everything it names is in place. What it does not name is left from an
+interrupted change, and removed by the next one.
+"""
+
+import fcntl
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from retreever.errors import BundleError
+from retreever.files import read_json, seal, unseal, write_aside, write_json
+from retreever.index import segment as segments
+from retreever.index.build import code_for
+from retreever.index.codes import Code
+from retreever.index.layout import Layout
+from retreever.index.search import View
+from retreever.index.segment import Segment
+from retreever.index.state import State
+
+FORMAT = 2
+MANIFEST = "manifest.json"
+
+
+@contextmanager
+def writer(folder: Path) -> Iterator[None]:
+    """The right to change an index.
+
+    Raises:
+        BundleError: another process is changing it.
+    """
+    with open(folder / "writer.lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise BundleError(f"{folder}: another process is changing this index") from None
+        yield
+
+
+def keep(folder: Path, layout: Layout, segment: Segment) -> tuple[str, Segment]:
+    """Write a segment into an index that is being made; returns its name, and the segment as mapped from disk."""
+    name = uuid.uuid4().hex
+    segments.save(segment, folder / "segments" / name)
+    return name, segments.load(folder / "segments" / name, layout, mmap=True)
+
+
+def segment_names(folder: Path) -> list[str]:
+    """What the manifest of an index names."""
+    return list(read_json(folder / MANIFEST).get("segments", []))
+
+
+def publish(folder: Path, layout: Layout, state: State, names: dict[int, str]) -> dict[int, str]:
+    """Write what is new of a state, then the manifest.
+
+    Args:
+        names: of the segments that are on disk already, by identity.
+
+    Returns:
+        The same of all segments of the state.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if state.codes and not (folder / "codes").is_dir():
+        _save_codes(folder / "codes", state)
+    now = {}
+    for view in state.views:
+        key = id(view.segment)
+        now[key] = names.get(key) or uuid.uuid4().hex
+        if key not in names:
+            segments.save(view.segment, folder / "segments" / now[key])
+    values = {
+        "format": FORMAT,
+        **vars(layout),
+        "segments": [now[id(view.segment)] for view in state.views],
+        "passages": [len(view.segment) for view in state.views],
+        "deleted": _save_deleted(folder / "deleted", state),
+        "next": state.next,
+    }
+    write_json(folder / MANIFEST, values)
+    _clean(folder, set(now.values()), values["deleted"])
+    return now
+
+
+def _save_codes(folder: Path, state: State) -> None:
+    with write_aside(folder) as aside:
+        aside.mkdir()
+        for level, code in state.codes.items():
+            for name in code.files:
+                np.save(aside / f"level_{level:02d}_{name}.npy", getattr(code, name))
+        seal(aside, {"levels": list(state.codes)})
+
+
+def _save_deleted(folder: Path, state: State) -> str | None:
+    dead = [view.segment.numbers[view.rows_alive == 0] for view in state.views]
+    numbers = np.concatenate([*dead, np.empty(0, np.int64)])
+    if not len(numbers):
+        return None
+    name = uuid.uuid4().hex
+    with write_aside(folder / f"{name}.npy") as aside, open(aside, "wb") as file:
+        np.save(file, numbers)
+    return name
+
+
+def _clean(folder: Path, kept: set[str], deleted: str | None) -> None:
+    for path in (folder / "segments").glob("*"):
+        if path.name not in kept:
+            shutil.rmtree(path, ignore_errors=True)
+    for path in (folder / "deleted").glob("*"):
+        if path.stem != deleted:
+            path.unlink(missing_ok=True)
+
+
+def open_index(folder: Path, mmap: bool, checksums: bool) -> tuple[Layout, State, dict[int, str]]:
+    """Read an index; once more where it was changed meanwhile.
+
+    Raises:
+        BundleError: a file is missing, damaged or of another size, or the format is another.
+    """
+    manifest = read_json(folder / MANIFEST)
+    try:
+        return _opened(folder, manifest, mmap, checksums)
+    except BundleError:
+        if read_json(folder / MANIFEST) == manifest:
+            raise
+        return open_index(folder, mmap, checksums)
+
+
+def _opened(
+    folder: Path, manifest: dict[str, Any], mmap: bool, checksums: bool
+) -> tuple[Layout, State, dict[int, str]]:
+    layout = _layout(folder, manifest)
+    dead = np.zeros(manifest["next"], bool)
+    if manifest["deleted"] is not None:
+        dead[segments.load_array(folder / "deleted" / f"{manifest['deleted']}.npy", mmap=False)] = True
+    views, names = [], {}
+    for name, passages in zip(manifest["segments"], manifest["passages"], strict=True):
+        segment = segments.load(folder / "segments" / name, layout, mmap, checksums)
+        if len(segment) != passages:
+            raise BundleError(f"{folder / 'segments' / name}: holds {len(segment)} passages, the index says {passages}")
+        views.append(View.of(segment, ~dead[segment.numbers]))
+        names[id(segment)] = name
+    return layout, State(tuple(views), _codes(folder, layout, checksums), manifest["next"]), names
+
+
+def _layout(folder: Path, manifest: dict[str, Any]) -> Layout:
+    if manifest.get("format") != FORMAT:
+        raise BundleError(f"{folder}: index format {manifest.get('format')}, this version reads {FORMAT}")
+    wanted = [*Layout.__dataclass_fields__, "segments", "passages", "deleted", "next"]
+    missing = [name for name in wanted if name not in manifest]
+    if missing:
+        raise BundleError(f"{folder / MANIFEST}: says nothing about {', '.join(missing)}")
+    return Layout(**{name: manifest[name] for name in Layout.__dataclass_fields__})
+
+
+def _codes(folder: Path, layout: Layout, checksums: bool) -> dict[int, Code]:
+    if not (folder / "codes").is_dir():
+        return {}
+    unseal(folder / "codes", checksums=checksums)
+    kind = code_for(layout.similarity)
+
+    def setting(level: int, name: str) -> np.ndarray:
+        return segments.load_array(folder / "codes" / f"level_{level:02d}_{name}.npy", mmap=False)
+
+    return {d: kind(*(setting(d, name) for name in kind.files)) for d in layout.coded_levels}

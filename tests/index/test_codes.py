@@ -1,0 +1,86 @@
+"""A code's bound is never below the similarity it bounds, whatever the query; and it is worth having."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from retreever.index.build import code_for
+from retreever.index.kernels import STRIP
+from retreever.index.projection import Projection
+from retreever.index.search import _room
+from retreever.index.sums import Sums
+from tests.support.nodes import clustered, nodes
+
+
+def leaves(made, depth):
+    return made[:, -(2**depth) :]
+
+
+def bounds(code, vectors, query, floor=-np.inf):
+    """Bounds of all rows by the scan, then by the lower digits too; NaN where a row fell below the floor."""
+    padded = vectors[np.minimum(np.arange(-(-len(vectors) // STRIP) * STRIP), len(vectors) - 1)]
+    coded, asked = code.coded(*code.encode(padded)), code.ask(query)
+    alive = (np.arange(len(padded)) < len(vectors)).astype(np.uint8)
+    found = code.scan(asked, coded, np.arange(len(coded.strips)), alive, np.float32(floor), _room(len(padded)))
+    out = np.full((2, len(vectors)), np.nan)
+    out[0, found.places] = found.bounds
+    found = code.refine(asked, coded, np.float32(floor), found)
+    out[1, found.places] = found.bounds
+    return out
+
+
+def similarities(similarity, vectors, query):
+    wide = vectors.astype(np.float64)
+    return wide @ query if similarity == "bhattacharyya" else np.minimum(wide, query).sum(axis=1) - 1
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    similarity=st.sampled_from(["ntvd", "bhattacharyya"]),
+    depth=st.integers(1, 9),
+    shape=st.sampled_from([0.02, 0.3, 5.0]),
+    fitted_to_others=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_no_similarity_exceeds_its_bound(similarity, depth, shape, fitted_to_others, seed):
+    form = np.sqrt if similarity == "bhattacharyya" else np.asarray
+    passages = form(leaves(nodes(300, depth, seed, shape), depth))
+    queries = form(leaves(nodes(3, depth, seed + 1000, shape), depth))
+    sample = form(leaves(nodes(50, depth, seed + 2000, 1.0), depth)) if fitted_to_others else passages
+    code = code_for(similarity).fit(sample)
+    for query in [*queries, passages[0]]:
+        upper, tighter = bounds(code, passages, query)
+        exact = similarities(similarity, passages, query)
+        assert (upper >= exact).all() and (tighter >= exact).all()
+
+
+def test_lower_digits_tighten_the_bound():
+    passages = np.sqrt(leaves(clustered(600), 7))
+    upper, tighter = bounds(Projection.fit(passages), passages, np.sqrt(leaves(clustered(1, seed=5), 7))[0])
+    assert (tighter < upper).all()
+
+
+@pytest.mark.parametrize("similarity", ["ntvd", "bhattacharyya"])
+def test_the_bound_leaves_few_of_a_corpus_with_structure(similarity):
+    form = np.sqrt if similarity == "bhattacharyya" else np.asarray
+    passages = form(leaves(clustered(2_000), 7))
+    query = form(leaves(clustered(1, seed=5), 7))[0]
+    exact = similarities(similarity, passages, query)
+    floor = np.sort(exact)[-10]
+    upper, _ = bounds(code_for(similarity).fit(passages), passages, query, floor)
+    assert set(np.flatnonzero(exact >= floor)) <= set(np.flatnonzero(~np.isnan(upper)))
+    assert np.mean(~np.isnan(upper)) < 0.15
+
+
+def test_passages_that_are_all_alike_are_coded_too():
+    passages = np.sqrt(np.repeat(leaves(nodes(1, 5), 5), 400, axis=0))
+    upper, _ = bounds(Projection.fit(passages), passages, passages[0])
+    assert (upper >= 1 - 1e-6).all() and (upper < 1.001).all()
+
+
+def test_sums_of_a_fine_level_are_those_of_64_nodes():
+    fine = leaves(nodes(300, 8), 8)
+    digits, _ = Sums().encode(fine)
+    assert digits.shape == (300, 64)
+    assert (digits >= fine.reshape(300, 64, 4).sum(axis=2) * 32_000 - 1e-2).all()
