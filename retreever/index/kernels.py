@@ -1,8 +1,8 @@
 """The loops of a search, compiled by numba: exact similarities of chosen passages, and bounds of all of them.
 
 Compiled once a machine (cached beside this file), vectorised for whatever the processor has, and free of Python's
-lock, so that queries run side by side. Every passage is summed by the same loop wherever it lies, so equal passages have
-equal scores to the bit and their order can be decided by id. The plain numpy twins are in the tests.
+lock, so that queries run side by side. Every passage is summed by the same loop wherever it lies, so equal passages
+have equal scores to the bit and their order can be decided by id. The plain numpy twins are in the tests.
 
 Codes lie in strips of `STRIP` passages, node by node, so that a loop over a strip handles as many passages at once as a
 vector register holds, and nothing is summed across a register.

@@ -24,6 +24,7 @@ from retreever.index.codes import Code
 from retreever.index.layout import Layout, checked
 from retreever.index.merge import tidied
 from retreever.index.search import Evidence, Query, View
+from retreever.index.segment import Segment
 from retreever.index.state import State
 from retreever.model.tree import Tree
 
@@ -60,6 +61,11 @@ class TreeIndex:
     def numbers(self) -> int:
         """How many numbers have been given away: those of the living and of the deleted."""
         return self._state.next
+
+    @property
+    def segments(self) -> tuple[Segment, ...]:
+        """What it is made of, in the order of the passages' numbers."""
+        return tuple(view.segment for view in self._state.views)
 
     def ids_of(self, numbers: Iterable[int]) -> list[str]:
         """Ids by number.

@@ -1,0 +1,329 @@
+"""How fast is certified search? Against faiss flat, IVF and HNSW, probing as in the paper's release, and BM25.
+
+    python -m benchmarks.search MODEL                 # a run's name or a model's folder, after `make demo`
+    python -m benchmarks.search MODEL --documents 1000000 --growth 100000,1000000,3000000 --json
+
+MODEL's own corpus is measured as it is. Larger corpora are made of it: an encoding a + t (b - c), scaled to length
+one, of three passages drawn at random, routed by the tree; t is chosen so that the share of passages that the bound at
+256 nodes leaves is that of the real ones, which is printed. Every figure of a table comes from one run; queries are the
+real ones of the test split. The floor is the time that reading what every query reads would take at the bandwidth
+measured in the same run.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import faiss
+import numpy as np
+import torch
+import typer
+from threadpoolctl import threadpool_limits
+
+from retreever.cluster.promote import locate
+from retreever.config import Config
+from retreever.encodings import EncodedDataset, open_dataset
+from retreever.index import Layout, TreeIndex
+from retreever.index.search import every_score
+from retreever.model import RoutingTree
+from retreever.retriever import load_model
+from retreever.workspace import Workspace
+
+K = 10
+CHUNK = 8_192
+SHARED_LEVEL = 8  # of 256 nodes, at which the share left is compared
+HNSW_DOCUMENTS = 100_000  # building a graph of more takes longer than all the rest
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Milliseconds a query, and what was found against brute force over the same vectors."""
+
+    name: str
+    documents: int
+    p50_ms: float
+    p99_ms: float
+    qps_batch: float
+    recall: float
+    bytes_per_document: float
+    build_s: float
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Encodings of passages and of queries, and the tree that routes both."""
+
+    tree: RoutingTree
+    config: Config
+    passages: np.ndarray
+    queries: np.ndarray
+
+    @classmethod
+    def open(cls, model: Path, workspace: Workspace) -> "Corpus":
+        """A trained tree with the pooled encodings of its data set's passages and test queries."""
+        tree, config = load_model(model)
+        if config.tree.split == "cross_attention":
+            raise typer.BadParameter("made corpora are pooled encodings; name a tree with a linear or mlp split")
+        data: EncodedDataset = open_dataset(config, workspace)
+        rows = np.unique(data.dataset.pairs("test")[:, 0])
+        return cls(tree, config, np.array(data.passages.pooled), np.array(data.queries.pooled[rows]))
+
+    def made(self, count: int, t: float, seed: int = 0) -> Iterator[np.ndarray]:
+        """Encodings of passages that do not exist, in chunks."""
+        draw = np.random.default_rng(seed)
+        for start in range(0, count, CHUNK):
+            a, b, c = self.passages[draw.integers(len(self.passages), size=(3, min(CHUNK, count - start)))]
+            mixed = a + np.float32(t) * (b - c)
+            yield mixed / np.linalg.norm(mixed, axis=1, keepdims=True)
+
+    def routed(self, encodings: np.ndarray) -> np.ndarray:
+        """Node probabilities."""
+        with torch.inference_mode():
+            return self.tree(torch.from_numpy(encodings)).float().exp().numpy()
+
+    @property
+    def layout(self) -> Layout:
+        """Of an index of this tree."""
+        config = self.config
+        return Layout(
+            config.tree.depth, config.loss.similarity, self.tree.exact_hierarchy, "benchmark", config.index.dtype
+        )
+
+
+def share_left(corpus: Corpus, passages: np.ndarray, queries: np.ndarray, level: int = SHARED_LEVEL) -> float:
+    """Share of passages whose similarity at a coarse level reaches the K-th best at the finest."""
+    form, depth = corpus.layout.form, corpus.config.tree.depth
+
+    def similar(d: int) -> np.ndarray:
+        part = corpus.tree.tree.level(d)
+        q, p = form(queries[:, part]), form(passages[:, part])
+        if corpus.config.loss.similarity == "bhattacharyya":
+            return q @ p.T
+        return np.stack([np.minimum(row, p).sum(axis=1) - 1 for row in q])
+
+    kth = np.partition(similar(depth), -K, axis=1)[:, -K]
+    return float((similar(min(level, depth)) >= kth[:, None]).mean())
+
+
+def fitting_mixture(corpus: Corpus, queries: np.ndarray) -> tuple[float, float, float]:
+    """The t whose made passages prune like the real ones, and the two shares left."""
+    count = min(20_000, len(corpus.passages))
+    real = share_left(corpus, corpus.routed(corpus.passages[:count]), queries)
+    low, high = 0.0, 2.0
+    for _ in range(7):
+        t = (low + high) / 2
+        made = share_left(corpus, corpus.routed(np.concatenate(list(corpus.made(count, t, seed=1)))), queries)
+        if abs(made / real - 1) < 0.1:
+            break
+        low, high = (t, high) if made < real else (low, t)
+    return t, real, made
+
+
+def timed(
+    name: str,
+    search: Callable[[np.ndarray], np.ndarray],
+    queries: np.ndarray,
+    truth: np.ndarray,
+    documents: int,
+    size: float,
+    build_s: float,
+) -> Timing:
+    """Single queries on one thread, then batches of 64 on all; recall of what came back against `truth`."""
+    search(queries[:1])
+    singles, found = [], []
+    with threadpool_limits(1):
+        faiss.omp_set_num_threads(1)
+        for query in queries:
+            start = time.perf_counter()
+            found.append(search(query[None])[0])
+            singles.append((time.perf_counter() - start) * 1e3)
+    faiss.omp_set_num_threads(torch.get_num_threads())
+    start = time.perf_counter()
+    batch = queries[np.arange(64) % len(queries)]
+    search(batch)
+    qps = len(batch) / (time.perf_counter() - start)
+    recall = float(np.mean([len(set(a) & set(b)) / len(b) for a, b in zip(found, truth.tolist(), strict=True)]))
+    p50, p99 = np.percentile(singles, [50, 99])
+    return Timing(name, documents, float(p50), float(p99), qps, recall, size, build_s)
+
+
+def certified(corpus: Corpus, index: TreeIndex, nodes: np.ndarray, truth: np.ndarray, build_s: float) -> Timing:
+    """Our own search, checked against every similarity."""
+    stats = index.stats()
+    return timed(
+        "certified tree",
+        lambda q: index.search(q, K, threads=1 if len(q) == 1 else None)[0],
+        nodes,
+        truth,
+        len(index),
+        stats["bytes_per_document"],
+        build_s,
+    )
+
+
+def brute_force(index: TreeIndex, nodes: np.ndarray) -> np.ndarray:
+    """Numbers of the K best by every similarity in float32."""
+    part = slice(2**index.layout.depth - 1, None)
+    best = []
+    for vector in index.layout.form(nodes[:, part]):
+        every = np.concatenate([every_score(vector, index.layout.depth, s, index.layout) for s in index.segments])
+        border = np.partition(every, -K)[-K]
+        rows = np.flatnonzero(every >= border)
+        ids = index.ids_of(rows)
+        best.append(rows[sorted(range(len(rows)), key=lambda i: (-every[rows[i]], ids[i]))[:K]])
+    return np.array(best)
+
+
+def flat(name: str, vectors: np.ndarray, queries: np.ndarray, metric: int) -> Timing:
+    """A flat faiss index over the same vectors."""
+    start = time.perf_counter()
+    index = faiss.IndexFlat(vectors.shape[1], metric)
+    index.add(vectors)
+    build_s = time.perf_counter() - start
+    truth = index.search(queries, K)[1]
+    return timed(name, lambda q: index.search(q, K)[1], queries, truth, len(vectors), 4 * vectors.shape[1], build_s)
+
+
+def approximate(vectors: np.ndarray, queries: np.ndarray, kind: str, target: float = 0.99) -> Timing:
+    """IVF or HNSW over the encoder's vectors, searched just widely enough for the recall wanted."""
+    exact = faiss.IndexFlatIP(vectors.shape[1])
+    exact.add(vectors)
+    truth = exact.search(queries, K)[1]
+    start = time.perf_counter()
+    if kind == "IVF":
+        lists = int(4 * len(vectors) ** 0.5)
+        index = faiss.index_factory(vectors.shape[1], f"IVF{lists},Flat", faiss.METRIC_INNER_PRODUCT)
+        index.train(vectors[:: max(1, len(vectors) // (40 * lists))])
+    else:
+        index = faiss.IndexHNSWFlat(vectors.shape[1], 32, faiss.METRIC_INNER_PRODUCT)
+        index.hnsw.efConstruction = 100
+    index.add(vectors)
+    build_s = time.perf_counter() - start
+    for width in (8, 16, 32, 64, 128, 256, 512, 1024):
+        if kind == "IVF":
+            index.nprobe = width
+        else:
+            index.hnsw.efSearch = width
+        found = index.search(queries, K)[1]
+        if np.mean([len(set(a) & set(b)) / K for a, b in zip(found.tolist(), truth.tolist(), strict=True)]) >= target:
+            break
+    size = 4 * vectors.shape[1] + (4 * 2 * 32 if kind == "HNSW" else 8)
+    label = f"faiss {kind}, encoder's {vectors.shape[1]} floats, width {width}"
+    return timed(label, lambda q: index.search(q, K)[1], queries, truth, len(vectors), size, build_s)
+
+
+def bandwidth() -> float:
+    """Bytes a second that one thread reads, summing 256 MiB."""
+    block = np.ones(2**25, np.float64)
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        block.sum()
+        times.append(time.perf_counter() - start)
+    return block.nbytes / min(times)
+
+
+def main(
+    model: Annotated[str, typer.Argument(help="a run's name or a model's folder; its split must be linear or mlp")],
+    documents: Annotated[int, typer.Option(help="passages of the made corpus")] = 1_000_000,
+    growth: Annotated[str, typer.Option(help="sizes at which certified search is timed, by commas")] = "",
+    queries: Annotated[int, typer.Option(help="queries timed")] = 100,
+    json_: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
+) -> None:
+    """Print the tables."""
+    workspace = Workspace.default()
+    corpus = Corpus.open(locate(model, workspace), workspace)
+    asked = corpus.queries[np.random.default_rng(0).permutation(len(corpus.queries))[:queries]]
+    nodes = corpus.routed(asked)
+    speed = bandwidth()
+    t, real, made = fitting_mixture(corpus, nodes)
+    result: dict[str, Any] = {
+        "similarity": corpus.config.loss.similarity,
+        "bandwidth_gb_s": speed / 1e9,
+        "left_at_256_real": real,
+        "left_at_256_made": made,
+        "mixture": t,
+    }
+    result["real"] = [asdict(row) for row in real_rows(corpus, asked, nodes)]
+    result["made"] = [asdict(row) for row in made_rows(corpus, asked, nodes, documents, t)]
+    sizes = [int(size) for size in growth.split(",") if size]
+    result["growth"] = [asdict(certified_of(corpus, nodes, size, t)[0]) for size in sizes]
+    print(json.dumps(result) if json_ else report(result))
+
+
+def certified_of(corpus: Corpus, nodes: np.ndarray, count: int, t: float) -> tuple[Timing, TreeIndex]:
+    """Certified search over a made corpus; building is timed without making it."""
+    spent = [0.0]
+
+    def chunks() -> Iterator[np.ndarray]:
+        for encodings in corpus.made(count, t):
+            start = time.perf_counter()
+            routed = corpus.routed(encodings)
+            spent[0] += time.perf_counter() - start
+            yield routed
+
+    start = time.perf_counter()
+    index = TreeIndex.build(chunks(), [f"d{i:08d}" for i in range(count)], corpus.layout)
+    build_s = time.perf_counter() - start - spent[0]
+    return certified(corpus, index, nodes, brute_force(index, nodes), build_s), index
+
+
+def real_rows(corpus: Corpus, asked: np.ndarray, nodes: np.ndarray) -> Iterator[Timing]:
+    """The corpus as it is."""
+    routed = corpus.routed(corpus.passages)
+    start = time.perf_counter()
+    index = TreeIndex.build([routed], [f"d{i:08d}" for i in range(len(routed))], corpus.layout)
+    build_s = time.perf_counter() - start
+    yield certified(corpus, index, nodes, brute_force(index, nodes), build_s)
+    leaves = np.ascontiguousarray(routed[:, -(2**corpus.config.tree.depth) :])
+    yield from flats(leaves, corpus.passages, asked, nodes)
+    for kind in ("IVF", "HNSW"):
+        yield approximate(corpus.passages, asked, kind)
+
+
+def made_rows(corpus: Corpus, asked: np.ndarray, nodes: np.ndarray, count: int, t: float) -> Iterator[Timing]:
+    """The made corpus."""
+    row, index = certified_of(corpus, nodes, count, t)
+    yield row
+    del index
+    encodings = np.concatenate(list(corpus.made(count, t)))
+    leaves = np.empty((count, 2**corpus.config.tree.depth), np.float32)
+    for start in range(0, count, CHUNK):
+        leaves[start : start + CHUNK] = corpus.routed(encodings[start : start + CHUNK])[:, -leaves.shape[1] :]
+    yield from flats(leaves, encodings, asked, nodes)
+    del leaves
+    yield approximate(encodings, asked, "IVF")
+    small = encodings[:HNSW_DOCUMENTS]
+    yield certified_of(corpus, nodes, len(small), t)[0]
+    yield approximate(small, asked, "HNSW")
+
+
+def flats(leaves: np.ndarray, encodings: np.ndarray, asked: np.ndarray, nodes: np.ndarray) -> Iterator[Timing]:
+    """Flat searches over the finest level, whose probabilities become their roots meanwhile, and over the encoder's."""
+    queries = np.ascontiguousarray(nodes[:, -leaves.shape[1] :])
+    yield flat(f"faiss flat L1, {leaves.shape[1]} floats", leaves, queries, faiss.METRIC_L1)
+    inner = faiss.METRIC_INNER_PRODUCT
+    np.sqrt(leaves, out=leaves)
+    yield flat(f"faiss flat inner product, {leaves.shape[1]} floats", leaves, np.sqrt(queries), inner)
+    yield flat(f"faiss flat inner product, encoder's {encodings.shape[1]} floats", encodings, asked, inner)
+
+
+def report(result: dict[str, Any]) -> str:
+    """Tables of every part."""
+    lines = [f"{name}: {value:.4g}" for name, value in result.items() if isinstance(value, float)]
+    for part in ("real", "made", "growth"):
+        lines += ["", f"{part}: one query, one thread, K = {K}; QPS in batches of 64 on all threads"]
+        for row in result[part]:
+            lines.append(
+                f"  {row['name']:<50} {row['documents']:>9,} documents  p50 {row['p50_ms']:8.2f} ms  "
+                f"p99 {row['p99_ms']:8.2f} ms  {row['qps_batch']:8.0f} QPS  recall {row['recall']:.3f}  "
+                f"{row['bytes_per_document']:6.0f} bytes  built in {row['build_s']:.1f} s"
+            )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    typer.run(main)
