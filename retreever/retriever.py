@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from retreever import config as configs
 from retreever.config import Config
 from retreever.encoder import Encoder, Kind
-from retreever.encodings import Encodings, open_dataset
+from retreever.encodings import EncodedDataset, Encodings, open_dataset
 from retreever.errors import BundleError, ConfigError
 from retreever.files import read_json, seal, unseal, write_aside, write_json
 from retreever.index.documents import Documents, write_documents
@@ -190,18 +190,33 @@ def make_bundle(model: Path, target: Path, workspace: Workspace, track: Track = 
     """
     tree, config = load_model(model)
     data = open_dataset(config, workspace, track)
-    layout = Layout(
-        config.tree.depth, config.loss.similarity, tree.exact_hierarchy, model_digest(model), config.index.dtype
-    )
-    chunks = track(routed(tree, config, data.passages), "indexing, chunks", total=_chunks(config, len(data.passages)))
     with write_aside(target) as aside:
         aside.mkdir()
         for name in MODEL_FILES:
             shutil.copy2(model / name, aside / name)
-        index = TreeIndex.build(chunks, [passage.id for passage in data.dataset.corpus], layout, aside / "index")
+        index = build_index(tree, config, data, model_digest(model), track, aside / "index")
         write_documents(data.dataset.corpus, aside / "documents")
         seal(aside, {"format": FORMAT, "dataset": data.dataset.name, "dataset_digest": data.dataset.digest})
     return index.stats()
+
+
+def build_index(
+    tree: RoutingTree,
+    config: Config,
+    data: EncodedDataset,
+    digest: str,
+    track: Track = silent,
+    folder: Path | None = None,
+) -> TreeIndex:
+    """Route a corpus and index it.
+
+    Args:
+        digest: of the model, by which the index knows it.
+        folder: write the index there as it grows; in memory where it is None.
+    """
+    layout = Layout(config.tree.depth, config.loss.similarity, tree.exact_hierarchy, digest, config.index.dtype)
+    chunks = track(routed(tree, config, data.passages), "indexing, chunks", total=_chunks(config, len(data.passages)))
+    return TreeIndex.build(chunks, [passage.id for passage in data.dataset.corpus], layout, folder)
 
 
 def routed(

@@ -63,10 +63,11 @@ def trial_rows(result: "SweepResult") -> list[dict[str, Any]]:
 
 
 def show_trials(screen: Screen, result: "SweepResult") -> None:
-    """The table of all trials."""
+    """The table of all trials; then the Pareto front and the answer, where the space asks for them."""
+    settings = list(dict.fromkeys(name for outcome in result.outcomes for name in outcome.varied))
     rows = [
         [
-            *("all" if v is None else v for v in o.varied.values()),
+            *(_setting(o.varied, name) for name in settings),
             o.status,
             int(o.best.get("step", 0)),
             o.best.get("ndcg_at_10"),
@@ -75,13 +76,24 @@ def show_trials(screen: Screen, result: "SweepResult") -> None:
         for o in result.outcomes
     ]
     columns = [
-        *(k.rpartition(".")[2] for k in result.outcomes[0].varied),
+        *(name.rpartition(".")[2] for name in settings),
         "ended",
         "best step",
         "dev NDCG@10",
         "error",
     ]
     screen.table(f"trials of {result.folder.name}", columns, rows)
+    if result.front:
+        objectives = result.space.objectives
+        front = [[o.key, *(o.best[name] for name in objectives)] for o in result.front]
+        screen.table("Pareto front", ["trial", *objectives], front)
+    if result.answer:
+        screen.say(result.answer)
+
+
+def _setting(varied: dict[str, Any], name: str) -> Any:
+    """A trial's value of a setting; empty where a condition leaves it out."""
+    return ("all" if varied[name] is None else varied[name]) if name in varied else ""
 
 
 def show_verdict(screen: Screen, verdict: "Verdict") -> None:

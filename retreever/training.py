@@ -24,7 +24,7 @@ from retreever.encodings import EncodedDataset
 from retreever.errors import TrainingError
 from retreever.model import ContrastiveLoss, RoutingTree, levels_at, negatives_mask
 from retreever.progress import Track, silent
-from retreever.validation import Validation
+from retreever.validation import SCORES, Validation
 
 METRIC = "ndcg_at_10"
 
@@ -274,6 +274,8 @@ class _Run:
         state.history.append(metrics)
         state.stopped = train.patience is not None and state.since_best >= train.patience
         if distributed.rank() == 0:
+            if best:
+                self.validation.write_scores(outcome, self.folder / SCORES)
             checkpoint.save(self.folder / "checkpoint", self.learner, self.optimizer, state, self.config, best)
         return Report(
             state.step,

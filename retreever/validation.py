@@ -4,7 +4,9 @@ The protocol is fixed by the configuration: dev queries and ranked passages are 
 trial of a sweep. Workers share the forward passes; the ranking is done by each for its share of the queries.
 """
 
+import csv
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,18 +17,22 @@ from retreever.encodings import EncodedDataset, Encodings
 from retreever.errors import DataError
 from retreever.evaluation import metrics as measures
 from retreever.evaluation.ranking import top_k
+from retreever.files import write_aside
 from retreever.model import RoutingTree, health, similarity
 from retreever.retriever import routed
 
 METRICS = ("ndcg_at_10", "recall_at_10", "recall_at_100", "mrr_at_10")
+SCORES = "query_scores.csv"
+"""Where a run keeps every dev query's figures at its best validation, for paired tests between runs."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Figures by name, and the failure signatures found."""
+    """Figures by name, the failure signatures found, and the figures of every single query by name and level."""
 
     metrics: dict[str, float]
     warnings: list[str]
+    scores: dict[str, np.ndarray]
 
 
 def levels_of(depth: int) -> list[int]:
@@ -73,21 +79,24 @@ class Validation:
         tree.eval()
         passages = self._nodes(tree, self.data.passages, self.passages)
         queries = self._nodes(tree, self.data.queries, self.queries)
-        figures = self._quality(tree, queries, passages)
+        scores = self._scores(tree, queries, passages)
+        figures = {name: float(values.mean()) for name, values in scores.items()}
+        figures |= {name: figures[f"{name}/level_{tree.tree.depth:02d}"] for name in METRICS}
         ndcg = {level: figures[f"ndcg_at_10/level_{level:02d}"] for level in levels_of(tree.tree.depth)}
         routing = health.measure(torch.from_numpy(passages[:4096]).clamp_min(1e-30).log(), tree.tree)
         warnings = health.warnings(routing, ndcg, chance=min(1.0, 10 / len(self.passages)))
         figures |= {f"health/{name}": value for name, value in routing.items()}
-        return Outcome(figures | self._similarities(tree), warnings)
+        return Outcome(figures | self._similarities(tree), warnings, scores)
 
     def _nodes(self, tree: RoutingTree, encodings: Encodings, rows: np.ndarray) -> np.ndarray:
         """Node probabilities (rows, nodes); the workers share the work and each gets all of it."""
         mine = rows[distributed.share(len(rows))]
         return distributed.concatenate(np.concatenate(list(routed(tree, self.config, encodings, mine, self.device))))
 
-    def _quality(self, tree: RoutingTree, queries: np.ndarray, passages: np.ndarray) -> dict[str, float]:
+    def _scores(self, tree: RoutingTree, queries: np.ndarray, passages: np.ndarray) -> dict[str, np.ndarray]:
+        """One value a query for every metric at every reported level."""
         share = distributed.share(len(queries))
-        figures: dict[str, float] = {}
+        found: dict[str, np.ndarray] = {}
         for level in levels_of(tree.tree.depth):
             nodes = tree.tree.level(level)
             rows, _ = top_k(
@@ -96,9 +105,18 @@ class Validation:
                 min(100, len(passages)),
                 self.config.loss.similarity,
             )
-            found = measures.evaluate(distributed.concatenate(rows), self.relevant)
-            figures |= {f"{name}/level_{level:02d}": found[name] for name in METRICS}
-        return figures | {name: found[name] for name in METRICS}
+            values = measures.per_query(distributed.concatenate(rows), self.relevant)
+            found |= {f"{name}/level_{level:02d}": values[name] for name in METRICS}
+        return found
+
+    def write_scores(self, outcome: Outcome, path: Path) -> None:
+        """Write every query's figures as CSV: its id, then a column for each metric and level."""
+        ids = [self.data.dataset.queries[row].id for row in self.queries]
+        with write_aside(path) as aside, open(aside, "w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["query", *outcome.scores])
+            for i, query in enumerate(ids):
+                writer.writerow([query, *(f"{values[i]:.6g}" for values in outcome.scores.values())])
 
     def _similarities(self, tree: RoutingTree) -> dict[str, float]:
         """Mean similarity at the last level of training pairs, and of queries with others' passages."""

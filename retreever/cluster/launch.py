@@ -12,11 +12,12 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.train.v2.api.exceptions import TrainingFailedError
 from ray.util.queue import Empty, Queue
 
+from retreever.cluster.run_record import begin
 from retreever.cluster.runtime import cluster
 from retreever.cluster.tracking import Tracker
 from retreever.cluster.worker import Job, figures_of, reports
 from retreever.config import Config
-from retreever.encodings import open_dataset
+from retreever.encodings import EncodedDataset, open_dataset
 from retreever.errors import ConfigError, TrainingError
 from retreever.files import read_json, write_json
 from retreever.progress import Track, silent
@@ -53,9 +54,9 @@ def train(
         ConfigError: the run name is taken by another configuration.
     """
     folder = workspace.runs / name
-    open_dataset(config, workspace, track)  # encodes what is not in the store, once, before any worker starts
+    data = open_dataset(config, workspace, track)  # encodes what is not in the store, once, before any worker starts
     tracker = Tracker.of(workspace)
-    run_id = _run_of(folder, config, tracker, workspace, name, parent, tags or {})
+    run_id = _run_of(folder, config, data, tracker, workspace, parent=parent, workers=workers, tags=tags or {})
     if (folder / "model").is_dir():
         return result(folder), run_id
     job = Job(config.model_dump(mode="json"), str(workspace.root), str(folder), tracker.uri, run_id)
@@ -146,16 +147,10 @@ def _worker_loop(settings: dict[str, Any]) -> None:
 
 
 def _run_of(
-    folder: Path,
-    config: Config,
-    tracker: Tracker,
-    workspace: Workspace,
-    name: str,
-    parent: str | None,
-    tags: dict[str, str],
+    folder: Path, config: Config, data: EncodedDataset, tracker: Tracker, workspace: Workspace, **begins: Any
 ) -> str:
     """The MLflow run of `folder`: the one it has had, or a new one."""
-    record = folder / "run.json"
+    record, name = folder / "run.json", folder.name
     if record.is_file():
         known = read_json(record)
         if known["config_digest"] != config.digest:
@@ -164,21 +159,7 @@ def _run_of(
             )
         if tracker.exists(known["run_id"]):
             return str(known["run_id"])
-    run_id = tracker.start(
-        tracker.experiment(workspace), name, params=config.flat(), tags=run_tags(config) | tags, parent=parent
-    )
+    run_id = begin(tracker, workspace, name, config, data, **begins)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(record, {"run_id": run_id, "config_digest": config.digest})
     return run_id
-
-
-def run_tags(config: Config) -> dict[str, str]:
-    """Tags a person filters by."""
-    return {
-        "split": config.tree.split,
-        "propagation": config.tree.propagation,
-        "depth": str(config.tree.depth),
-        "scheduler": config.depth.scheduler,
-        "seed": str(config.train.seed),
-        "data": config.data.name,
-    }

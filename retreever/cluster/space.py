@@ -1,29 +1,58 @@
-"""A search space: YAML that mirrors the configuration tree, with `{grid: [...]}` where a setting varies.
+"""A search space: YAML that mirrors the configuration tree, with a domain where a setting varies.
 
 ```yaml
 name: demo
-scheduler: asha          # or: none
+search: random           # grid (every combination, the default), random, or optuna
+budget: {trials: 24}     # random and optuna: points; `minutes`: no trial starts later than that in one call
+objectives: [ndcg_at_10, bytes_per_document]   # the first one ranks; two or more make optuna seek a Pareto front
+scheduler: asha          # or: median, none
+seeds: 3                 # every point with train.seed 0, 1, 2
+about: tree.split        # the setting that the question is about: the sweep ends with an answer in words
 config:                  # as a configuration file; what is not named keeps its default
   tree:
     depth: {grid: [8, 10]}
+    split: {choice: [linear, mlp]}
+    hidden: {int: [64, 256], when: {tree.split: mlp}}
+  train:
+    lr: {loguniform: [1e-3, 5e-2]}
 final:                   # laid over the winner when it is trained once more
   train: {steps: 900}
 ```
-Every trial is validated before the first one starts.
+Every trial, and every end of every range, is validated before the first trial starts. Who chooses the points that are
+not known in advance: `search.py`.
 """
 
 import itertools
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field, ValidationError
+import numpy as np
+from pydantic import Field, ValidationError, model_validator
 
 from retreever import config as configs
+from retreever.cluster import domains
+from retreever.cluster.domains import Domain
 from retreever.config import Config, Count, Section
 from retreever.errors import ConfigError
 from retreever.files import digest
+
+SEED = "train.seed"
+MAX_CORNERS = 1024
+"""Corners of a space that are checked together; beyond that each end is checked beside the first values of the rest."""
+DIRECTIONS: dict[str, Literal["maximize", "minimize"]] = {
+    "ndcg_at_10": "maximize",
+    "recall_at_10": "maximize",
+    "recall_at_100": "maximize",
+    "mrr_at_10": "maximize",
+    "bytes_per_document": "minimize",
+    "latency_ms": "minimize",
+    "seconds": "minimize",
+}
+"""What a sweep may seek, and which way is better: dev figures of the last level, size and search time of one document
+and one query there, seconds of training."""
 
 
 class AshaConfig(Section):
@@ -33,23 +62,59 @@ class AshaConfig(Section):
     reduction: int = Field(2, ge=2, description="one trial in so many goes on at each rung")
 
 
+class MedianConfig(Section):
+    """Stop a trial whose best so far is below the median of the others' running means."""
+
+    grace: Count = Field(1, description="validations every trial gets")
+    trials: Count = Field(3, description="trials there must be before one is stopped")
+
+
+class Budget(Section):
+    """Where a sweep ends."""
+
+    trials: Count | None = Field(None, description="points that random and optuna try")
+    minutes: float | None = Field(None, gt=0, description="no trial starts later than this in one call")
+
+
 class SearchSpace(Section):
-    """The file as written; `trials()` is what it means."""
+    """The file as written; `trials()` and `search.py` are what it means."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
-    scheduler: Literal["asha", "none"] = "asha"
+    search: Literal["grid", "random", "optuna"] = "grid"
+    seed: int = Field(0, ge=0, description="of random's and optuna's choices")
+    objectives: tuple[str, ...] = Field(("ndcg_at_10",), min_length=1)
+    scheduler: Literal["asha", "median", "none"] = "asha"
     asha: AshaConfig = AshaConfig()
+    median: MedianConfig = MedianConfig()
+    budget: Budget = Budget()
+    seeds: int | tuple[int, ...] | None = Field(None, description="how many seeds, or which, every point is run with")
     workers: Count = Field(1, description="workers of one trial; above 1 a trial is a Ray Train run of its own")
+    about: str | None = Field(None, description="the varied setting that the sweep's answer compares")
     config: dict[str, Any] = Field(default_factory=dict)
     final: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Self:
+        unknown = [name for name in self.objectives if name not in DIRECTIONS]
+        if unknown:
+            raise ValueError(f"objectives: {unknown} must be among {', '.join(DIRECTIONS)}")
+        if self.search == "grid" and self.budget.trials is not None:
+            raise ValueError("budget.trials: a grid has as many as it has; use search: random or optuna")
+        if self.search != "grid" and self.budget.trials is None:
+            raise ValueError(f"budget.trials: search: {self.search} needs it")
+        if self.seeds is not None and not _seeds(self.seeds):
+            raise ValueError(f"seeds: must be one or more, got {self.seeds}")
+        if self.search != "optuna" and len(self.objectives) > 1:
+            raise ValueError(f"objectives: search: {self.search} takes one, got {list(self.objectives)}")
+        return self
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One point of a grid.
+    """One point of a space.
 
     Attributes:
-        varied: the settings that vary in this space, by dotted name.
+        varied: the settings that vary in this space, by dotted name; without those whose condition does not hold.
         config: the whole configuration.
     """
 
@@ -72,7 +137,7 @@ class Trial:
 
 
 def load(path: Path, overrides: Mapping[str, Any] | None = None) -> SearchSpace:
-    """Read a search space and check every trial of it.
+    """Read a search space and check every trial, and every end of every range.
 
     Args:
         overrides: dotted names of the configuration, fixed for all trials.
@@ -87,33 +152,168 @@ def load(path: Path, overrides: Mapping[str, Any] | None = None) -> SearchSpace:
     try:
         space = SearchSpace.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(
-            [f"{path}: {'.'.join(map(str, f['loc']))}: {f['msg'].lower()}, got {f['input']!r}" for f in error.errors()]
-        ) from None
+        raise ConfigError([_explain(path, fault) for fault in error.errors()]) from None
     space = space.model_copy(update={"config": _overridden(space.config, overrides or {})})
-    chosen = trials(space)
-    final_config(space, chosen[0].config)
+    check(space)
     return space
 
 
-def trials(space: SearchSpace) -> list[Trial]:
-    """Every trial of the grid, in the order of the file.
+def _explain(path: Path, fault: Any) -> str:
+    if fault["type"] == "value_error":
+        return f"{path}: {fault['msg'].removeprefix('Value error, ')}"
+    return f"{path}: {'.'.join(map(str, fault['loc']))}: {fault['msg'].lower()}, got {fault['input']!r}"
+
+
+def check(space: SearchSpace) -> None:
+    """Build every trial that is known in advance, every corner of the space, and the final training.
 
     Raises:
-        ConfigError: some trial's configuration breaks a rule; each fault names the trial.
+        ConfigError: with every fault found.
     """
-    fixed, varied = _split(space.config)
-    found: list[Trial] = []
+    chosen = trials(space) if space.search != "optuna" else edges(space)
+    edges(space)
+    if space.about is not None and space.about not in {domain.name for domain in varied(space)}:
+        raise ConfigError([f"{space.name}: about: {space.about} must be a setting that varies"])
+    final_config(space, chosen[0].config)
+
+
+def edges(space: SearchSpace) -> list[Trial]:
+    """Trials at the corners of the space: every listed value and both ends of every range occur.
+
+    Raises:
+        ConfigError: some corner's configuration breaks a rule.
+    """
+    return _built(space, _corners(varied(space)))
+
+
+def size(space: SearchSpace) -> int:
+    """How many trials the space has; at most so many where Optuna chooses them."""
+    if space.search != "optuna":
+        return len(trials(space))
+    return (space.budget.trials or 0) * (len(_seeds(space.seeds)) if space.seeds is not None else 1)
+
+
+def varied(space: SearchSpace) -> list[Domain]:
+    """The domains of a space in the order of its file, the seeds last.
+
+    Raises:
+        ConfigError: a domain that is none, or one that the space's search cannot use.
+    """
+    found, faults = [], []
+    for section, group in space.config.items():
+        if not isinstance(group, Mapping):
+            faults.append(f"config.{section}: must be a mapping of settings, got {group!r}")
+            continue
+        for key, value in group.items():
+            if isinstance(value, Mapping):
+                try:
+                    found.append(domains.parse(f"{section}.{key}", value))
+                except ValueError as error:
+                    faults.append(f"config.{section}.{key}: {error}")
+    if space.seeds is not None:
+        found.append(Domain(SEED, "grid", _seeds(space.seeds)))
+    faults += _misfits(space, found)
+    if faults:
+        raise ConfigError(faults)
+    return found
+
+
+def _seeds(given: int | tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(range(given)) if isinstance(given, int) else given
+
+
+def _misfits(space: SearchSpace, found: Sequence[Domain]) -> Iterator[str]:
+    """What is wrong with domains that are each right."""
+    names = [domain.name for domain in found]
+    if names.count(SEED) > 1:
+        yield f"seeds: config.{SEED} varies already"
+    for position, domain in enumerate(found):
+        if space.search == "grid" and domain.kind != "grid":
+            yield f"config.{domain.name}: {domain.kind}: search: grid takes {{grid: [values]}}; else search: random"
+        if space.search == "optuna" and domain.kind == "grid" and domain.name != SEED:
+            yield f"config.{domain.name}: grid: search: optuna takes {{choice: [values]}}, or a range"
+        for other in domain.when:
+            if other not in configs.names():
+                yield f"config.{domain.name}: when: {configs.unknown_name(other)}"
+            elif other in names[position:]:
+                yield f"config.{domain.name}: when: {other} varies as well and must stand before {domain.name}"
+
+
+def fixed(space: SearchSpace) -> dict[str, Any]:
+    """The settings that do not vary, nested as in a configuration file."""
+    return {
+        section: {key: value for key, value in group.items() if not isinstance(value, Mapping)}
+        for section, group in space.config.items()
+    }
+
+
+def trials(space: SearchSpace) -> list[Trial]:
+    """Every trial of a grid in the order of the file, or of a random search in the order drawn.
+
+    Random point i is a pure function of (space.seed, i): a larger budget keeps the points there were.
+
+    Raises:
+        ConfigError: some trial's configuration breaks a rule, each fault naming the trial; or the search is one whose
+            trials are not known in advance.
+    """
+    if space.search == "optuna":
+        raise ConfigError([f"{space.name}: search: optuna chooses each trial by the ones before"])
+    found = varied(space)
+    crossed = [domain for domain in found if domain.kind == "grid"]
+    if space.search == "grid":
+        return _built(space, _product(crossed))
+    points = []
+    for i in range(space.budget.trials or 0):
+        chance = np.random.default_rng((space.seed, i))
+        drawn = {domain.name: domain.draw(chance) for domain in found if domain.kind != "grid"}
+        points += [drawn | point for point in _product(crossed)]
+    return _built(space, points)
+
+
+def settings(space: SearchSpace) -> dict[str, Any]:
+    """What every setting is where it does not vary, by dotted name."""
+    return Config().flat() | {f"{s}.{k}": v for s, group in fixed(space).items() for k, v in group.items()}
+
+
+def _product(found: Sequence[Domain]) -> Iterator[dict[str, Any]]:
+    """Every combination of the domains' values, the last varying fastest."""
+    for values in itertools.product(*(domain.values for domain in found)):
+        yield dict(zip((domain.name for domain in found), values, strict=True))
+
+
+def _corners(found: Sequence[Domain]) -> Iterator[dict[str, Any]]:
+    """Points at which every value of a list and both ends of every range occur."""
+    if math.prod(len(domain.values) for domain in found) <= MAX_CORNERS:
+        yield from _product(found)
+        return
+    start = {domain.name: domain.values[0] for domain in found}
+    yield from (start | {domain.name: value} for domain in found for value in domain.values)
+
+
+def _built(space: SearchSpace, points: Iterable[dict[str, Any]]) -> list[Trial]:
+    """Trials of valid points, each configuration once: points that differ where no condition holds are one."""
+    trials: dict[str, Trial] = {}
     faults: list[str] = []
-    for values in itertools.product(*varied.values()):
-        point = dict(zip(varied, values, strict=True))
+    found, known, base = varied(space), settings(space), fixed(space)
+    for point in points:
+        active = _active(found, point, known)
         try:
-            found.append(Trial(point, configs.build(fixed, point)))
+            trial = Trial(active, configs.build(base, active))
+            trials.setdefault(trial.key, trial)
         except ConfigError as error:
-            faults += [f"{space.name}, trial {point}: {fault}" for fault in error.faults]
+            faults += [f"{space.name}, trial {active}: {fault}" for fault in error.faults]
     if faults:
         raise ConfigError(list(dict.fromkeys(faults)))
-    return found
+    return list(trials.values())
+
+
+def _active(found: Sequence[Domain], point: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
+    """A point without the settings whose condition does not hold in it, in the order of the file."""
+    kept: dict[str, Any] = {}
+    for domain in found:
+        if domain.active({**known, **kept}):
+            kept[domain.name] = point[domain.name]
+    return kept
 
 
 def final_config(space: SearchSpace, winner: Config) -> Config:
@@ -122,29 +322,8 @@ def final_config(space: SearchSpace, winner: Config) -> Config:
 
 
 def space_digest(space: SearchSpace) -> str:
-    """Digest of all that decides the trials; a sweep resumes only where it is the same."""
-    return digest(space.model_dump(mode="json", exclude={"final"}))[:8]
-
-
-def _split(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, list[Any]]]:
-    """Part settings that are fixed from those with a grid."""
-    fixed: dict[str, Any] = {}
-    varied: dict[str, list[Any]] = {}
-    faults = []
-    for section, group in config.items():
-        if not isinstance(group, Mapping):
-            faults.append(f"config.{section}: must be a mapping of settings, got {group!r}")
-            continue
-        for key, value in group.items():
-            if not isinstance(value, Mapping):
-                fixed.setdefault(section, {})[key] = value
-            elif set(value) == {"grid"} and isinstance(value["grid"], list) and value["grid"]:
-                varied[f"{section}.{key}"] = value["grid"]
-            else:
-                faults.append(f"config.{section}.{key}: must be a value or {{grid: [values]}}, got {value!r}")
-    if faults:
-        raise ConfigError(faults)
-    return fixed, varied
+    """Digest of all that decides the trials; a sweep resumes only where it is the same. A budget may be raised."""
+    return digest(space.model_dump(mode="json", exclude={"final", "budget", "about"}))[:8]
 
 
 def _overridden(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ Ray's own MLflow helpers neither nest nor survive a restart, so this talks to `M
 MLflow's global state (active run, tracking URI); many processes may log at once.
 """
 
+import json
 import logging
 import math
 import os
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, Run, RunTag, ViewType
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 
@@ -84,6 +85,12 @@ class Tracker:
     def tag(self, run_id: str, tags: Mapping[str, str]) -> None:
         """Set tags; values are cut to what MLflow takes."""
         self.client.log_batch(run_id, tags=[RunTag(k, str(v)[:5000]) for k, v in tags.items()])
+
+    def dataset(self, run_id: str, name: str, digest: str, source: str, sizes: Mapping[str, int]) -> None:
+        """Note a data set as an input of the run: MLflow lists it beside the run and finds runs by it."""
+        known = Dataset(name, digest[:36], "local", json.dumps({"uri": source}), profile=json.dumps(sizes))
+        context = InputTag("mlflow.data.context", "training")
+        self.client.log_inputs(run_id, [DatasetInput(known, [context])])
 
     def artifact(self, run_id: str, path: Path, into: str | None = None) -> None:
         """Copy a file or folder to the run's artifacts."""

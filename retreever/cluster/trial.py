@@ -8,6 +8,7 @@ from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
 from ray.tune.result import DONE
 
+from retreever.cluster.latency import LATENCY, latency
 from retreever.cluster.launch import run_train
 from retreever.cluster.worker import LAST, Job, figures_of, reports
 from retreever.training import METRIC, Report, result
@@ -18,8 +19,8 @@ class TreeTrial(tune.Trainable):
 
     def setup(self, config: dict[str, Any]) -> None:
         """Open the job; nothing is trained yet."""
-        job = Job(**config["trial"]["job"])
-        self._folder = Path(job.folder)
+        self._job = job = Job(**config["trial"]["job"])
+        self._folder, self._timed = Path(job.folder), bool(config["trial"]["timed"])
         self._reports: Iterator[Report] = reports(job)
 
     def step(self) -> dict[str, Any]:
@@ -27,10 +28,14 @@ class TreeTrial(tune.Trainable):
         report = next(self._reports, None)
         if report is None:  # it was interrupted after its last validation
             history = result(self._folder).history
-            return {METRIC: history[-1][METRIC], "epoch": len(history), LAST: True, DONE: True}
-        if report.last:
-            next(self._reports, None)  # lets the training export its model and end its run
-        return figures_of(report)
+            return {METRIC: history[-1][METRIC], "epoch": len(history), LAST: True, DONE: True} | self._latency()
+        if not report.last:
+            return figures_of(report)
+        next(self._reports, None)  # lets the training export its model and end its run
+        return figures_of(report) | self._latency()
+
+    def _latency(self) -> dict[str, float]:
+        return {LATENCY: latency(self._job)} if self._timed else {}
 
     def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
         """Nothing for Tune to keep: the training saves its own state in its own folder."""
@@ -52,4 +57,8 @@ class TreeTrial(tune.Trainable):
 def train_driver(config: dict[str, Any]) -> None:
     """A trial of many workers: a Ray Train run whose reports reach Tune."""
     trial = config["trial"]
-    run_train(Job(**trial["job"]), trial["workers"], gpu=False, callbacks=[TuneReportCallback()])
+    job = Job(**trial["job"])
+    run_train(job, trial["workers"], gpu=False, callbacks=[TuneReportCallback()])
+    if trial["timed"]:
+        history = result(Path(job.folder)).history
+        tune.report({METRIC: history[-1][METRIC], "epoch": len(history), LAST: True, LATENCY: latency(job)})

@@ -5,23 +5,19 @@ consumes the generator.
 """
 
 import functools
-import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from retreever import config as configs
 from retreever import distributed
-from retreever.cluster.tracking import Tracker
+from retreever.cluster.run_log import RunLog
 from retreever.config import EncoderConfig
 from retreever.encodings import EncodedDataset, open_dataset
-from retreever.evaluation import plots
 from retreever.progress import Track, silent
-from retreever.retriever import load_model, routed
 from retreever.training import METRIC, Report, epochs, result
 from retreever.workspace import Workspace
 
@@ -59,13 +55,19 @@ def _cached(name: str, on_bad: str, encoder: EncoderConfig, root: str) -> Encode
     return open_dataset(config, Workspace(Path(root)))
 
 
+def open_data(job: Job) -> EncodedDataset:
+    """The encoded data set of a job, opened once in a process that trains many."""
+    config = configs.build(job.config)
+    return _cached(config.data.name, config.data.on_bad, config.encoder, job.workspace)
+
+
 def reports(job: Job, *, device: str = "cpu", track: Track = silent) -> Iterator[Report]:
     """Train as `job` says and yield every validation's report; the MLflow run is ended as the training ended."""
     config = configs.build(job.config)
     torch.set_num_threads(job.threads)
-    data = _cached(config.data.name, config.data.on_bad, config.encoder, job.workspace)
+    data = open_data(job)
     tracked = job.tracking_uri is not None and job.run_id is not None and distributed.rank() == 0
-    log = _RunLog(job) if tracked else None
+    log = RunLog(str(job.tracking_uri), str(job.run_id), Path(job.folder)) if tracked else None
     folder = Path(job.folder)
     try:
         for report in epochs(config, data, folder, device=device, track=track):
@@ -82,50 +84,6 @@ def reports(job: Job, *, device: str = "cpu", track: Track = silent) -> Iterator
         raise
     if log:
         log.finished(result(folder).history, data)
-
-
-class _RunLog:
-    """Writes one training to its MLflow run."""
-
-    def __init__(self, job: Job):
-        assert job.tracking_uri and job.run_id
-        self.tracker, self.run_id, self.folder = Tracker(job.tracking_uri), job.run_id, Path(job.folder)
-        self.tracker.resume(self.run_id)
-
-    def report(self, report: Report) -> None:
-        self.tracker.log(self.run_id, report.metrics | {"epoch": float(report.epoch)}, report.step)
-        if report.warnings:
-            self.tracker.tag(self.run_id, {"warnings": "; ".join(report.warnings)})
-
-    def stopped(self) -> None:
-        """The scheduler, or an interrupt, closed the generator."""
-        self.tracker.tag(self.run_id, {"stopped": "early"})
-        self.tracker.end(self.run_id, "KILLED")
-
-    def failed(self, error: Exception) -> None:
-        self.tracker.tag(self.run_id, {"error": f"{type(error).__name__}: {error}"})
-        self.tracker.end(self.run_id, "FAILED")
-
-    def finished(self, history: list[dict[str, float]], data: EncodedDataset) -> None:
-        with tempfile.TemporaryDirectory() as scratch:
-            for plot in self._plots(history, data, Path(scratch)):
-                self.tracker.artifact(self.run_id, plot, "plots")
-        self.tracker.artifact(self.run_id, self.folder / "model", "checkpoint")
-        best = max(history, key=lambda figures: figures[METRIC])
-        self.tracker.log(self.run_id, {f"best/{k}": v for k, v in best.items()}, int(best["step"]))
-        self.tracker.end(self.run_id)
-
-    def _plots(self, history: list[dict[str, float]], data: EncodedDataset, folder: Path) -> list[Path]:
-        """Curves of the training, how positives and negatives part, and how passages are routed at every level."""
-        files = [folder / f"{name}.png" for name in ("training", "similarities", "routing")]
-        plots.plot_training(history, files[0])
-        names = ("step", "similarity/positive", "similarity/negative")
-        steps, positives, negatives = ([figures[name] for figures in history] for name in names)
-        plots.plot_similarities(steps, positives, negatives, files[1])
-        tree, config = load_model(self.folder / "model")
-        nodes = np.concatenate(list(routed(tree, config, data.passages, np.arange(min(1024, len(data.passages))))))
-        plots.plot_routing({d: nodes[:, tree.tree.level(d)] for d in range(1, tree.tree.depth + 1)}, files[2])
-        return files
 
 
 def figures_of(report: Report) -> dict[str, Any]:

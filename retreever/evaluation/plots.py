@@ -1,4 +1,4 @@
-"""Figures of a comparison, a sweep and a training, as PNG files.
+"""Figures of a comparison and a training, as PNG files; those of a sweep are in `trial_plots.py`.
 
 Figure objects are used without pyplot, so nothing global changes and any thread may draw. Colours are Okabe
 and Ito's, told apart by colour-blind readers; curves differ by marker too. Decides nothing: it draws the
@@ -54,7 +54,7 @@ def figure_of(
         figure.savefig(aside, dpi=150, format="png")
 
 
-def _sizes(ax: Any, sizes: Sequence[int]) -> None:
+def size_axis(ax: Any, sizes: Sequence[int]) -> None:
     """A log2 axis that names the sizes that occur."""
     ax.set_xscale("log", base=2)
     ax.set_xticks(sorted(set(sizes)), [f"{size:,}" for size in sorted(set(sizes))])
@@ -75,7 +75,7 @@ def plot_verdict(verdict: Verdict, path: Path) -> None:
                 rows = [row for row in verdict.rows if row.name == name]
                 style = {"color": PALETTE[i % len(PALETTE)], "marker": MARKERS[i % len(MARKERS)]}
                 _curve(ax, rows, metric, dash=DASHES[i % len(DASHES)], z=20 - i, **style)
-            _sizes(ax, sizes)
+            size_axis(ax, sizes)
             ax.set_title(COLUMNS[metric], fontsize=11, color=INK, loc="left")
         handles, labels = axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=10)
@@ -128,38 +128,6 @@ def plot_similarities(
         ax.set_xlabel("step", color=INK)
         ax.set_ylabel("mean similarity", color=INK)
         ax.legend(frameon=False, fontsize=10)
-
-
-def plot_trials(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Dev NDCG@10 of a sweep's trials against representation size; colour by split, marker by scheduler.
-
-    Args:
-        rows: each with `dimensions`, `ndcg_at_10`, `split` and `scheduler`; a trial may give one row or one a
-            level.
-    """
-    splits, schedulers = (sorted({row[key] for row in rows}) for key in ("split", "scheduler"))
-    colour, marker = dict(zip(splits, cycle(PALETTE))), dict(zip(schedulers, cycle(MARKERS)))
-    with figure_of(path, 1, "Trials of the sweep", width=7.5) as (figure, (ax,)):
-        for row in rows:
-            ax.plot(
-                row["dimensions"], row["ndcg_at_10"], linestyle="", color=colour[row["split"]],
-                marker=marker[row["scheduler"]], markersize=8, alpha=0.75, markeredgecolor="white",
-            )  # fmt: skip
-        _sizes(ax, [row["dimensions"] for row in rows])
-        ax.set_ylabel("dev NDCG@10", color=INK)
-        for name in splits:
-            ax.plot([], [], linestyle="", marker="o", markersize=8, color=colour[name], label=f"split: {name}")
-        for name in schedulers:
-            ax.plot(
-                [],
-                [],
-                linestyle="",
-                marker=marker[name],
-                markersize=8,
-                color="#777777",
-                label=f"scheduler: {name}",
-            )
-        figure.legend(loc="outside right upper", frameon=False, fontsize=9)
 
 
 def plot_routing(levels: Mapping[int, np.ndarray], path: Path) -> None:

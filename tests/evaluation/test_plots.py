@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from retreever.evaluation import plots
+from retreever.evaluation import plots, trial_plots
 from retreever.evaluation.verdict import COLUMNS, Conditions, Row, Verdict
 
 
@@ -24,7 +24,20 @@ DRAW = {
     "verdict": lambda path: plots.plot_verdict(verdict(), path),
     "training": lambda path: plots.plot_training(HISTORY, path),
     "similarities": lambda path: plots.plot_similarities([1, 2], [0.5, 0.7], [0.5, 0.3], path),
-    "trials": lambda path: plots.plot_trials(TRIALS, path),
+    "trials": lambda path: trial_plots.plot_trials(TRIALS, path),
+    "parallel": lambda path: trial_plots.plot_parallel(
+        ["tree.split", "loss.negatives", "train.lr"],
+        [["linear", None, 1e-3], ["mlp", 4, 1e-1]],
+        [0.3, 0.4],
+        path,
+    ),
+    "importances": lambda path: trial_plots.plot_importances({"tree.depth": 0.9, "train.lr": 0.1}, path),
+    "pareto": lambda path: trial_plots.plot_pareto(
+        [(0.3, 64), (0.4, 256), (0.2, 256)], [0, 1], ["ndcg_at_10", "bytes_per_document"], path
+    ),
+    "answer": lambda path: trial_plots.plot_answer(
+        [trial_plots.Curve(name, [16, 64], [0.1, 0.2], [0.01, 0.0]) for name in ("a", "b")], "tree.split", path
+    ),
     "routing": lambda path: plots.plot_routing({d: np.full((3, 2**d), 2.0**-d) for d in (1, 2, 3)}, path),
 }
 

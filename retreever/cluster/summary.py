@@ -1,0 +1,67 @@
+"""What a sweep leaves for a person: the table of all trials, its plots, and the answer to its question."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from retreever.cluster import space as spaces
+from retreever.cluster.answer import answer
+from retreever.cluster.outcome import Outcome, names, write_table
+from retreever.cluster.search import End, importances, pareto
+from retreever.cluster.space import SearchSpace, Trial
+from retreever.config import Config
+from retreever.evaluation import trial_plots
+from retreever.training import METRIC
+from retreever.validation import levels_of
+
+
+def write(folder: Path, space: SearchSpace, outcomes: Sequence[Outcome], configs: Mapping[str, Config]) -> list[Path]:
+    """Write table, plots and answer into a sweep's folder and return their paths.
+
+    Args:
+        outcomes: the best first.
+        configs: by the outcomes' keys.
+    """
+    write_table(folder / "trials.csv", outcomes)
+    judged = [outcome for outcome in outcomes if outcome.best]
+    if judged:
+        _draw(folder, space, judged, configs)
+        if space.about is not None:
+            answer(folder, space.about, outcomes, configs)
+    return sorted(path for path in folder.iterdir() if path.suffix in (".csv", ".png", ".md"))
+
+
+def _draw(folder: Path, space: SearchSpace, outcomes: Sequence[Outcome], configs: Mapping[str, Config]) -> None:
+    rows = [row for outcome in outcomes for row in _by_level(outcome, configs[outcome.key])]
+    trial_plots.plot_trials(rows, folder / "trials.png")
+    settings = names(outcomes)
+    if settings and len(outcomes) > 1:
+        points = [[outcome.varied.get(name) for name in settings] for outcome in outcomes]
+        worth = [outcome.best[METRIC] for outcome in outcomes]
+        trial_plots.plot_parallel(settings, points, worth, folder / "parallel.png")
+    ends = [End(Trial(o.varied, configs[o.key]), o.status, o.values(space.objectives)) for o in outcomes]
+    weights = importances(spaces.varied(space), ends)
+    if weights:
+        trial_plots.plot_importances(weights, folder / "importances.png")
+    if len(space.objectives) > 1:
+        values = [end.values for end in ends if end.values and end.status == "finished"]
+        trial_plots.plot_pareto(values, pareto(values, space.objectives), space.objectives, folder / "pareto.png")
+
+
+def front(space: SearchSpace, outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """The finished trials that no other beats in every objective, the smallest last objective first."""
+    judged = [(o, o.values(space.objectives)) for o in outcomes if o.status == "finished"]
+    kept = [(outcome, values) for outcome, values in judged if values is not None]
+    chosen = [kept[i] for i in pareto([values for _, values in kept], space.objectives)]
+    return [outcome for outcome, values in sorted(chosen, key=lambda pair: pair[1][-1])]
+
+
+def _by_level(outcome: Outcome, config: Config) -> Iterator[dict[str, Any]]:
+    """Rows for the plot of all trials: one a level of the trial's best validation."""
+    for level in levels_of(config.tree.depth):
+        yield {
+            "dimensions": 2**level,
+            METRIC: outcome.best[f"{METRIC}/level_{level:02d}"],
+            "split": config.tree.split,
+            "scheduler": config.depth.scheduler,
+        }
