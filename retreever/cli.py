@@ -6,17 +6,17 @@ Every verb takes `--workspace` (where all files are kept) and `--json` (one JSON
 
 import functools
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
+from retreever import cli_runs, tables
 from retreever import config as configs
-from retreever import environment, tables
 from retreever.console import Screen, wait_for_interrupt
 from retreever.errors import RetreeverError
-from retreever.workspace import Workspace
+from retreever.options import Interrupted, Json, Where, verb
+from retreever.options import opened as _open
 
 app = typer.Typer(
     name="retreever",
@@ -26,11 +26,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Where = Annotated[
-    Path | None,
-    typer.Option("--workspace", help="folder for everything made [default: $RETREEVER_WORKSPACE or workspace]"),
-]
-Json = Annotated[bool, typer.Option("--json", help="print one JSON object on stdout, as the last line")]
 ConfigFile = Annotated[
     Path | None, typer.Argument(help="configuration in YAML; defaults where it is left out", exists=True)
 ]
@@ -50,28 +45,8 @@ OnBadOption = Annotated[
 CHAMPION = "models:/retreever@champion"
 
 
-class Interrupted(RetreeverError):
-    """Ctrl-C, in a form that typer does not turn into an exit code of its own."""
-
-
-def _verb(run: Callable[..., None]) -> Callable[..., None]:
-    """Make a function a verb of the command line."""
-
-    @functools.wraps(run)
-    def guarded(*arguments: Any, **options: Any) -> None:
-        try:
-            run(*arguments, **options)
-        except KeyboardInterrupt:
-            raise Interrupted from None
-
-    app.command()(guarded)
-    return guarded
-
-
-def _open(where: Path | None, as_json: bool) -> tuple[Workspace, Screen]:
-    workspace = Workspace.at(where) if where else Workspace.default()
-    environment.prepare(workspace)
-    return workspace, Screen(as_json)
+_verb = functools.partial(verb, app)
+app.add_typer(cli_runs.app)
 
 
 @_verb
@@ -277,18 +252,42 @@ def index(
 
 @_verb
 def promote(
-    run: Annotated[str, typer.Argument(help="name of a run that `retreever index` has made a bundle of")],
-    alias: Annotated[str, typer.Option(help="alias to point at the new version")] = "champion",
+    run: Annotated[
+        str | None,
+        typer.Argument(help="a run's name in the workspace, or its id or name in MLflow [default: the best on dev]"),
+    ] = None,
+    metric: Annotated[str, typer.Option(help="without RUN: the dev figure that picks, e.g. ndcg_at_10/level_06")] = (
+        "ndcg_at_10"
+    ),
+    space: Annotated[str | None, typer.Option(help="without RUN: pick among this search space's trials")] = None,
+    min_recall: Annotated[float | None, typer.Option(min=0, max=1, help="R@10 must reach this")] = None,
+    max_bytes: Annotated[float | None, typer.Option(min=1, help="bytes a document, at most")] = None,
+    max_latency_ms: Annotated[
+        float | None, typer.Option(min=0, help="median search of one text on one thread, at most")
+    ] = None,
+    split: Annotated[str, typer.Option(help="queries on which candidate and champion meet: test or dev")] = "test",
+    force: Annotated[bool, typer.Option("--force", help="even where the champion is not beaten significantly")] = False,
+    rollback: Annotated[bool, typer.Option("--rollback", help="point the alias at the version before")] = False,
+    alias: Annotated[str, typer.Option(help="alias to move; the version before is kept as `previous`")] = "champion",
     workspace: Where = None,
     json: Json = False,
 ) -> None:
-    """Register a run's bundle in MLflow as a version of the model `retreever`, and point an alias at it."""
-    from retreever.cluster.promote import promote_run
+    """Register a run as a version of the model `retreever` and point an alias at it, if the gates let it pass."""
+    from retreever.cluster import promote as registry
+    from retreever.cluster.gates import Limits
+    from retreever.cluster.promotion import pick, promote_run
+    from retreever.cluster.tracking import Tracker
 
     place, screen = _open(workspace, json)
-    uri = promote_run(run, place, alias=alias)
-    screen.say(f"{uri} is now models:/retreever@{alias}")
-    screen.result({"model_uri": uri, "alias": alias})
+    if rollback:
+        uri, found = registry.rollback(Tracker.of(place), alias), "rolled back"
+    else:
+        limits = Limits(min_recall, max_bytes, max_latency_ms)
+        chosen = run or pick(place, metric=metric, space=space, limits=limits, track=screen.track)
+        promoted = promote_run(chosen, place, alias=alias, limits=limits, split=split, force=force, track=screen.track)
+        uri, found = promoted.uri, promoted.found
+    screen.say(f"{uri} is models:/retreever@{alias}: {found}")
+    screen.result({"model_uri": uri, "alias": alias, "found": found})
 
 
 @_verb

@@ -15,7 +15,8 @@ import httpx
 from retreever import tables
 from retreever.cluster import space as spaces
 from retreever.cluster.launch import train
-from retreever.cluster.promote import CHAMPION, MODEL, locate, promote_run
+from retreever.cluster.promote import CHAMPION, MODEL, locate
+from retreever.cluster.promotion import promote_run
 from retreever.cluster.runtime import cluster
 from retreever.cluster.sweep import SweepResult, sweep
 from retreever.cluster.tracking import Tracker
@@ -145,9 +146,9 @@ def _promote(name: str, workspace: Workspace, screen: Screen) -> str:
     folder = workspace.runs / name
     if not (folder / "bundle").is_dir():
         make_bundle(folder / "model", folder / "bundle", workspace, screen.track)
-    uri = promote_run(name, workspace)
-    screen.say(f"  {uri}")
-    return uri
+    promoted = promote_run(name, workspace, force=True, track=screen.track)  # whatever an earlier demo has left
+    screen.say(f"  {promoted.uri}: {promoted.found}")
+    return promoted.uri
 
 
 @contextmanager

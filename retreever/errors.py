@@ -32,5 +32,9 @@ class TrackingError(RetreeverError):
     """A run, model version or alias that the tracking server does not hold."""
 
 
+class PromotionError(RetreeverError):
+    """A model that a gate does not let through: a limit is missed, or the champion is not beaten."""
+
+
 class TrainingError(RetreeverError):
     """A training that cannot start or go on: too small a batch, a loss that is no longer finite."""

@@ -2,10 +2,12 @@
 
 from typing import TYPE_CHECKING, Any
 
+from retreever.config import Config
 from retreever.console import Screen
 from retreever.data.dataset import RetrievalDataset
 
-if TYPE_CHECKING:  # they bring ray, which most verbs do without
+if TYPE_CHECKING:  # they bring ray or mlflow, which most verbs do without
+    from retreever.cluster.runs import Comparison, Run
     from retreever.cluster.sweep import Event, SweepResult
     from retreever.evaluation.report import Report
     from retreever.evaluation.verdict import Verdict
@@ -94,6 +96,46 @@ def show_trials(screen: Screen, result: "SweepResult") -> None:
 def _setting(varied: dict[str, Any], name: str) -> Any:
     """A trial's value of a setting; empty where a condition leaves it out."""
     return ("all" if varied[name] is None else varied[name]) if name in varied else ""
+
+
+RUN_COLUMNS = ["id", "started", "name", "kind", "status", "data", "dev NDCG@10", "bytes"]
+
+
+def run_row(run: "Run") -> list[Any]:
+    """A run in a line of `RUN_COLUMNS`."""
+    from retreever.cluster.runs import figure, when
+
+    tags, size = run.data.tags, run.data.metrics.get("bytes_per_document")
+    kind, status = tags.get("kind", "train"), tags.get("status", run.info.status.lower())
+    shown = [run.info.run_id[:8], when(run), run.info.run_name, kind, status, tags.get("data", "")]
+    return [*shown, figure(run), None if size is None else int(size)]
+
+
+def show_run(screen: Screen, known: dict[str, Any]) -> None:
+    """A run as `runs.described` gives it."""
+    default = Config().flat()
+    changed = {k: v for k, v in known["params"].items() if v != str(default.get(k)).replace("None", "null")}
+    seconds = None if known["seconds"] is None else f"{known['seconds']:.0f} s"
+    head = {k: known[k] for k in ("run_id", "status", "started")} | {"took": seconds}
+    tags = {k: short(v) for k, v in known["tags"].items() if k not in ("traceback", "reproduce", "answer")}
+    screen.table(f"run {known['name']}", ["what", "value"], [*head.items(), *tags.items(), *changed.items()])
+    best = {k.removeprefix("best/"): v for k, v in known["metrics"].items() if k.startswith("best/")}
+    figures = best or known["metrics"]
+    if any("/level_" in name for name in figures):
+        show_best(screen, known["name"], figures)
+    for name in ("error", "answer", "reproduce"):
+        if name in known["tags"]:
+            screen.say(f"{name}: {known['tags'][name]}")
+
+
+def show_comparison(screen: Screen, found: "Comparison", names: list[str]) -> None:
+    """Two runs level by level, and where their settings differ."""
+    rows = [
+        [2**d.level, d.a, d.b, d.a - d.b, f"[{d.low:+.4f}, {d.high:+.4f}]", f"{d.p:.2g}"] for d in found.differences
+    ]
+    columns = ["dimensions", *names, "difference", "95 % interval", "p"]
+    screen.table(f"dev NDCG@10 on {found.queries:,} queries of both", columns, rows)
+    screen.table("settings that differ", ["setting", *names], [[name, *pair] for name, pair in found.settings.items()])
 
 
 def show_verdict(screen: Screen, verdict: "Verdict") -> None:

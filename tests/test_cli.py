@@ -98,13 +98,14 @@ def test_all_config_faults_come_at_once(capsys, place):
 
 
 @pytest.mark.parametrize(
-    "verb", ["data", "encode", "train", "sweep", "evaluate", "compare", "promote", "index", "search", "serve", "demo"]
+    "verb",
+    ["data", "encode", "train", "sweep", "evaluate", "compare", "promote", "index", "search", "serve", "demo", "runs"],
 )
 def test_every_verb_explains_itself_and_is_a_job(capsys, verb):
     with pytest.raises(SystemExit) as ended:
         main(["--help"], verb=verb)
     assert not ended.value.code
-    assert "--workspace" in capsys.readouterr().out
+    assert ("export" if verb == "runs" else "--workspace") in capsys.readouterr().out
     assert importlib.import_module(f"jobs.{verb}").main is main
 
 

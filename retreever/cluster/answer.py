@@ -5,7 +5,6 @@ has seeds, figures are means over them. Values are compared on the same dev quer
 dev, where the settings were chosen.
 """
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from retreever.cluster.outcome import Outcome
+from retreever.cluster.scores import aligned, read_scores
 from retreever.cluster.space import SEED
 from retreever.config import Config
 from retreever.evaluation.significance import interval, paired_p
@@ -80,33 +80,32 @@ def _sides(folder: Path, about: str, outcomes: Sequence[Outcome], configs: Mappi
     groups: dict[tuple[str, str], list[Outcome]] = {}
     for outcome in outcomes:
         if outcome.status == "finished" and about in outcome.varied:
-            others = {k: v for k, v in outcome.varied.items() if k not in (about, SEED)}
-            groups.setdefault((str(outcome.varied[about]), str(others)), []).append(outcome)
+            groups.setdefault((str(outcome.varied[about]), str(_others(outcome, about))), []).append(outcome)
     best: dict[str, list[Outcome]] = {}
     for (value, _), trials in groups.items():
         if value not in best or _mean(trials) > _mean(best[value]):
             best[value] = trials
-    return [_side(folder, about, best[value], configs) for value in sorted(best, key=lambda v: -_mean(best[v]))]
+    chosen = sorted(best.values(), key=lambda trials: -_mean(trials))
+    flat = [trial for trials in chosen for trial in trials]
+    scores = aligned([read_scores(folder / "trials" / trial.key / SCORES) for trial in flat]) if flat else []
+    by_key = {trial.key: found for trial, found in zip(flat, scores, strict=True)}
+    return [_side(about, trials, by_key, levels_of(configs[trials[0].key].tree.depth)) for trials in chosen]
+
+
+def _others(outcome: Outcome, about: str) -> dict[str, Any]:
+    return {name: value for name, value in outcome.varied.items() if name not in (about, SEED)}
 
 
 def _mean(trials: Sequence[Outcome]) -> float:
     return float(np.mean([trial.best[METRIC] for trial in trials]))
 
 
-def _side(folder: Path, about: str, trials: Sequence[Outcome], configs: Mapping[str, Config]) -> Side:
-    others = {k: v for k, v in trials[0].varied.items() if k not in (about, SEED)}
-    levels = levels_of(configs[trials[0].key].tree.depth)
-    each = [read_scores(folder / "trials" / trial.key / SCORES) for trial in trials]
-    means = {level: np.mean([scores[f"{METRIC}/level_{level:02d}"] for scores in each], axis=0) for level in levels}
-    return Side(trials[0].varied[about], others, trials, means)
-
-
-def read_scores(path: Path) -> dict[str, np.ndarray]:
-    """Every query's figures as `Validation.write_scores` wrote them, by column; `query` holds the ids."""
-    with open(path, newline="", encoding="utf-8") as file:
-        rows = list(csv.reader(file))
-    columns = dict(zip(rows[0], zip(*rows[1:], strict=True), strict=True))
-    return {name: np.array(values, str if name == "query" else np.float64) for name, values in columns.items()}
+def _side(
+    about: str, trials: Sequence[Outcome], scores: Mapping[str, Mapping[str, np.ndarray]], levels: Sequence[int]
+) -> Side:
+    columns = {level: [scores[trial.key][f"{METRIC}/level_{level:02d}"] for trial in trials] for level in levels}
+    means = {level: np.mean(values, axis=0) for level, values in columns.items()}
+    return Side(trials[0].varied[about], _others(trials[0], about), trials, means)
 
 
 def _words(about: str, sides: Sequence[Side]) -> list[str]:

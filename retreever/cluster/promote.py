@@ -1,16 +1,18 @@
 """From a bundle on disk to a version of the registered model, and from a model URI back to a bundle.
 
-The registry holds every version; the alias `champion` says which one is served.
+The registry holds every version; the alias `champion` says which one is served, `previous` which one was before it.
+What may become champion is decided in `promotion.py`.
 """
 
 import importlib.metadata
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import mlflow
+from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
@@ -18,7 +20,7 @@ from mlflow.types.schema import Array, DataType
 
 from retreever.cluster.tracking import Tracker
 from retreever.errors import TrackingError
-from retreever.files import read_json, unseal
+from retreever.files import unseal
 from retreever.workspace import Workspace
 
 MODEL = "retreever"
@@ -36,11 +38,19 @@ def signature() -> ModelSignature:
     )
 
 
-def promote(bundle: Path, run_id: str, tracker: Tracker, *, alias: str = CHAMPION) -> str:
+def previous(alias: str) -> str:
+    """The alias of the version that `alias` pointed at before."""
+    return "previous" if alias == CHAMPION else f"{alias}-previous"
+
+
+def register(bundle: Path, run_id: str, tracker: Tracker, *, notes: Mapping[str, str], alias: str = CHAMPION) -> str:
     """Register a bundle (model, index and documents) as a new version and point `alias` at it.
+
+    What `alias` pointed at is kept as `previous(alias)`.
 
     Args:
         run_id: the MLflow run that trained it; the version's lineage and the place of its artifacts.
+        notes: tags of the version.
 
     Returns:
         The version's own URI, `models:/retreever/3`.
@@ -50,42 +60,57 @@ def promote(bundle: Path, run_id: str, tracker: Tracker, *, alias: str = CHAMPIO
     """
     unseal(bundle)
     tracker.resume(run_id)
-    with _pointed_at(tracker), mlflow.start_run(run_id=run_id), warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # the signature is given, it need not be read off type hints
-        info = mlflow.pyfunc.log_model(
-            name=MODEL,
-            python_model=str(Path(__file__).with_name("served_model.py")),
-            artifacts={"bundle": str(bundle)},
-            signature=signature(),
-            pip_requirements=[f"{name}=={importlib.metadata.version(name)}" for name in REQUIREMENTS],
-            registered_model_name=MODEL,
-        )
-    version = str(info.registered_model_version)
-    tracker.client.set_registered_model_alias(MODEL, alias, version)
-    return f"models:/{MODEL}/{version}"
+    try:
+        with _pointed_at(tracker), mlflow.start_run(run_id=run_id), warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # the signature is given, it need not be read off type hints
+            info = mlflow.pyfunc.log_model(
+                name=MODEL,
+                python_model=str(Path(__file__).with_name("served_model.py")),
+                artifacts={"bundle": str(bundle)},
+                signature=signature(),
+                pip_requirements=[f"{name}=={importlib.metadata.version(name)}" for name in REQUIREMENTS],
+                registered_model_name=MODEL,
+                tags=dict(notes),
+            )
+    finally:
+        tracker.end(run_id)
+    number = str(info.registered_model_version)
+    for name, value in notes.items():
+        tracker.client.set_model_version_tag(MODEL, number, name, value)
+    _point(tracker, alias, number)
+    return f"models:/{MODEL}/{number}"
 
 
-def promote_run(name: str, workspace: Workspace, *, alias: str = CHAMPION) -> str:
-    """Promote the bundle of run `name`; one that `alias` points at already is left as it is.
+def version(tracker: Tracker, alias: str = CHAMPION) -> ModelVersion | None:
+    """The version that an alias points at."""
+    try:
+        return tracker.client.get_model_version_by_alias(MODEL, alias)
+    except MlflowException:
+        return None
+
+
+def _point(tracker: Tracker, alias: str, number: str) -> None:
+    """Move an alias and keep where it stood. The old place is noted first: an interrupt between loses nothing."""
+    before = version(tracker, alias)
+    if before is not None:
+        tracker.client.set_registered_model_alias(MODEL, previous(alias), before.version)
+    tracker.client.set_registered_model_alias(MODEL, alias, number)
+
+
+def rollback(tracker: Tracker, alias: str = CHAMPION) -> str:
+    """Point `alias` at the version before, whose place the present one takes: a second rollback undoes the first.
 
     Returns:
-        The version's own URI.
+        The URI of the version that `alias` points at now.
 
     Raises:
-        TrackingError: the run has not been trained or indexed here.
+        TrackingError: there is no version before.
     """
-    folder = workspace.runs / name
-    if not (folder / "bundle").is_dir():
-        raise TrackingError(f"run {name}: {folder / 'bundle'} is missing; train the run, then `retreever index {name}`")
-    tracker = Tracker.of(workspace)
-    run_id = read_json(folder / "run.json")["run_id"]
-    try:
-        present = tracker.client.get_model_version_by_alias(MODEL, alias)
-    except MlflowException:
-        present = None
-    if present is not None and present.run_id == run_id:
-        return f"models:/{MODEL}/{present.version}"
-    return promote(folder / "bundle", run_id, tracker, alias=alias)
+    before = version(tracker, previous(alias))
+    if before is None:
+        raise TrackingError(f"models:/{MODEL}@{previous(alias)}: there is no version to roll back to")
+    _point(tracker, alias, before.version)
+    return f"models:/{MODEL}/{before.version}"
 
 
 def locate(model: str, workspace: Workspace) -> Path:

@@ -58,7 +58,7 @@ class RunLog:
         """The scheduler, or an interrupt, closed the training."""
         self._monitor.finish()
         self.tracker.tag(self.run_id, {"stopped": "early"})
-        self._scores()
+        self._best()
         self.tracker.end(self.run_id, "KILLED")
 
     def failed(self, error: Exception) -> None:
@@ -72,14 +72,16 @@ class RunLog:
             for plot in self._plots(history, data, Path(scratch)):
                 self.tracker.artifact(self.run_id, plot, "plots")
         self.tracker.artifact(self.run_id, self.folder / "model", "checkpoint")
-        self._scores()
-        best = max(history, key=lambda figures: figures[METRIC])
-        self.tracker.log(self.run_id, {f"best/{k}": v for k, v in best.items()}, int(best["step"]))
+        self._best()
         self.tracker.end(self.run_id)
 
-    def _scores(self) -> None:
-        if (self.folder / SCORES).is_file():
-            self.tracker.artifact(self.run_id, self.folder / SCORES)
+    def _best(self) -> None:
+        """Figures of the best validation, of all queries together and of each."""
+        if not (self.folder / SCORES).is_file():
+            return  # stopped before the first one
+        best = checkpoint.read_state(self.folder / "checkpoint").best
+        self.tracker.log(self.run_id, {f"best/{k}": v for k, v in best.items()}, int(best["step"]))
+        self.tracker.artifact(self.run_id, self.folder / SCORES)
 
     def _plots(self, history: list[dict[str, float]], data: EncodedDataset, folder: Path) -> list[Path]:
         """Curves of the training, how positives and negatives part, and how passages are routed at every level."""

@@ -110,7 +110,7 @@ class Tracker:
     def children(self, parent: str) -> list[Run]:
         """All runs nested under `parent`."""
         experiment = self.run(parent).info.experiment_id
-        return list(self._search(experiment, f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent}'"))
+        return list(self.search(experiment, f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent}'"))
 
     def end_orphans(self, parent: str) -> int:
         """End as KILLED every run under `parent` that still says RUNNING; return how many there were."""
@@ -137,7 +137,8 @@ class Tracker:
         except TrackingError:
             return False
 
-    def _search(self, experiment: str, condition: str) -> Iterable[Run]:
+    def search(self, experiment: str, condition: str) -> Iterable[Run]:
+        """All runs of an experiment that fulfil a condition in MLflow's own words."""
         token = None
         while True:
             page = self.client.search_runs([experiment], condition, ViewType.ACTIVE_ONLY, 1000, page_token=token)

@@ -128,6 +128,21 @@ def plot_pareto(points: Sequence[Sequence[float]], front: Sequence[int], names: 
         ax.legend(frameon=False, fontsize=9)
 
 
+def plot_comparison(curves: Sequence[Curve], per_query: np.ndarray, path: Path) -> None:
+    """Two runs: NDCG@10 by size, and the sorted differences of single queries at the last level in common."""
+    with figure_of(path, 2, " against ".join(curve.label for curve in curves), width=5.5) as (_, (sizes, queries)):
+        for curve, colour, marker in zip(curves, PALETTE, MARKERS, strict=False):
+            sizes.plot(curve.dimensions, curve.means, color=colour, marker=marker, linewidth=2, label=curve.label)
+        size_axis(sizes, curves[0].dimensions)
+        sizes.set_ylabel(NDCG, color=INK)
+        sizes.legend(frameon=False, fontsize=9)
+        ordered = np.sort(per_query)[::-1]
+        for part, colour in ((np.maximum(ordered, 0), PALETTE[0]), (np.minimum(ordered, 0), PALETTE[1])):
+            queries.fill_between(np.arange(len(ordered)), part, color=colour, linewidth=0, step="mid")
+        queries.set_xlabel("queries, from won to lost", color=INK)
+        queries.set_ylabel(f"difference of {NDCG}", color=INK)
+
+
 def plot_answer(curves: Sequence[Curve], about: str, path: Path) -> None:
     """NDCG@10 against representation size, a curve for each value of the setting asked about."""
     with figure_of(path, 1, f"By {about}", width=7.5) as (figure, (ax,)):

@@ -35,6 +35,11 @@ DRAW = {
     "pareto": lambda path: trial_plots.plot_pareto(
         [(0.3, 64), (0.4, 256), (0.2, 256)], [0, 1], ["ndcg_at_10", "bytes_per_document"], path
     ),
+    "comparison": lambda path: trial_plots.plot_comparison(
+        [trial_plots.Curve(name, [16, 64], [0.1, 0.2], [0.0, 0.0]) for name in ("a", "b")],
+        np.array([0.4, 0.0, -0.2]),
+        path,
+    ),
     "answer": lambda path: trial_plots.plot_answer(
         [trial_plots.Curve(name, [16, 64], [0.1, 0.2], [0.01, 0.0]) for name in ("a", "b")], "tree.split", path
     ),
