@@ -5,9 +5,10 @@ Every verb takes `--workspace` (where all files are kept) and `--json` (one JSON
 """
 
 import functools
+import os
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -17,6 +18,10 @@ from retreever.console import Screen, wait_for_interrupt
 from retreever.errors import RetreeverError
 from retreever.options import Interrupted, Json, Where, verb
 from retreever.options import opened as _open
+from retreever.workspace import Workspace
+
+if TYPE_CHECKING:  # it brings optuna
+    from retreever.cluster.space import SearchSpace
 
 app = typer.Typer(
     name="retreever",
@@ -138,7 +143,9 @@ def sweep(
         Path, typer.Argument(help="search space, e.g. search_spaces/demo.yaml", exists=True, dir_okay=False)
     ],
     set: Set = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="print the trials and stop")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="print the trials, what they need and about how long they take, and stop")
+    ] = False,
     workspace: Where = None,
     json: Json = False,
 ) -> None:
@@ -148,15 +155,29 @@ def sweep(
     place, screen = _open(workspace, json)
     chosen = spaces.load(space, dict(configs.parse_override(text) for text in set or []))
     if dry_run:
-        planned = spaces.trials(chosen)
-        screen.table(f"sweep {chosen.name}", ["trial", "settings"], [(trial.key, trial.label) for trial in planned])
-        screen.result({"name": chosen.name, "trials": [trial.varied for trial in planned]})
+        _plan(chosen, place, screen)
         return
     from retreever.cluster.sweep import sweep as run
 
     result = run(chosen, place, track=screen.track, watch=lambda event: screen.say(tables.event_line(event)))
     tables.show_trials(screen, result)
     screen.result({"parent": result.parent, "folder": str(result.folder), "trials": tables.trial_rows(result)})
+
+
+def _plan(space: "SearchSpace", place: Workspace, screen: Screen) -> None:
+    """Show what a sweep would run and what that needs."""
+    from retreever.cluster import space as spaces
+    from retreever.cluster.estimate import estimate
+
+    planned = spaces.edges(space) if space.search == "optuna" else spaces.trials(space)
+    if space.search == "optuna":
+        screen.table(f"sweep {space.name}", ["setting", "values"], [(d.name, str(d)) for d in spaces.varied(space)])
+    else:
+        screen.table(f"sweep {space.name}", ["trial", "settings"], [(trial.key, trial.label) for trial in planned])
+    needs = estimate(space, planned, spaces.size(space), place, os.cpu_count() or 1, screen.track)
+    tables.show_estimate(screen, space, needs)
+    told = None if needs is None else vars(needs)
+    screen.result({"name": space.name, "trials": [trial.varied for trial in planned], "estimate": told})
 
 
 @_verb

@@ -7,7 +7,9 @@ from retreever.console import Screen
 from retreever.data.dataset import RetrievalDataset
 
 if TYPE_CHECKING:  # they bring ray or mlflow, which most verbs do without
+    from retreever.cluster.estimate import Estimate
     from retreever.cluster.runs import Comparison, Run
+    from retreever.cluster.space import SearchSpace
     from retreever.cluster.sweep import Event, SweepResult
     from retreever.evaluation.report import Report
     from retreever.evaluation.verdict import Verdict
@@ -91,6 +93,21 @@ def show_trials(screen: Screen, result: "SweepResult") -> None:
         screen.table("Pareto front", ["trial", *objectives], front)
     if result.answer:
         screen.say(result.answer)
+
+
+def show_estimate(screen: Screen, space: "SearchSpace", needs: "Estimate | None") -> None:
+    """What a sweep needs, in a line."""
+    from retreever.cluster.estimate import spoken
+
+    if needs is None:
+        screen.say("the time is known when the data set is encoded: `retreever encode`")
+        return
+    at_most = "at most " if space.scheduler != "none" or space.search == "optuna" else ""
+    screen.say(
+        f"{needs.trials} trials of {needs.cpus} CPU{'s' if needs.cpus > 1 else ''}, {needs.slots} at a time on this "
+        f"machine: {at_most}about {spoken(needs.wall)} ({spoken(needs.training)} of training)"
+        + (f"; no trial starts after {space.budget.minutes:g} min" if space.budget.minutes else "")
+    )
 
 
 def _setting(varied: dict[str, Any], name: str) -> Any:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 import ray
 
@@ -75,13 +76,44 @@ def test_a_sweep_stops_the_weak_nests_all_and_is_not_run_twice(workspace, ray_cl
     assert len(tracker.children(again.parent)) == 4
 
 
-def test_a_trial_that_fails_is_named_and_the_others_go_on(workspace, ray_cluster):
-    space = grid(workspace, "broken", train__lr=[0.05, 1e30])
-    result = sweep(space.model_copy(update={"scheduler": "none"}), workspace)
-    assert [o.status for o in result.outcomes] == ["finished", "failed"]
-    assert "TrainingError" in str(result.outcomes[1].error)
-    run = Tracker.of(workspace).run(result.outcomes[1].run_id)
-    assert run.info.status == "FAILED" and "loss is nan" in run.data.tags["traceback"]
+def test_trials_that_fail_are_named_with_their_reason_and_the_others_go_on(workspace, ray_cluster):
+    """One is fine, the loss of one is no number, one raises, the process of one is killed."""
+    settings = tiny.tiny_config(workspace.root / "bert").model_dump(mode="json")
+    settings["train"] |= {
+        "steps": {"grid": [30, 31, 32, 9000]},
+        "lr": {"grid": [1e30], "when": {"train.steps": 31}},
+    }
+    settings["data"]["max_pairs"] = {"grid": [1], "when": {"train.steps": 32}}
+    space = spaces.SearchSpace(name="broken", scheduler="none", config={"train": settings.pop("train"), **settings})
+    result = sweep(space, workspace, watch=kill_the_process_of("steps=9000"))
+    found = {o.varied["train.steps"]: o for o in result.outcomes}
+    assert {steps: o.status for steps, o in found.items()} == {
+        30: "finished", 31: "failed", 32: "failed", 9000: "failed"
+    }  # fmt: skip
+    assert "loss is nan" in str(found[31].error)
+    assert "train.batch_size: 1 workers need a batch of 2 pairs" in str(found[32].error)
+    assert "killed" in str(found[9000].error) and "memory" in str(found[9000].error)
+    tracker = Tracker.of(workspace)
+    for outcome in found.values():
+        run = tracker.run(outcome.run_id)
+        assert run.info.status == ("FINISHED" if outcome.status == "finished" else "FAILED")
+        assert (outcome.error or "") == run.data.tags.get("error", "") and run.data.tags["status"] == outcome.status
+    assert "Traceback" in tracker.run(found[31].run_id).data.tags["traceback"]
+    table = (result.folder / "trials.csv").read_text()
+    assert all(str(found[steps].error) in table.replace('""', '"') for steps in (31, 9000))
+
+
+def kill_the_process_of(label):
+    """What the kernel does where memory is short, to every trial's process, once the trial named is under way."""
+
+    def watch(event):
+        if label in event.trial and event.status == "running":
+            for process in psutil.process_iter():
+                mine = any(parent.pid == os.getpid() for parent in process.parents())
+                if mine and "TreeTrial" in " ".join(process.cmdline()):
+                    process.kill()
+
+    return watch
 
 
 @pytest.mark.slow

@@ -1,0 +1,123 @@
+"""A driver killed in the middle of a grid, and eight trials that write to one store: nothing is lost or done twice."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+
+import pytest
+
+from retreever import checkpoint, environment
+from retreever.cluster import space as spaces
+from retreever.cluster.runtime import cluster
+from retreever.cluster.sweep import sweep
+from retreever.cluster.tracking import Tracker
+from retreever.data import beir
+from retreever.errors import ConfigError
+from retreever.files import read_json
+from retreever.workspace import Workspace
+from tests.support import tiny
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(900),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+]
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory):
+    place = Workspace.at(tmp_path_factory.mktemp("workspace"))
+    tiny.tiny_bert(place.root / "bert")
+    beir.write(tiny.tiny_dataset(), place.dataset("tiny"))
+    environment.prepare(place)
+    return place
+
+
+def written_space(workspace, **train):
+    """Twenty-four trials: learning rates by seeds."""
+    settings = tiny.tiny_config(workspace.root / "bert").model_dump(mode="json")
+    settings["train"] |= {"lr": {"grid": [0.01, 0.02, 0.03, 0.04, 0.05, 0.06]}, **train}
+    file = workspace.root / "space.yaml"
+    file.write_text(json.dumps({"name": "killed", "scheduler": "none", "seeds": 4, "config": settings}))
+    return file
+
+
+def start(workspace, file):
+    command = [sys.executable, "-m", "jobs.sweep", str(file), "--workspace", str(workspace.root), "--json"]
+    environ = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "PYTEST"))}
+    return subprocess.Popen(
+        command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+
+
+def wait_until(found, seconds, process=None):
+    for _ in range(seconds * 10):
+        if found():
+            return
+        assert process is None or process.poll() is None, process.stderr.read()
+        time.sleep(0.1)
+    raise AssertionError("it did not come to that in time")
+
+
+def test_a_grid_whose_driver_is_killed_goes_on_where_it_was(workspace):
+    file = written_space(workspace, steps=400, eval_every=50)
+    process = start(workspace, file)
+    (pattern,) = ["killed-*/trials/*/"]
+    ended = lambda: sorted(workspace.sweeps.glob(pattern + "trial.json"))  # noqa: E731
+    begun = lambda: {path.parent for path in workspace.sweeps.glob(pattern + "checkpoint")}  # noqa: E731
+    halfway = lambda: begun() - {path.parent for path in ended()}  # noqa: E731
+    wait_until(lambda: len(ended()) >= 6 and halfway(), 400, process)
+    with pytest.raises(ConfigError, match=f"process {process.pid} is running it"):
+        sweep(spaces.load(file), workspace)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    time.sleep(1)
+    before, interrupted = {path: path.stat().st_mtime_ns for path in ended()}, halfway()
+    (folder,) = workspace.sweeps.glob("killed-*")
+    tracker, parent = Tracker.of(workspace), read_json(folder / "sweep.json")["parent"]
+    running = lambda: [r for r in tracker.children(parent) if r.info.status == "RUNNING"]  # noqa: E731
+    wait_until(lambda: not running() and tracker.run(parent).info.status == "KILLED", 60)
+
+    again = start(workspace, file)
+    out, err = again.communicate(timeout=600)
+    assert again.returncode == 0, err
+    assert [trial["status"] for trial in json.loads(out)["trials"]] == ["finished"] * 24
+    assert {path: path.stat().st_mtime_ns for path in before} == before  # what had ended was not run again
+    children = tracker.children(parent)
+    assert len(children) == 24 and {run.info.status for run in children} == {"FINISHED"}
+    assert len({(run.data.params["train.lr"], run.data.params["train.seed"]) for run in children}) == 24
+    assert read_json(folder / "sweep.json")["parent"] == parent and tracker.run(parent).info.status == "FINISHED"
+    resumed = [run for run in children if int(run.data.tags.get("resumed_at_step", 0))]
+    assert interrupted and {read_json(path / "run.json")["run_id"] for path in interrupted} == {
+        run.info.run_id for run in resumed
+    }
+    for run in children:
+        steps = [point.step for point in tracker.client.get_metric_history(run.info.run_id, "ndcg_at_10")]
+        assert steps == [50, 100, 150, 200, 250, 300, 350, 400]
+
+
+def test_eight_trials_at_once_lose_no_figure_in_one_sqlite_file(workspace):
+    settings = tiny.tiny_config(workspace.root / "bert", train__steps=300, train__eval_every=10)
+    space = spaces.SearchSpace(name="crowd", scheduler="none", seeds=8, config=settings.model_dump(mode="json"))
+    together = Counter()
+
+    def watch(event):
+        together[event.status == "running" and event.ended == 0] += 1
+
+    with cluster(workspace, cpus=8):
+        result = sweep(space, workspace, watch=watch)
+    assert [o.status for o in result.outcomes] == ["finished"] * 8, [o.error for o in result.outcomes]
+    tracker = Tracker.of(workspace)
+    for outcome in result.outcomes:
+        state = checkpoint.read_state(result.folder / "trials" / outcome.key / "checkpoint")
+        assert len(state.history) == 30
+        for name in state.history[0]:
+            kept = tracker.client.get_metric_history(outcome.run_id, name)
+            assert [point.value for point in kept] == [figures[name] for figures in state.history], name
+    assert together[True] > 60  # they did run beside each other
