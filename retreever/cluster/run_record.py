@@ -32,13 +32,13 @@ def begin(
 
     Args:
         parent: id of the run to nest under.
-        tags: beside `run_tags`.
+        tags: beside `run_tags`; `kind` is train where they do not say another.
     """
     run_id = tracker.start(
         tracker.experiment(workspace),
         name,
         params=config.flat(),
-        tags=run_tags(config) | {"reproduce": command(config, workers)} | dict(tags or {}),
+        tags=run_tags(config) | {"kind": "train", "reproduce": command(config, workers)} | dict(tags or {}),
         parent=parent,
     )
     settings = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
