@@ -22,8 +22,8 @@ from retreever.baselines import RIVALS, store
 from retreever.baselines.interface import Form, Ranker
 from retreever.baselines.raptor import Raptor
 from retreever.baselines.summaries import Extractive, LanguageModel
-from retreever.cluster.run_record import run_tags
 from retreever.cluster.promote import locate
+from retreever.cluster.run_record import run_tags
 from retreever.cluster.runtime import cluster
 from retreever.cluster.tracking import Tracker
 from retreever.cluster.worker import Job, reports

@@ -12,7 +12,6 @@ import torch
 
 from retreever.cluster.run_record import BYTES, bytes_per_document
 from retreever.config import Config
-from retreever.data import beir
 from retreever.encodings import open_dataset
 from retreever.errors import DataError, PromotionError
 from retreever.evaluation.metrics import per_query, relevance
@@ -89,8 +88,8 @@ def measure(bundle: Path, data_of: Config, workspace: Workspace, split: str, tra
 def latency(bundle: Path, workspace: Workspace) -> float:
     """Median milliseconds from one of its data set's texts to its ten passages, on one thread, encoding included."""
     threads, retreever = torch.get_num_threads(), Retreever.load(bundle)
-    dataset = beir.read(workspace.dataset(retreever.config.data.name), retreever.config.data.on_bad)
-    texts = [query.text for query in dataset.queries[: TIMED + WARM]]
+    queries = open_dataset(retreever.config, workspace).dataset.queries
+    texts = [query.text for query in queries[: TIMED + WARM]]
     torch.set_num_threads(1)
     try:
         seconds = []
