@@ -37,7 +37,7 @@ def call(capsys, place, *arguments):
     return ended.value.code or 0, found[-1] if found else None, err
 
 
-def test_the_life_of_a_tree(capsys, place):
+def test_the_life_of_a_tree(capsys, place, monkeypatch):
     config = str(place.root / "config.yaml")
     code, found, _ = call(capsys, place, "data", "beir", "--path", str(place.root / "raw"), "--name", "tiny", "--json")
     assert code == 0 and found["passages"] == 300 and found["train pairs"] == 180
@@ -59,7 +59,7 @@ def test_the_life_of_a_tree(capsys, place):
     code, coarse, _ = call(capsys, place, "search", text, "--level", "2", "--json")
     assert code == 0 and len(coarse["hits"]) == 10
 
-    mlflow.set_tracking_uri(place.mlflow_uri)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", place.mlflow_uri)
     model = mlflow.pyfunc.load_model("models:/retreever@champion")
     table = model.predict({"query": [text]}, params={"k": 3})
     assert table["ids"][0][0] == "p0007" and len(table["scores"][0]) == 3

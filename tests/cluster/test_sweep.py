@@ -182,8 +182,8 @@ def test_ctrl_c_keeps_what_is_finished_and_leaves_nothing_running(workspace, tmp
     assert process.returncode == 130, errors
     parent = read_json(folder / "sweep.json")["parent"]
     children = Tracker.of(workspace).children(parent)
-    assert len(children) == 4
-    assert sorted(run.info.status for run in children) == ["FINISHED", "KILLED", "KILLED", "KILLED"]
+    assert len(children) in (2, 3)  # two at a time, one of them done; what never began has no run
+    assert sorted(run.info.status for run in children) == ["FINISHED", "KILLED", "KILLED"][: len(children)]
     assert Tracker.of(workspace).run(parent).info.status == "KILLED"
 
 
