@@ -1,0 +1,121 @@
+"""The answer to a space's question: who is best at which level, who cannot be told apart, each at its own best."""
+
+import csv
+
+import numpy as np
+import pytest
+
+from retreever.cluster.answer import answer
+from retreever.cluster.outcome import Outcome, reason
+from retreever.config import Config
+
+LEVELS = (4, 6)
+
+
+def shifted(scores, by, noise=0.01, seed=1):
+    """Scores whose mean is `by` higher, each by a little more or less."""
+    drawn = np.random.default_rng(seed).normal(0, noise, len(scores))
+    return scores + by + drawn - drawn.mean()
+
+
+def trial(folder, scores, *, failed=False, **varied):
+    """A trial whose queries score `scores` at level 6 and half of that at level 4."""
+    settings = {name.replace("__", "."): value for name, value in varied.items()}
+    config = Config().with_overrides({"tree.depth": 6, **settings})
+    if failed:
+        return Outcome(config.digest, settings, "failed", "run", {}, "TrainingError: loss is nan"), config
+    columns = {f"ndcg_at_10/level_{level:02d}": scores * (1.0 if level == 6 else 0.5) for level in LEVELS}
+    place = folder / "trials" / config.digest
+    place.mkdir(parents=True)
+    with open(place / "query_scores.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["query", *columns])
+        writer.writerows([f"q{i}", *(values[i] for values in columns.values())] for i in range(len(scores)))
+    best = {name: float(values.mean()) for name, values in columns.items()}
+    routing = {"health/effective_leaves": 20.0, "health/top_leaf_probability": 0.3, "health/empty_leaves": 1.0}
+    best |= {"ndcg_at_10": float(scores.mean()), "recall_at_100": 0.7, **routing}
+    return Outcome(config.digest, settings, "finished", "run", best), config
+
+
+def told(folder, about, trials):
+    answer(folder, about, [o for o, _ in trials], {o.key: config for o, config in trials})
+    return (folder / "answer.md").read_text()
+
+
+@pytest.fixture
+def scores():
+    return np.random.default_rng(0).uniform(0.2, 0.8, 200)
+
+
+def test_the_order_at_every_level_and_who_cannot_be_told_apart(tmp_path, scores):
+    text = told(
+        tmp_path,
+        "depth.scheduler",
+        [
+            trial(tmp_path, scores, depth__scheduler="all_levels"),
+            trial(tmp_path, shifted(scores, -0.001, noise=0.1), depth__scheduler="constant"),
+            trial(tmp_path, shifted(scores, -0.1, seed=2), depth__scheduler="random_square"),
+        ],
+    )
+    (line,) = [line for line in text.splitlines() if line.startswith("- 64 dimensions")]
+    assert line.index("all_levels") < line.index("constant") < line.index("random_square")
+    same, behind = line.split("constant")[1].split("random_square")
+    assert "not told apart" in same and "not told apart" not in behind
+    assert "(-0.100 [0.09" in behind
+    assert "- 16 dimensions" in text and "over 200 queries and 1 seed:" in text
+    assert "| all_levels | 0." in text and (tmp_path / "answer.png").is_file()
+
+
+def test_each_value_stands_at_its_own_best(tmp_path, scores):
+    text = told(
+        tmp_path,
+        "tree.split",
+        [
+            trial(tmp_path, shifted(scores, -0.2), tree__split="mlp", train__lr=0.1),
+            trial(tmp_path, shifted(scores, 0.1), tree__split="mlp", train__lr=0.01),
+            trial(tmp_path, scores, tree__split="linear", train__lr=0.1),
+        ],
+    )
+    assert "each at the best of what else varies: mlp with lr=0.01; linear with lr=0.1" in text
+
+
+def test_seeds_are_averaged_and_their_spread_is_shown(tmp_path, scores):
+    text = told(
+        tmp_path,
+        "tree.split",
+        [
+            trial(tmp_path, shifted(scores, shift, seed=len(split) + seed), tree__split=split, train__seed=seed)
+            for split, middle in (("mlp", 0.1), ("linear", 0.0))
+            for seed, shift in ((0, middle - 0.02), (1, middle + 0.02))
+        ],
+    )
+    mean = scores.mean()
+    assert "and 2 seeds:" in text and f"mlp {mean + 0.1:.3f}" in text
+    assert f"| linear | {mean / 2:.3f} ± 0.010 | {mean:.3f} ± 0.020 |" in text
+
+
+def test_what_failed_is_named(tmp_path, scores):
+    fine, broken = (
+        trial(tmp_path, scores, tree__split="mlp"),
+        trial(tmp_path, scores, failed=True, tree__split="linear"),
+    )
+    assert "Failed: linear: TrainingError: loss is nan" in told(tmp_path, "tree.split", [fine, broken])
+    assert "no trial finished" in told(tmp_path, "tree.split", [broken])
+
+
+def test_a_negative_count_of_none_is_called_all(tmp_path, scores):
+    trials = [trial(tmp_path, shifted(scores, n / 1000, seed=n), loss__negatives=n or None) for n in (0, 4, 64)]
+    assert "all 0." in told(tmp_path, "loss.negatives", trials)
+
+
+@pytest.mark.parametrize(
+    ("traceback", "says"),
+    [
+        ("Traceback\n  File x\nValueError: too deep\n", "ValueError: too deep"),
+        ("a\nray.exceptions.OutOfMemoryError: Task was killed due to the node running low on memory.\nb", "memory"),
+        ("ray.exceptions.ActorDiedError: The actor died unexpectedly before finishing this task.\n\tpid: 7", "killed"),
+        ("", "unknown error"),
+    ],
+)
+def test_the_reason_of_a_failure_is_one_line(traceback, says):
+    assert says in reason(traceback) and "\n" not in reason(traceback)
