@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from retreever.cluster import space as spaces
-from retreever.cluster.space import SearchSpace
+from retreever.cluster.grammar import SearchSpace
 from retreever.cluster.sweep import Event, sweep
 from retreever.cluster.tracking import Tracker
 from retreever.encodings import open_dataset

@@ -21,7 +21,7 @@ from retreever.options import opened as _open
 from retreever.workspace import Workspace
 
 if TYPE_CHECKING:  # it brings optuna
-    from retreever.cluster.space import SearchSpace
+    from retreever.cluster.grammar import SearchSpace
 
 app = typer.Typer(
     name="retreever",

@@ -14,6 +14,7 @@ import httpx
 
 from retreever import tables
 from retreever.cluster import space as spaces
+from retreever.cluster.grammar import SearchSpace
 from retreever.cluster.launch import train
 from retreever.cluster.promote import CHAMPION, MODEL, locate
 from retreever.cluster.promotion import promote_run
@@ -96,7 +97,7 @@ def _corpus(config: Config, workspace: Workspace, screen: Screen) -> dict[str, A
     return summary
 
 
-def _sweep(space: spaces.SearchSpace, workspace: Workspace, screen: Screen) -> SweepResult:
+def _sweep(space: SearchSpace, workspace: Workspace, screen: Screen) -> SweepResult:
     planned = len(spaces.trials(space))
     screen.heading(f"3/7  Sweep: {planned} trees by Ray Tune and ASHA, every run in MLflow")
     result = sweep(space, workspace, track=screen.track, watch=lambda event: screen.say(tables.event_line(event)))
@@ -104,9 +105,7 @@ def _sweep(space: spaces.SearchSpace, workspace: Workspace, screen: Screen) -> S
     return result
 
 
-def _final(
-    space: spaces.SearchSpace, swept: SweepResult, workspace: Workspace, screen: Screen
-) -> tuple[str, Config, str]:
+def _final(space: SearchSpace, swept: SweepResult, workspace: Workspace, screen: Screen) -> tuple[str, Config, str]:
     config = spaces.final_config(space, swept.configs[swept.best.key])
     screen.heading(f"4/7  The winner, trained longer by Ray Train on {WORKERS} workers that share their negatives")
     name = f"{swept.folder.name}-{config.digest[:8]}"

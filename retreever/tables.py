@@ -8,8 +8,8 @@ from retreever.data.dataset import RetrievalDataset
 
 if TYPE_CHECKING:  # they bring ray or mlflow, which most verbs do without
     from retreever.cluster.estimate import Estimate
+    from retreever.cluster.grammar import SearchSpace
     from retreever.cluster.runs import Comparison, Run
-    from retreever.cluster.space import SearchSpace
     from retreever.cluster.sweep import Event, SweepResult
     from retreever.evaluation.report import Report
     from retreever.evaluation.verdict import Verdict
@@ -87,6 +87,8 @@ def show_trials(screen: Screen, result: "SweepResult") -> None:
         "error",
     ]
     screen.table(f"trials of {result.folder.name}", columns, rows)
+    if result.spent:
+        screen.say(f"the budget of {result.space.budget.minutes:g} min is spent; the same command goes on")
     if result.front:
         objectives = result.space.objectives
         front = [[o.key, *(o.best[name] for name in objectives)] for o in result.front]

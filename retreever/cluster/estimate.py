@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from retreever.cluster.space import SearchSpace, Trial
+from retreever.cluster.grammar import SearchSpace
+from retreever.cluster.space import Trial
 from retreever.config import Config
 from retreever.encodings import EncodedDataset, open_dataset
 from retreever.errors import DataError

@@ -20,7 +20,8 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from retreever import config as configs
 from retreever.cluster import space as spaces
 from retreever.cluster.domains import Domain
-from retreever.cluster.space import DIRECTIONS, SEED, SearchSpace, Trial
+from retreever.cluster.grammar import DIRECTIONS, SearchSpace
+from retreever.cluster.space import SEED, Trial
 from retreever.errors import ConfigError
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)

@@ -6,9 +6,10 @@ from typing import Any
 
 from retreever.cluster import space as spaces
 from retreever.cluster.answer import answer
+from retreever.cluster.grammar import SearchSpace
 from retreever.cluster.outcome import Outcome, names, write_table
 from retreever.cluster.search import End, importances, pareto
-from retreever.cluster.space import SearchSpace, Trial
+from retreever.cluster.space import Trial
 from retreever.config import Config
 from retreever.evaluation import trial_plots
 from retreever.training import METRIC

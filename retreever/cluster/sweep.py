@@ -14,13 +14,14 @@ from retreever import checkpoint
 from retreever import config as configs
 from retreever.cluster import space as spaces
 from retreever.cluster import summary, tuning
+from retreever.cluster.grammar import SearchSpace
 from retreever.cluster.hold import held
 from retreever.cluster.latency import LATENCY
 from retreever.cluster.outcome import Outcome, Status, ranked, reason
 from retreever.cluster.run_record import BYTES, begin, bytes_per_document
 from retreever.cluster.runtime import cluster
 from retreever.cluster.search import End, Search, search
-from retreever.cluster.space import SearchSpace, Trial
+from retreever.cluster.space import Trial
 from retreever.cluster.tracking import Status as RunStatus
 from retreever.cluster.tracking import Tracker
 from retreever.cluster.watchdog import watched

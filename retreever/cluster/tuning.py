@@ -10,8 +10,8 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 from ray.tune.search import Searcher
 
+from retreever.cluster.grammar import SearchSpace
 from retreever.cluster.runtime import DRIVER
-from retreever.cluster.space import SearchSpace
 from retreever.cluster.trial import TreeTrial, train_driver
 from retreever.cluster.worker import LAST
 from retreever.config import Config

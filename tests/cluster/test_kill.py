@@ -12,6 +12,7 @@ import pytest
 
 from retreever import checkpoint, environment
 from retreever.cluster import space as spaces
+from retreever.cluster.grammar import SearchSpace
 from retreever.cluster.runtime import cluster
 from retreever.cluster.sweep import sweep
 from retreever.cluster.tracking import Tracker
@@ -104,7 +105,7 @@ def test_a_grid_whose_driver_is_killed_goes_on_where_it_was(workspace):
 
 def test_eight_trials_at_once_lose_no_figure_in_one_sqlite_file(workspace):
     settings = tiny.tiny_config(workspace.root / "bert", train__steps=300, train__eval_every=10)
-    space = spaces.SearchSpace(name="crowd", scheduler="none", seeds=8, config=settings.model_dump(mode="json"))
+    space = SearchSpace(name="crowd", scheduler="none", seeds=8, config=settings.model_dump(mode="json"))
     together = Counter()
 
     def watch(event):

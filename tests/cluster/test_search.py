@@ -4,8 +4,9 @@ import pytest
 
 from retreever.cluster import space as spaces
 from retreever.cluster.domains import Domain
+from retreever.cluster.grammar import SearchSpace
 from retreever.cluster.search import End, importances, pareto, search
-from retreever.cluster.space import SearchSpace, Trial
+from retreever.cluster.space import Trial
 from retreever.config import Config
 
 

@@ -12,7 +12,7 @@ import pytest
 import ray
 
 from retreever import environment
-from retreever.cluster import space as spaces
+from retreever.cluster.grammar import AshaConfig, SearchSpace
 from retreever.cluster.launch import train
 from retreever.cluster.runtime import cluster
 from retreever.cluster.sweep import sweep
@@ -51,7 +51,7 @@ def grid(workspace, name, **grids):
     for dotted, values in grids.items():
         section, key = dotted.split("__")
         settings[section][key] = {"grid": values}
-    return spaces.SearchSpace(name=name, config=settings, asha=spaces.AshaConfig(grace=1, reduction=2))
+    return SearchSpace(name=name, config=settings, asha=AshaConfig(grace=1, reduction=2))
 
 
 def test_a_sweep_stops_the_weak_nests_all_and_is_not_run_twice(workspace, ray_cluster):
@@ -84,7 +84,7 @@ def test_trials_that_fail_are_named_with_their_reason_and_the_others_go_on(works
         "lr": {"grid": [1e30], "when": {"train.steps": 31}},
     }
     settings["data"]["max_pairs"] = {"grid": [1], "when": {"train.steps": 32}}
-    space = spaces.SearchSpace(name="broken", scheduler="none", config={"train": settings.pop("train"), **settings})
+    space = SearchSpace(name="broken", scheduler="none", config={"train": settings.pop("train"), **settings})
     result = sweep(space, workspace, watch=kill_the_process_of("steps=9000"))
     found = {o.varied["train.steps"]: o for o in result.outcomes}
     assert {steps: o.status for steps, o in found.items()} == {
