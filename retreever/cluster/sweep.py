@@ -108,7 +108,7 @@ def sweep(
             try:
                 run.tune()
             finally:
-                run.tracker.end_orphans(run.parent)
+                run.settle()
                 run.tracker.end(run.parent, "KILLED" if run.interrupted else "FINISHED")
             if run.interrupted:
                 raise KeyboardInterrupt(f"sweep {folder.name} is not finished")
@@ -150,6 +150,8 @@ class _Sweep:
         for record in sorted(self.folder.glob("trials/*/run.json")):
             values = read_json(record)
             trial = Trial(values["varied"], configs.build(spaces.fixed(self.space), values["varied"]))
+            if trial.key != record.parent.name:  # of a version with other defaults
+                continue
             if record.with_name("trial.json").is_file():
                 self.trials[trial.key] = trial
                 self.outcomes[trial.key] = Outcome(**read_json(record.with_name("trial.json")))
@@ -167,6 +169,7 @@ class _Sweep:
         known = read_json(record)["parent"] if record.is_file() else None
         if known and self.tracker.exists(known):
             self.tracker.resume(known)
+            self._forget_half_begun(known)
             return str(known)
         experiment = self.tracker.experiment(self.workspace)
         tags = {"kind": "sweep", "space": self.space.name, "search": self.space.search, "sweep": self.folder.name}
@@ -174,6 +177,27 @@ class _Sweep:
         write_json(record, {"parent": parent, "space": self.space.model_dump(mode="json")})
         self.tracker.artifact(parent, record)
         return parent
+
+    def _forget_half_begun(self, parent: str) -> None:
+        """Delete runs that a kill caught between their making and their note in the trial's folder."""
+        for child in self.tracker.children(parent):
+            key = child.data.tags.get("trial")
+            if key and not (self._folder(key) / "run.json").is_file():
+                self.tracker.client.delete_run(child.info.run_id)
+
+    def settle(self) -> None:
+        """Leave no run RUNNING and every ended trial's run as its folder says: a kill may have come between the two."""
+        self.tracker.end_orphans(self.parent)
+        for child in self.tracker.children(self.parent):
+            key = child.data.tags.get("trial")
+            if key is None:  # the winner, trained once more
+                continue
+            outcome = self.outcomes.get(key)
+            status = outcome.status if outcome else "interrupted"
+            if outcome and child.info.status != ENDS[outcome.status]:
+                self.tracker.end(child.info.run_id, ENDS[outcome.status])
+            if child.data.tags.get("status") != status:
+                self.tracker.tag(child.info.run_id, {"status": status})
 
     def tune(self) -> None:
         """Run what is left."""
@@ -216,6 +240,7 @@ class _Sweep:
         record = self._folder(trial.key) / "run.json"
         known = read_json(record)["run_id"] if record.is_file() else None
         if known and self.tracker.exists(known):
+            self.tracker.tag(known, {"status": "running"})
             return str(known)
         run_id = begin(
             self.tracker,
@@ -225,7 +250,13 @@ class _Sweep:
             self._data(trial.config),
             workers=self.space.workers,
             parent=self.parent,
-            tags={"kind": "trial", "space": self.space.name, "sweep": self.folder.name, "status": "running"},
+            tags={
+                "kind": "trial",
+                "space": self.space.name,
+                "sweep": self.folder.name,
+                "trial": trial.key,
+                "status": "running",
+            },
         )
         record.parent.mkdir(parents=True, exist_ok=True)
         write_json(record, {"run_id": run_id, "varied": trial.varied})

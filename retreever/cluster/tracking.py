@@ -116,6 +116,7 @@ class Tracker:
         """End as KILLED every run under `parent` that still says RUNNING; return how many there were."""
         orphans = [run for run in self.children(parent) if run.info.status == "RUNNING"]
         for run in orphans:
+            self.tag(run.info.run_id, {"status": "interrupted"})
             self.end(run.info.run_id, "KILLED")
         return len(orphans)
 

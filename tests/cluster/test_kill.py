@@ -85,6 +85,9 @@ def test_a_grid_whose_driver_is_killed_goes_on_where_it_was(workspace):
     running = lambda: [r for r in tracker.children(parent) if r.info.status == "RUNNING"]  # noqa: E731
     wait_until(lambda: not running() and tracker.run(parent).info.status == "KILLED", 60)
 
+    ends = Counter(run.data.tags["status"] for run in tracker.children(parent))
+    assert ends == {"finished": len(before), "interrupted": ends["interrupted"]} and ends["interrupted"]
+
     again = start(workspace, file)
     out, err = again.communicate(timeout=600)
     assert again.returncode == 0, err
@@ -92,6 +95,7 @@ def test_a_grid_whose_driver_is_killed_goes_on_where_it_was(workspace):
     assert {path: path.stat().st_mtime_ns for path in before} == before  # what had ended was not run again
     children = tracker.children(parent)
     assert len(children) == 24 and {run.info.status for run in children} == {"FINISHED"}
+    assert {run.data.tags["status"] for run in children} == {"finished"}
     assert len({(run.data.params["train.lr"], run.data.params["train.seed"]) for run in children}) == 24
     assert read_json(folder / "sweep.json")["parent"] == parent and tracker.run(parent).info.status == "FINISHED"
     resumed = [run for run in children if int(run.data.tags.get("resumed_at_step", 0))]
