@@ -1,6 +1,7 @@
 """Ray Tune's part of a sweep: places trials, stops the weak, and asks a `Feed` what comes next when one has ended."""
 
 import logging
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,6 +18,9 @@ from retreever.cluster.worker import LAST
 from retreever.config import Config
 from retreever.errors import ConfigError
 from retreever.training import METRIC
+
+COLOURS = re.compile("\x1b\\[[0-9;]*m")
+"""What Ray puts into a traceback for a terminal."""
 
 
 class Feed(Protocol):
@@ -145,4 +149,4 @@ class _Recorder(_Unsaved, tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         text = Path(trial.error_file).read_text(encoding="utf-8") if trial.error_file else "unknown error"
-        self._feed.ended(trial.config["trial"]["key"], False, trial.last_result or {}, text)
+        self._feed.ended(trial.config["trial"]["key"], False, trial.last_result or {}, COLOURS.sub("", text))
