@@ -29,6 +29,6 @@ def latency(job: Job) -> float:
     for row in range(min(QUERIES + WARM, len(data.queries))):
         begun = time.perf_counter()
         nodes = np.concatenate(list(routed(tree, config, data.queries, np.array([row]))))
-        index.search(nodes, 10, config.tree.depth)
+        index.search(nodes, 10, config.tree.depth, threads=1)
         seconds.append(time.perf_counter() - begun)
     return 1000 * statistics.median(seconds[WARM:] or seconds)

@@ -61,7 +61,7 @@ def test_a_run_tells_its_data_its_size_and_how_to_run_it_again(place, tracker):
     (known,) = run.inputs.dataset_inputs
     assert known.dataset.name == "tiny" and known.dataset.digest == tiny_digest(place)
     assert json.loads(known.dataset.profile)["train_pairs"] == 180
-    assert run.data.metrics["bytes_per_document"] == 4 * 16
+    assert run.data.metrics["bytes_per_document"] == 2 * 16
     assert {"split": "linear", "depth": "4", "scheduler": "all_levels", "seed": "0"}.items() <= run.data.tags.items()
     assert run.data.tags["reproduce"].startswith("retreever train --set data.name=tiny")
 
@@ -138,8 +138,8 @@ def test_the_best_is_the_largest_within_the_limits(capsys, place):
     assert code == 0 and found["name"] in ("good", "twin")
     code, found, _ = call(capsys, place, "runs", "best", "--max-bytes", "16")
     assert code == 0 and found["name"] == "weak"
-    code, _, err = call(capsys, place, "runs", "best", "--max-bytes", "8")
-    assert code == 2 and "0 with bytes_per_document <= 8" in err
+    code, _, err = call(capsys, place, "runs", "best", "--max-bytes", "4")
+    assert code == 2 and "0 with bytes_per_document <= 4" in err
 
 
 def test_a_shown_run_names_its_levels(capsys, place):
@@ -188,7 +188,7 @@ def test_the_champion_is_replaced_by_what_beats_it_and_comes_back(place, tracker
 
 def test_a_limit_that_is_missed_is_named(place, tracker):
     before = promote.version(tracker)
-    with pytest.raises(PromotionError, match=r"recall_at_10 .* is below --min-recall 0.999; bytes_per_document 64 is"):
+    with pytest.raises(PromotionError, match=r"recall_at_10 .* is below --min-recall 0.999; bytes_per_document 32 is"):
         promote_run("good", place, alias="strict", limits=Limits(recall=0.999, bytes=10))
     with pytest.raises(PromotionError, match="is above --max-latency-ms"):
         promote_run("good", place, alias="strict", limits=Limits(latency_ms=1e-6))
