@@ -188,7 +188,7 @@ def test_ctrl_c_keeps_what_is_finished_and_leaves_nothing_running(workspace, tmp
     assert Tracker.of(workspace).run(parent).info.status == "KILLED"
 
 
-def wait_for_one_trial(workspace, process, seconds=120):
+def wait_for_one_trial(workspace, process, seconds=240):
     """The sweep's folder, once one of its trials has ended and another has begun."""
     for _ in range(seconds * 10):
         for folder in workspace.sweeps.glob("interrupted-*"):
