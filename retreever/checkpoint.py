@@ -1,8 +1,9 @@
-"""The full state of a training as one sealed folder: resume gives what no interrupt would have given.
+"""The full state of a training, kept at every validation: resume gives what no interrupt would have given.
 
-`model.safetensors` (tree and loss), `optimizer.safetensors` (AdamW's moments), `state.json` (step, history, digest of
-the configuration) and `best/` (the best model so far). No pickle. There is no random state to keep: see
-`training.step_seed`.
+`step-00000200/` is one sealed folder: `model.safetensors` (tree and loss), `optimizer.safetensors` (AdamW's moments),
+`state.json` (step, history, digest of the configuration) and `best/` (the best model so far). It is written aside and
+renamed, and the one before it is kept, so that neither a kill at any moment nor a damaged file costs more than one
+interval. No pickle. There is no random state to keep: see `training.step_seed`.
 """
 
 import shutil
@@ -20,6 +21,9 @@ from retreever.errors import BundleError, ConfigError
 from retreever.files import read_json, seal, unseal, write_aside, write_json
 from retreever.model import RoutingTree
 from retreever.retriever import save_model
+
+KEPT = 2
+DAMAGED = ".damaged"
 
 
 class Learner(Protocol):
@@ -43,8 +47,10 @@ class State:
         seconds: time spent in them, over all sessions.
         since_best: validations since the best one.
         stopped: ended early for want of progress.
+        losses: of the steps since the last validation, where the state was saved between two.
         best: figures of the best validation.
         history: figures of every validation.
+        notes: what went wrong on the way and was mended, one sentence each.
     """
 
     config_digest: str
@@ -52,8 +58,38 @@ class State:
     seconds: float = 0.0
     since_best: int = 0
     stopped: bool = False
+    losses: list[float] = field(default_factory=list)
     best: dict[str, float] = field(default_factory=dict)
     history: list[dict[str, float]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Saved:
+    """A checkpoint read into memory, so that one worker can hand it to all."""
+
+    state: State
+    model: dict[str, Tensor]
+    moments: dict[str, Tensor]
+
+    def restore(self, learner: Learner, optimizer: torch.optim.Optimizer) -> State:
+        """Put weights and moments into `learner` and `optimizer` and return where the training stands."""
+        learner.load_state_dict(self.model)
+        for name, parameter in learner.named_parameters():
+            own = {key.partition("/")[0]: value for key, value in self.moments.items() if key.partition("/")[2] == name}
+            if own:
+                optimizer.state[parameter] = {k: v.to(parameter.device if v.ndim else "cpu") for k, v in own.items()}
+        return self.state
+
+
+def place(folder: Path, step: int) -> Path:
+    """Where the state after `step` steps lies among the checkpoints in `folder`."""
+    return folder / f"step-{step:08d}"
+
+
+def steps(folder: Path) -> int:
+    """Optimiser steps that the newest checkpoint in `folder` holds; 0 without one."""
+    return int(_kept(folder)[-1].name.removeprefix("step-")) if _kept(folder) else 0
 
 
 def save(
@@ -64,65 +100,103 @@ def save(
     config: Config,
     best: bool,
 ) -> None:
-    """Replace `folder` by the present state, whole or not at all.
+    """Add the present state to the checkpoints in `folder`, whole or not at all, and drop all but the last two.
 
     Args:
-        best: the present model is the best so far; otherwise the best of the folder replaced is carried over.
+        best: the present model is the best so far; otherwise that of the newest checkpoint is carried over, if any.
     """
-    with write_aside(folder) as aside:
+    with write_aside(place(folder, state.step)) as aside:
         aside.mkdir()
         save_file(_contiguous(learner.state_dict()), aside / "model.safetensors")
         save_file(_moments(learner, optimizer), aside / "optimizer.safetensors")
         write_json(aside / "state.json", asdict(state))
         if best:
             save_model(learner.tree, config, aside / "best")
-        else:
-            shutil.copytree(folder / "best", aside / "best")
-        seal(aside, {"format": 1, "config_digest": config.digest})
+        elif state.best:
+            shutil.copytree(_kept(folder)[-1] / "best", aside / "best")
+        seal(aside, {"format": 2, "config_digest": config.digest})
+    for old in _kept(folder)[:-KEPT]:
+        shutil.rmtree(old)
 
 
-def load(folder: Path, learner: Learner, optimizer: torch.optim.Optimizer, config: Config) -> State:
-    """Put a saved state into `learner` and `optimizer` and return where it stands.
+def latest(folder: Path, config: Config) -> Saved | None:
+    """The newest whole checkpoint in `folder`; None where there is none.
+
+    A damaged one is set aside under its name with `.damaged` behind it, and named in the notes of the state that is
+    used in its place.
 
     Raises:
-        BundleError: a file is missing or damaged.
-        ConfigError: the state belongs to another configuration.
+        BundleError: every checkpoint is damaged; all are named.
+        ConfigError: the checkpoint belongs to another configuration.
     """
-    unseal(folder)
-    state = read_state(folder)
-    if state.config_digest != config.digest:
-        raise ConfigError(
-            [
-                f"{folder.parent}: holds a run of another configuration ({state.config_digest}, this one is "
-                f"{config.digest}); choose another run name or remove that folder"
-            ]
-        )
-    learner.load_state_dict(load_file(folder / "model.safetensors"))
-    moments = load_file(folder / "optimizer.safetensors")
-    for name, parameter in learner.named_parameters():
-        own = {key.partition("/")[0]: value for key, value in moments.items() if key.partition("/")[2] == name}
-        if own:
-            optimizer.state[parameter] = {k: v.to(parameter.device if v.ndim else "cpu") for k, v in own.items()}
-    return state
+    faults: list[str] = []
+    for path in reversed(_kept(folder)):
+        try:
+            saved = _read(path)
+        except BundleError as error:
+            faults.append(str(error))
+            continue
+        _refuse_another(path, saved.state, config)
+        _set_aside(folder, saved.state, faults)
+        return saved
+    if faults:
+        raise BundleError(f"{folder}: no checkpoint is whole; remove that folder to start again: " + "; ".join(faults))
+    return None
 
 
 def read_state(folder: Path) -> State:
-    """Where the training saved in `folder` stands.
+    """Where the training with its checkpoints in `folder` stands.
 
     Raises:
         BundleError: no state is there, or it is not one of ours.
     """
-    values: dict[str, Any] = read_json(folder / "state.json")
-    try:
-        return State(**values)
-    except TypeError as error:
-        raise BundleError(f"{folder / 'state.json'}: not a training state ({error})") from None
+    kept = _kept(folder)
+    if not kept:
+        raise BundleError(f"{folder}: holds no checkpoint")
+    return _state(kept[-1])
 
 
 def export_best(folder: Path, target: Path) -> None:
-    """Copy the best model of a checkpoint to `target`, whole or not at all."""
+    """Copy the best model of the newest checkpoint in `folder` to `target`, whole or not at all."""
     with write_aside(target) as aside:
-        shutil.copytree(folder / "best", aside)
+        shutil.copytree(_kept(folder)[-1] / "best", aside)
+
+
+def _kept(folder: Path) -> list[Path]:
+    """The checkpoints in `folder`, the newest last."""
+    return sorted(path for path in folder.glob("step-" + "[0-9]" * 8) if path.is_dir())
+
+
+def _read(path: Path) -> Saved:
+    unseal(path)
+    return Saved(_state(path), load_file(path / "model.safetensors"), load_file(path / "optimizer.safetensors"))
+
+
+def _state(path: Path) -> State:
+    values: dict[str, Any] = read_json(path / "state.json")
+    try:
+        return State(**values)
+    except TypeError as error:
+        raise BundleError(f"{path / 'state.json'}: not a training state ({error})") from None
+
+
+def _refuse_another(path: Path, state: State, config: Config) -> None:
+    if state.config_digest != config.digest:
+        raise ConfigError(
+            [
+                f"{path.parent.parent}: holds a run of another configuration ({state.config_digest}, this one is "
+                f"{config.digest}); choose another run name or remove that folder"
+            ]
+        )
+
+
+def _set_aside(folder: Path, state: State, faults: list[str]) -> None:
+    """Move what is newer than `state` out of the way and note why."""
+    for fault, path in zip(faults, reversed(_kept(folder)), strict=False):
+        aside = path.with_name(path.name + DAMAGED)
+        shutil.rmtree(aside, ignore_errors=True)
+        path.rename(aside)
+        state.notes.append(f"damaged checkpoint {path.name} set aside, went on from step {state.step}: {fault}")
 
 
 def _moments(learner: Learner, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ import typer
 from retreever import cli_runs, tables
 from retreever import config as configs
 from retreever.console import Screen, wait_for_interrupt
-from retreever.errors import RetreeverError
+from retreever.errors import ConfigError, RetreeverError
 from retreever.options import Interrupted, Json, Where, verb
 from retreever.options import opened as _open
 from retreever.workspace import Workspace
@@ -52,6 +52,14 @@ CHAMPION = "models:/retreever@champion"
 
 _verb = functools.partial(verb, app)
 app.add_typer(cli_runs.app)
+
+
+def _range(text: str) -> tuple[int, int]:
+    """Read MIN:MAX."""
+    few, colon, many = text.partition(":")
+    if not (colon and few.isdigit() and many.isdigit() and 1 <= int(few) <= int(many)):
+        raise ConfigError([f"--elastic {text}: must be MIN:MAX with 1 <= MIN <= MAX, e.g. 2:8"])
+    return int(few), int(many)
 
 
 @_verb
@@ -115,6 +123,10 @@ def train(
         int, typer.Option(min=1, help="workers; above 1 by Ray Train, negatives gathered across them")
     ] = 1,
     gpu: Annotated[bool, typer.Option("--gpu", help="one GPU for each worker")] = False,
+    elastic: Annotated[
+        str | None,
+        typer.Option(metavar="MIN:MAX", help="as many workers as the cluster has room for, e.g. 2:8; not --workers"),
+    ] = None,
     workspace: Where = None,
     json: Json = False,
 ) -> None:
@@ -128,8 +140,9 @@ def train(
         settings,
         place,
         run,
-        workers=workers,
+        workers=_range(elastic) if elastic else workers,
         gpu=gpu,
+        again=False,
         track=screen.track,
         watch=lambda f: screen.say(tables.validation_line(f)),
     )

@@ -61,6 +61,9 @@ class EncoderConfig(Section):
     dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16")
     batch_tokens: int = Field(4_096, ge=512, description="padded tokens in one forward pass")
     tokens: bool = Field(True, description="keep the states of every token too, as cross-attention needs")
+    live: bool = Field(
+        False, description="keep no token states: encode them anew whenever cross-attention asks (slow without a GPU)"
+    )
 
 
 class TreeConfig(Section):
@@ -135,6 +138,10 @@ class TrainConfig(Section):
     seed: int = Field(0, ge=0, lt=2**31)
     steps: Count = Field(600, description="optimiser steps")
     batch_size: int = Field(1024, ge=2, description="query-passage pairs in a step, over all workers")
+    accumulate: Count = Field(1, description="batches whose mean gradient makes one step; each has its own negatives")
+    micro_batch: Count | None = Field(
+        None, description="pairs whose activations are held at once; the gradient stays the whole batch's; null: all"
+    )
     lr: Positive = Field(0.02, description="peak learning rate of AdamW")
     beta1: Fraction = 0.9
     beta2: Fraction = 0.95

@@ -47,6 +47,12 @@ class Tokenized:
         """Tokens of each text, int64 (texts,)."""
         return np.diff(self.offsets)
 
+    def of(self, rows: np.ndarray) -> "Tokenized":
+        """Some of the texts, in the order of `rows`."""
+        parts = [self.ids[self.offsets[row] : self.offsets[row + 1]] for row in rows.tolist()]
+        lengths = self.lengths[rows]
+        return Tokenized(np.concatenate([np.empty(0, np.int32), *parts]), np.concatenate([[0], np.cumsum(lengths)]))
+
     def padded(self, rows: np.ndarray, pad: int) -> tuple[np.ndarray, np.ndarray]:
         """Token ids of some texts, int64 (batch, length), `pad` after the last; and which are tokens, bool."""
         starts, ends = self.offsets[rows, None], self.offsets[rows + 1, None]
@@ -184,14 +190,18 @@ class Encoder:
 
     def tokens(self, texts: Sequence[str], kind: Kind) -> tuple[Tensor, Tensor]:
         """Token states (texts, length, dim), zero where there is no token, and their mask (texts, length)."""
-        tokenized = self.tokenize(texts, kind)
-        longest = int(tokenized.lengths.max(initial=0))
-        states = torch.zeros(len(texts), longest, self.dim)
-        mask = torch.zeros(len(texts), longest, dtype=torch.bool)
+        states, mask = self.states(self.tokenize(texts, kind))
+        return states.cpu(), mask.cpu()
+
+    def states(self, tokenized: Tokenized) -> tuple[Tensor, Tensor]:
+        """As `tokens`, of texts already tokenized, on the encoder's device."""
+        shape = len(tokenized.lengths), int(tokenized.lengths.max(initial=0))
+        states = torch.zeros(*shape, self.dim, device=self.device)
+        mask = torch.zeros(*shape, dtype=torch.bool, device=self.device)
         for encoded in self.batches(tokenized):
             length = encoded.states.shape[1]
-            states[encoded.rows, :length] = (encoded.states * encoded.mask.unsqueeze(-1)).cpu()
-            mask[encoded.rows, :length] = encoded.mask.cpu()
+            states[encoded.rows, :length] = encoded.states * encoded.mask.unsqueeze(-1)
+            mask[encoded.rows, :length] = encoded.mask
         return states, mask
 
 

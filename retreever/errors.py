@@ -28,6 +28,10 @@ class BundleError(RetreeverError):
     """Saved files (model, encodings, index, checkpoint) that are missing, damaged or made for something else."""
 
 
+class StorageError(RetreeverError):
+    """Shared storage that cannot be reached, or that holds something else than was put there."""
+
+
 class TrackingError(RetreeverError):
     """A run, model version or alias that the tracking server does not hold."""
 

@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,20 +14,34 @@ from retreever.errors import BundleError
 
 
 @contextmanager
-def write_aside(target: Path) -> Iterator[Path]:
+def write_aside(target: Path, *, replace: bool = True) -> Iterator[Path]:
     """Yield a path beside `target` to write a file or fill a folder at; rename it to `target` on success.
 
     Nothing is left behind when the body raises, and a reader never sees a half-written `target`.
     An existing `target` is replaced: a file atomically, a folder by two renames.
+
+    Args:
+        replace: false leaves a folder that somebody else has put at `target` meanwhile as it is.
     """
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     aside = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}.part"
     try:
         yield aside
-        _swap(aside, target)
+        if replace:
+            _swap(aside, target)
+        else:
+            _settle(aside, target)
     finally:
         _remove(aside)
+
+
+def _settle(aside: Path, target: Path) -> None:
+    try:
+        os.rename(aside, target)
+    except OSError:
+        if not target.is_dir():
+            raise
 
 
 def _swap(aside: Path, target: Path) -> None:
@@ -83,18 +97,45 @@ def read_json(path: Path) -> Any:
         raise BundleError(f"{path}: not valid JSON ({error})") from None
 
 
+def inventory(folder: Path, manifest: str | None = None) -> dict[str, dict[str, Any]]:
+    """Size and checksum of every file in `folder`, by its path there.
+
+    Args:
+        manifest: name of a file that is not listed; a folder inside that has one of its own is left to it.
+    """
+    sealed = {path.parent for path in folder.rglob(manifest)} - {folder} if manifest else set()
+    return {
+        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256(path)}
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != manifest and not sealed.intersection(path.parents)
+    }
+
+
+def unsealed(
+    folder: Path, listed: Mapping[str, Mapping[str, Any]], checksums: bool | Collection[str] = True
+) -> Iterator[str]:
+    """What is wrong with the files of an inventory, one sentence a file.
+
+    Args:
+        checksums: read every file again, or those named, and compare digests; of the others sizes are compared.
+    """
+    for relative, expected in listed.items():
+        path = folder / relative
+        checked = checksums if isinstance(checksums, bool) else relative in checksums
+        if not path.is_file():
+            yield f"{path}: file is missing, though it is listed"
+        elif path.stat().st_size != expected["bytes"]:
+            yield f"{path}: {path.stat().st_size} bytes, {expected['bytes']} are listed"
+        elif checked and sha256(path) != expected["sha256"]:
+            yield f"{path}: checksum differs from the one listed; the file is damaged"
+
+
 def seal(folder: Path, manifest: dict[str, Any], name: str = "manifest.json") -> None:
     """Write `manifest` into `folder` together with the size and checksum of every file there.
 
     A folder inside that has such a manifest of its own is left to it.
     """
-    sealed = {path.parent for path in folder.rglob(name)} - {folder}
-    files = {
-        str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": sha256(path)}
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != name and not sealed.intersection(path.parents)
-    }
-    write_json(folder / name, {**manifest, "files": files})
+    write_json(folder / name, {**manifest, "files": inventory(folder, name)})
 
 
 def unseal(folder: Path, name: str = "manifest.json", checksums: bool | Collection[str] = True) -> dict[str, Any]:
@@ -106,14 +147,8 @@ def unseal(folder: Path, name: str = "manifest.json", checksums: bool | Collecti
     Raises:
         BundleError: a file is missing, of another size or of another content; the message names it.
     """
-    manifest = read_json(Path(folder) / name)
-    for relative, expected in manifest.get("files", {}).items():
-        path = Path(folder) / relative
-        if not path.is_file():
-            raise BundleError(f"{path}: file is missing, though {name} names it")
-        if path.stat().st_size != expected["bytes"]:
-            raise BundleError(f"{path}: {path.stat().st_size} bytes, {name} says {expected['bytes']}")
-        checked = checksums if isinstance(checksums, bool) else relative in checksums
-        if checked and sha256(path) != expected["sha256"]:
-            raise BundleError(f"{path}: checksum differs from {name}; the file is damaged")
+    manifest: dict[str, Any] = read_json(Path(folder) / name)
+    fault = next(unsealed(Path(folder), manifest.get("files", {}), checksums), None)
+    if fault:
+        raise BundleError(fault)
     return manifest

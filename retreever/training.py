@@ -6,6 +6,7 @@ notebook, a Ray Train worker and a Tune trial drive the same loop. Everything ra
 What is not known here: Ray, MLflow, files other than the run's own folder.
 """
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -16,8 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint as checkpointed
 
 from retreever import checkpoint, distributed
+from retreever.batches import Ahead
 from retreever.config import Config
 from retreever.data.pairs import batch_rows, limit
 from retreever.encodings import EncodedDataset
@@ -64,58 +67,102 @@ class Result:
 class Learner(nn.Module):
     """Tree and loss as one module, so that data parallelism wraps a single forward pass."""
 
-    def __init__(self, tree: RoutingTree, loss: ContrastiveLoss, input_dropout: float, autocast: bool):
+    def __init__(
+        self,
+        tree: RoutingTree,
+        loss: ContrastiveLoss,
+        input_dropout: float,
+        autocast: bool,
+        micro_batch: int | None = None,
+    ):
         super().__init__()
         self.tree, self.loss = tree, loss
         self.dropout = nn.Dropout(input_dropout)
-        self.autocast = autocast
+        self.autocast, self.micro_batch = autocast, micro_batch
 
     def forward(self, queries: "Batch", passages: "Batch", levels: tuple[int, ...], keep: "Masks") -> Tensor:
-        """Mean loss over `levels` of this worker's rows against the rows of all workers."""
-        depth = max(levels)
+        """Mean loss over `levels` of this worker's rows against the rows of all workers.
+
+        Weighted, so that the mean of the workers' losses is the loss of the global batch.
+        """
+        depth, total = max(levels), len(keep[0])
         q, p = self._route(queries, depth), self._route(passages, depth)
-        offset = distributed.rank() * len(q)
+        offset = distributed.share(total).start
         losses = []
         for level in levels:
             ql, pl = self.tree.level(q, level), self.tree.level(p, level)
             everyone = {}
             if distributed.world_size() > 1:
-                everyone = {"all_queries": distributed.gather(ql), "all_passages": distributed.gather(pl)}
+                everyone = {"all_queries": distributed.gather(ql, total), "all_passages": distributed.gather(pl, total)}
             losses.append(self.loss(ql, pl, keep_queries=keep[0], keep_passages=keep[1], offset=offset, **everyone))
-        return torch.stack(losses).mean()
+        return torch.stack(losses).mean() * distributed.weight(total)
 
     def _route(self, batch: "Batch", depth: int) -> Tensor:
+        """Log-probabilities of the nodes; activations of one micro-batch are held at once, computed again on the way
+        back (gradient caching). A micro-batch holds texts of similar length and is padded to the longest of them."""
         x, mask = batch
-        with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=self.autocast):
+        if self.micro_batch is None or len(x) <= self.micro_batch:
+            return self._nodes(x, mask, depth)
+        order = torch.arange(len(x)) if mask is None else mask.sum(1).argsort()
+        parts = [(x[rows], None if mask is None else mask[rows]) for rows in order.split(self.micro_batch)]
+        nodes = [checkpointed(self._nodes, *_trimmed(*part), depth, use_reentrant=False) for part in parts]
+        return torch.cat(nodes)[order.argsort().to(nodes[0].device)]
+
+    def _nodes(self, x: Tensor, mask: Tensor | None, depth: int) -> Tensor:
+        device = self.loss.log_scale.device
+        x = x.to(device, self.loss.log_scale.dtype, non_blocking=True)
+        mask = None if mask is None else mask.to(device, non_blocking=True)
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.autocast):
             return self.tree(self.dropout(x), mask, depth)
 
 
+def _trimmed(x: Tensor, mask: Tensor | None) -> "Batch":
+    """Without the columns in which no text has a token."""
+    if mask is None:
+        return x, mask
+    length = int(mask.sum(1).max())
+    return x[:, :length], mask[:, :length]
+
+
 Batch = tuple[Tensor, Tensor | None]
-"""Encodings, and which of them are tokens (None: pooled)."""
+"""Encodings in the memory of the host, and which of them are tokens (None: pooled)."""
 
 Masks = tuple[Tensor, Tensor | None]
 """Pairs of the global batch that count, query -> passage and passage -> query (None: the first, transposed)."""
 
 
 def epochs(
-    config: Config, data: EncodedDataset, folder: Path, *, device: str = "cpu", track: Track = silent
+    config: Config,
+    data: EncodedDataset,
+    folder: Path,
+    *,
+    device: str = "cpu",
+    track: Track = silent,
+    urgent: Callable[[int], bool] = lambda step: False,
+    saved: Callable[[Path], object] = lambda checkpoint: None,
 ) -> Iterator[Report]:
     """Train in `folder`, resuming what is there, and yield a report after every validation.
 
     Args:
-        folder: holds `checkpoint/` (full state, replaced at every validation) and, once done, `model/` (the best).
+        folder: holds `checkpoint/` (full state of the last two validations) and, once done, `model/` (the best).
         track: shows steps; called once for each stretch between validations.
+        urgent: asked after every step whether the state must be saved at once; all workers must get the same answer.
+        saved: told of every checkpoint, on the worker that wrote it.
 
     Raises:
+        BundleError: every checkpoint in the folder is damaged.
         ConfigError: the folder holds a run of another configuration.
         DataError: the data set has no train or no dev pairs.
         TrainingError: the loss is no longer finite.
     """
-    run = _Run(config, data, folder, device)
-    while not run.done:
-        run.train(track)
-        yield run.validate()
-    run.finish()
+    run = _Run(config, data, folder, device, saved)
+    try:
+        while not run.done:
+            run.train(track, urgent)
+            yield run.validate()
+        run.finish()
+    finally:
+        run.batches.close()
 
 
 def fit(
@@ -146,8 +193,10 @@ def result(folder: Path) -> Result:
 class _Run:
     """One training in progress."""
 
-    def __init__(self, config: Config, data: EncodedDataset, folder: Path, device: str):
-        self.config, self.data, self.folder, self.device = config, data, folder, device
+    def __init__(
+        self, config: Config, data: EncodedDataset, folder: Path, device: str, saved: Callable[[Path], object]
+    ):
+        self.config, self.data, self.folder, self.device, self.saved = config, data, folder, device, saved
         self.pairs = limit(data.dataset.pairs("train"), config.data.max_pairs, config.train.seed)
         self.batch_size = min(config.train.batch_size, len(self.pairs))
         self._check()
@@ -156,19 +205,21 @@ class _Run:
         self.learner = self._build()
         self.optimizer = _optimizer(self.learner, config)
         self.state = checkpoint.State(config_digest=config.digest)
-        if (folder / "checkpoint").is_dir():
-            self.state = checkpoint.load(folder / "checkpoint", self.learner, self.optimizer, config)
+        left = distributed.agree(lambda: checkpoint.latest(folder / "checkpoint", config))
+        if left:
+            self.state = left.restore(self.learner, self.optimizer)
         self.figures: dict[str, float] = {}
+        self.batches = Ahead(self._load, config.train.steps * config.train.accumulate)
         self.parallel: nn.Module = self.learner
         if distributed.world_size() > 1:
             self.parallel = DistributedDataParallel(self.learner)
 
     def _check(self) -> None:
         size = distributed.world_size()
-        self.batch_size -= self.batch_size % size
-        if self.batch_size < 2 * size:
+        if self.batch_size < max(2, size):
             raise TrainingError(
-                f"train.batch_size: {size} workers need a batch of {2 * size} pairs or more, it has {self.batch_size}"
+                f"train.batch_size: {size} workers need a batch of {max(2, size)} pairs or more, it has "
+                f"{self.batch_size}"
             )
 
     def _build(self) -> Learner:
@@ -180,7 +231,7 @@ class _Run:
             self._calibrate(tree)
         gpu = self.device != "cpu"
         autocast = config.train.precision == "bfloat16" or (config.train.precision == "auto" and gpu)
-        return Learner(tree, loss, config.train.input_dropout, autocast).to(self.device)
+        return Learner(tree, loss, config.train.input_dropout, autocast, config.train.micro_batch).to(self.device)
 
     def _calibrate(self, tree: RoutingTree) -> None:
         """Start balanced on the passages of the first global batch, the same on every worker."""
@@ -191,17 +242,21 @@ class _Run:
     def done(self) -> bool:
         return self.state.step >= self.config.train.steps or self.state.stopped
 
-    def train(self, track: Track) -> None:
+    def train(self, track: Track, urgent: Callable[[int], bool]) -> None:
         """Steps up to the next validation."""
         train = self.config.train
         end = min(train.steps, (self.state.step // train.eval_every + 1) * train.eval_every)
         self.parallel.train()
-        losses, started, first = [], time.monotonic(), self.state.step
+        losses = [torch.tensor(loss, device=self.device) for loss in self.state.losses]
+        started, first = time.monotonic(), self.state.step
         for step in track(range(first, end), "training", total=end - first):
             losses.append(self._step(step))
             self.state.step = step + 1
+            if urgent(step + 1) and step + 1 < end:
+                self._save_within(losses)
         seconds = time.monotonic() - started
         self.state.seconds += seconds
+        self.state.losses = []
         loss = distributed.mean(torch.stack(losses).mean()).item()
         if not math.isfinite(loss):
             raise TrainingError(
@@ -210,26 +265,53 @@ class _Run:
             )
         self.figures = {
             "loss": loss,
-            "pairs_per_second": (end - first) * self.batch_size / max(seconds, 1e-9),
+            "pairs_per_second": (end - first) * train.accumulate * self.batch_size / max(seconds, 1e-9),
         }
 
+    def _save_within(self, losses: list[Tensor]) -> None:
+        """Save between two validations, with the losses since the last one."""
+        self.state.losses = distributed.mean(torch.stack(losses)).tolist()
+        self._save(best=False)
+
+    def _save(self, best: bool) -> None:
+        if distributed.rank() == 0:
+            folder = self.folder / "checkpoint"
+            checkpoint.save(folder, self.learner, self.optimizer, self.state, self.config, best)
+            self.saved(checkpoint.place(folder, self.state.step))
+
     def _step(self, step: int) -> Tensor:
-        config = self.config
-        rows = self.pairs[batch_rows(len(self.pairs), self.batch_size, step, config.train.seed)]
-        with torch.random.fork_rng(devices=[] if self.device == "cpu" else [torch.device(self.device)]):
-            torch.manual_seed(step_seed(config.train.seed, step))
-            keep = self._masks(rows)
-            torch.manual_seed(step_seed(config.train.seed, step, 1 + distributed.rank()))
-            mine = rows[distributed.share(len(rows))]
-            loss = self.parallel(self._batch(mine, 0), self._batch(mine, 1), self._levels(step), keep)
+        train = self.config.train
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(step, config)
+            group["lr"] = learning_rate(step, self.config)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.learner.parameters(), config.train.clip_norm)
+        batches = range(step * train.accumulate, (step + 1) * train.accumulate)
+        losses = [self._backward(batch, step, last=batch == batches[-1]) for batch in batches]
+        nn.utils.clip_grad_norm_(self.learner.parameters(), train.clip_norm)
         self.optimizer.step()
         self.learner.loss.clamp_()
+        return torch.stack(losses).sum()
+
+    def _backward(self, number: int, step: int, last: bool) -> Tensor:
+        """Add the gradient of a batch; workers exchange theirs after the last one of a step."""
+        seed = self.config.train.seed
+        rows, queries, passages = self.batches(number)
+        apart = self.parallel.no_sync() if isinstance(self.parallel, DistributedDataParallel) and not last else None
+        with (
+            torch.random.fork_rng(devices=[] if self.device == "cpu" else [torch.device(self.device)]),
+            apart or contextlib.nullcontext(),
+        ):
+            torch.manual_seed(step_seed(seed, number))
+            keep = self._masks(rows)
+            torch.manual_seed(step_seed(seed, number, 1 + distributed.rank()))
+            loss = self.parallel(queries, passages, self._levels(step), keep) / self.config.train.accumulate
+            loss.backward()
         return loss.detach()
+
+    def _load(self, number: int) -> tuple[np.ndarray, Batch, Batch]:
+        """Rows of a global batch, and this worker's share of its encodings; called in a thread of its own."""
+        rows = self.pairs[batch_rows(len(self.pairs), self.batch_size, number, self.config.train.seed)]
+        mine = rows[distributed.share(len(rows))]
+        return rows, self._batch(mine, 0), self._batch(mine, 1)
 
     def _levels(self, step: int) -> tuple[int, ...]:
         depth, train = self.config.depth, self.config.train
@@ -254,8 +336,10 @@ class _Run:
 
     def _batch(self, rows: np.ndarray, column: int) -> Batch:
         encodings = (self.data.queries, self.data.passages)[column]
-        x, mask = encodings.batch(rows[:, column], self.tokens)
-        return x.to(self.device), None if mask is None else mask.to(self.device)
+        x, mask = encodings.batch(rows[:, column], self.tokens, torch.bfloat16)
+        if self.device == "cpu" or x.device.type != "cpu":
+            return x, mask
+        return x.pin_memory(), None if mask is None else mask.pin_memory()
 
     def validate(self) -> Report:
         """Figures on dev; state written; on rank 0 the best model kept."""
@@ -265,7 +349,7 @@ class _Run:
         metrics = self.figures | outcome.metrics
         metrics |= {"scale": self.learner.loss.scale, "lr": learning_rate(state.step - 1, self.config)}
         metrics |= {"seconds": state.seconds, "validation_seconds": time.monotonic() - started}
-        metrics |= {"step": float(state.step)}
+        metrics |= {"step": float(state.step), "workers": float(distributed.world_size())}
         best = not state.best or metrics[METRIC] > state.best[METRIC]
         if best:
             state.best, state.since_best = metrics, 0
@@ -273,18 +357,17 @@ class _Run:
             state.since_best += 1
         state.history.append(metrics)
         state.stopped = train.patience is not None and state.since_best >= train.patience
-        if distributed.rank() == 0:
-            if best:
-                self.validation.write_scores(outcome, self.folder / SCORES)
-            checkpoint.save(self.folder / "checkpoint", self.learner, self.optimizer, state, self.config, best)
+        if best and distributed.rank() == 0:
+            self.validation.write_scores(outcome, self.folder / SCORES)
+        self._save(best)
         return Report(
             state.step,
             len(state.history),
             metrics,
-            outcome.warnings,
+            outcome.warnings + state.notes,
             best,
             self.done,
-            self.folder / "checkpoint",
+            checkpoint.place(self.folder / "checkpoint", state.step),
         )
 
     def finish(self) -> None:

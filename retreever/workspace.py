@@ -1,10 +1,18 @@
-"""Where everything that retreever makes is kept: one folder, so that nothing else on a machine is touched."""
+"""Where everything that retreever makes is kept: one folder, so that nothing else on a machine is touched.
+
+With RETREEVER_STORAGE, a folder or URI that all machines reach, data, encodings and runs are kept there too.
+"""
 
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from retreever.storage import Storage
 
 VARIABLE = "RETREEVER_WORKSPACE"
+STORAGE = "RETREEVER_STORAGE"
 
 
 @dataclass(frozen=True)
@@ -27,6 +35,27 @@ class Workspace:
         """Folder of a data set in BEIR layout: `name` itself where it is an existing folder, else data/NAME."""
         given = Path(name).expanduser()
         return given.resolve() if given.is_dir() else self.root / "data" / name
+
+    def storage(self) -> "Storage | None":
+        """What RETREEVER_STORAGE names, with the same folders under the same names as this workspace.
+
+        Raises:
+            StorageError: no file system knows it.
+        """
+        uri = os.environ.get(STORAGE)
+        if not uri:
+            return None
+        from retreever.storage import Storage  # pyarrow takes a while to import
+
+        return Storage(uri)
+
+    def named(self, folder: Path) -> str:
+        """Name in shared storage of a folder of this workspace.
+
+        >>> Workspace.at(Path("/w")).named(Path("/w/runs/best"))
+        'runs/best'
+        """
+        return folder.relative_to(self.root).as_posix()
 
     @property
     def encodings(self) -> Path:

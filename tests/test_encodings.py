@@ -2,13 +2,14 @@
 
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from retreever import shards
 from retreever.config import EncoderConfig
 from retreever.data.dataset import Passage, Query, RetrievalDataset
 from retreever.encoder import Encoder
@@ -142,15 +143,100 @@ def test_an_entry_with_tokens_serves_who_wants_none(stored: Encodings, encoder: 
     assert encode_texts(TEXTS, "passage", bare, stored.folder.parent).folder == stored.folder
 
 
-def interrupted(items: Iterable[object], label: str, total: float | None = None) -> Iterator[object]:
-    yield from list(items)[:1]
-    raise KeyboardInterrupt
+@pytest.fixture
+def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two texts a shard: the five texts make three."""
+    monkeypatch.setattr(shards, "SHARD", 2)
 
 
-def test_an_interrupted_encoding_leaves_nothing(encoder: Encoder, tmp_path: Path) -> None:
+def stop_after(texts: int) -> Callable[..., Iterator[object]]:
+    """A track that is interrupted once so many texts are encoded."""
+
+    def track(items: Iterable[object], label: str, total: float | None = None) -> Iterator[object]:
+        for count, item in enumerate(items, 1):
+            if count > texts:
+                raise KeyboardInterrupt
+            yield item
+
+    return track
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_an_entry_of_many_shards_reads_as_one(encoder: Encoder, tmp_path: Path) -> None:
+    stored = encode_texts(TEXTS, "passage", encoder, tmp_path)
+    names = ["manifest.json", "offsets.npy", "pooled.npy", *(f"tokens-0000{i}.npy" for i in range(3))]
+    assert entries(stored.folder) == names and entries(tmp_path) == [stored.folder.name]
+    np.testing.assert_allclose(stored.pooled, encoder.pooled(TEXTS, "passage"), atol=1e-6)
+    rows = np.array([4, 1, 2, 0, 3, 4])
+    x, mask = stored.batch(rows, tokens=True)
+    expected, tokens = encoder.tokens([TEXTS[row] for row in rows], "passage")
+    np.testing.assert_array_equal(mask, tokens)
+    np.testing.assert_allclose(x, expected, rtol=STEP, atol=1e-6)
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_an_interrupted_encoding_goes_on_with_the_next_shard_and_gives_the_same_bytes(
+    encoder: Encoder, tmp_path: Path
+) -> None:
+    whole = encode_texts(TEXTS, "passage", encoder, tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
-        encode_texts(TEXTS, "passage", encoder, tmp_path, track=interrupted)
-    assert entries(tmp_path) == []
+        encode_texts(TEXTS, "passage", encoder, tmp_path / "parts", track=stop_after(3))
+    (waiting,) = (tmp_path / "parts").iterdir()
+    assert waiting.name.startswith(".") and entries(waiting) == ["00000"]  # the half-written second one is gone
+    written = (waiting / "00000" / "tokens.npy").stat().st_mtime_ns
+    seen: list[object] = []
+
+    def watch(items: Iterable[object], label: str, total: float | None = None) -> Iterator[object]:
+        for item in items:
+            seen.append(item)
+            yield item
+        assert (waiting / "00000" / "tokens.npy").stat().st_mtime_ns == written
+
+    parts = encode_texts(TEXTS, "passage", encoder, tmp_path / "parts", track=watch)
+    assert len(seen) == 3 and entries(tmp_path / "parts") == [parts.folder.name]
+    assert contents(parts.folder) == contents(whole.folder)
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_a_finished_shard_that_is_damaged_is_encoded_again(encoder: Encoder, tmp_path: Path) -> None:
+    whole = encode_texts(TEXTS, "passage", encoder, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        encode_texts(TEXTS, "passage", encoder, tmp_path / "parts", track=stop_after(4))
+    (waiting,) = (tmp_path / "parts").iterdir()
+    content = bytearray((waiting / "00000" / "tokens.npy").read_bytes())
+    content[-1] ^= 1
+    (waiting / "00000" / "tokens.npy").write_bytes(bytes(content))
+    parts = encode_texts(TEXTS, "passage", encoder, tmp_path / "parts")
+    assert contents(parts.folder) == contents(whole.folder)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_flipped_bit_is_found_where_checksums_are_asked_for(config: EncoderConfig, tmp_path: Path) -> None:
+    folder = encode_dataset(dataset(), config, tmp_path).passages.folder
+    content = bytearray((folder / "tokens-00000.npy").read_bytes())
+    content[-1] ^= 1
+    (folder / "tokens-00000.npy").write_bytes(bytes(content))
+    encode_dataset(dataset(), config, tmp_path)
+    with pytest.raises(BundleError, match=rf"tokens-00000\.npy: checksum differs.*delete {folder}"):
+        encode_dataset(dataset(), config, tmp_path, verify=True)
+
+
+@pytest.mark.parametrize("rows", [[0, 1, 2, 3, 4], [3, 3, 1]])
+def test_live_encodings_are_those_of_the_store_without_keeping_them(
+    config: EncoderConfig, tmp_path: Path, rows: list[int]
+) -> None:
+    stored = encode_dataset(dataset(), config, tmp_path / "stored").passages
+    live = encode_dataset(dataset(), config.model_copy(update={"live": True}), tmp_path / "live").passages
+    assert entries(live.folder) == ["manifest.json", "pooled.npy"] and live.has_tokens
+    np.testing.assert_array_equal(live.lengths, stored.lengths)
+    (ours, mask), (theirs, tokens) = (side.batch(np.array(rows), tokens=True) for side in (live, stored))
+    np.testing.assert_array_equal(mask, tokens)
+    np.testing.assert_allclose(ours, theirs, rtol=2 * STEP, atol=1e-6)
+    np.testing.assert_array_equal(live.batch(np.array(rows))[0], stored.batch(np.array(rows))[0])
+    ours.requires_grad_().sum().backward()  # no inference tensor
 
 
 def test_what_a_killed_process_left_is_not_used(stored: Encodings, encoder: Encoder) -> None:
@@ -175,12 +261,14 @@ def test_two_that_encode_the_same_at_once_both_succeed(encoder: Encoder, tmp_pat
         np.testing.assert_array_equal(encodings.pooled, encoder.pooled(TEXTS, "passage"))
 
 
-@pytest.mark.parametrize("name", ["pooled.npy", "tokens.npy", "offsets.npy"])
+@pytest.mark.parametrize("name", ["pooled.npy", "tokens-00000.npy", "offsets.npy"])
 def test_a_damaged_file_is_named_with_the_way_out(stored: Encodings, encoder: Encoder, name: str) -> None:
     path, store = stored.folder / name, stored.folder.parent
     content = path.read_bytes()
     path.write_bytes(content[:-1])
-    with pytest.raises(BundleError, match=rf"{name}: {len(content) - 1} bytes, .* says {len(content)}; delete {store}"):
+    with pytest.raises(
+        BundleError, match=rf"{name}: {len(content) - 1} bytes, {len(content)} are listed; delete {store}"
+    ):
         encode_texts(TEXTS, "passage", encoder, store)
     path.unlink()
     with pytest.raises(BundleError, match=f"{name}: file is missing"):

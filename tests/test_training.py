@@ -1,6 +1,7 @@
 """Training: it learns, it resumes to the bit, it refuses what it cannot do."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from retreever.errors import ConfigError, DataError, TrainingError
 from retreever.model.propagation import Learned
 from retreever.retriever import load_model
 from tests.support import tiny
+from tests.support.workers import Doubles, doubles
 
 
 @pytest.fixture(scope="module")
@@ -136,6 +138,56 @@ def test_a_loss_that_is_no_number_ends_the_training_with_its_settings(tmp_path, 
     monkeypatch.setattr(training.ContrastiveLoss, "forward", lambda self, *a, **k: self.log_scale * torch.nan)
     with pytest.raises(TrainingError, match=r"loss is nan before step 10 .*train\.lr"):
         training.fit(tiny.tiny_config(encoder), data, tmp_path)
+
+
+@pytest.mark.parametrize("split", ["linear", "cross_attention"])
+def test_micro_batches_give_the_gradient_of_the_whole_batch(encoder, data, split):
+    settings = {"tree__split": split, "tree__d_emb": 8, "tree__d_k": 8, "tree__attention_dropout": 0.0}
+    whole, parts = (
+        gradients(tiny.tiny_config(encoder, train__input_dropout=0.0, train__micro_batch=size, **settings), data)
+        for size in (None, 5)
+    )
+    assert all(torch.allclose(whole[name], parts[name], rtol=1e-9, atol=1e-12) for name in whole)
+    assert max(gradient.abs().max() for gradient in whole.values()) > 1e-3
+
+
+def test_micro_batches_draw_the_same_dropout_on_the_way_back(encoder, data):
+    config = tiny.tiny_config(encoder, train__input_dropout=0.5, train__micro_batch=5)
+    assert all(torch.equal(a, b) for a, b in zip(*(gradients(config, data).values() for _ in range(2)), strict=True))
+    with doubles():
+        learner = training.Learner(training.RoutingTree(32, 3), training.ContrastiveLoss(), 0.5, False, 5)
+        x, keep = torch.randn(20, 32), torch.ones(20, 20, dtype=torch.bool)
+        weights = learner.tree.split.readout
+
+        def loss(change):
+            with torch.no_grad():
+                weights[0, 0] += change
+            torch.manual_seed(1)
+            return learner((x, None), (x + 0.1, None), (3,), (keep, None))
+
+        loss(0.0).backward()
+        step = 1e-6
+        slope = (loss(step) - loss(-2 * step)).item() / (2 * step)
+    assert weights.grad[0, 0].item() == pytest.approx(slope, rel=1e-4)
+
+
+def test_accumulated_batches_make_one_step_of_their_mean_gradient(encoder, data):
+    config = tiny.tiny_config(encoder, train__input_dropout=0.0)
+    single = [gradients(config, data, batch) for batch in range(3)]
+    summed = gradients(tiny.tiny_config(encoder, train__input_dropout=0.0, train__accumulate=3), data, 0, 1, 2)
+    for name, value in summed.items():
+        assert torch.allclose(value, sum(g[name] for g in single) / 3, rtol=1e-9, atol=1e-12)
+
+
+def gradients(config, data, *batches):
+    """Gradients of some batches (the first one, where none is named) at the start, in double precision."""
+    exact = training.EncodedDataset(data.dataset, Doubles(data.queries.folder), Doubles(data.passages.folder))
+    with doubles():
+        run = training._Run(config, exact, Path("nowhere"), "cpu", lambda path: None)
+        for batch in batches or (0,):
+            run._backward(batch, 0, last=True)
+        run.batches.close()
+    return {name: parameter.grad for name, parameter in run.learner.named_parameters()}
 
 
 def test_a_data_set_without_dev_is_refused(tmp_path, encoder, data):

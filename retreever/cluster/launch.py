@@ -1,4 +1,8 @@
-"""Starting one training: in this process for one worker, by Ray Train for more."""
+"""Starting one training: in this process for one worker, by Ray Train for more, and starting it again when it is hurt.
+
+A worker or a node that is lost costs what was done since the last checkpoint; the group starts again by itself, as
+often as it has got further in between.
+"""
 
 import os
 from collections.abc import Callable
@@ -12,13 +16,16 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.train.v2.api.exceptions import TrainingFailedError
 from ray.util.queue import Empty, Queue
 
+from retreever import checkpoint
+from retreever.cluster.faults import explain
+from retreever.cluster.mirror import Mirror
 from retreever.cluster.run_record import begin
 from retreever.cluster.runtime import cluster
 from retreever.cluster.tracking import Tracker
 from retreever.cluster.worker import Job, figures_of, reports
 from retreever.config import Config
 from retreever.encodings import EncodedDataset, open_dataset
-from retreever.errors import ConfigError, TrainingError
+from retreever.errors import ConfigError, RetreeverError, TrainingError
 from retreever.files import read_json, write_json
 from retreever.progress import Track, silent
 from retreever.training import Result, result
@@ -27,22 +34,31 @@ from retreever.workspace import Workspace
 Watch = Callable[[dict[str, float]], object]
 """Called with every validation's figures."""
 
+Workers = int | tuple[int, int]
+"""How many; or the fewest and the most, between which a run shrinks and grows with the cluster."""
+
+RESTARTS = 3  # without a step of progress
+RESIZE_S = 30.0  # how often an elastic run looks whether it can grow
+ASK_EVERY = 10  # steps between two questions whether a node is about to be taken back: each is a barrier
+
 
 def train(
     config: Config,
     workspace: Workspace,
     name: str,
     *,
-    workers: int = 1,
+    workers: Workers = 1,
     gpu: bool = False,
     parent: str | None = None,
     tags: dict[str, str] | None = None,
+    again: bool = True,
     track: Track = silent,
     watch: Watch = lambda figures: None,
 ) -> tuple[Result, str]:
     """Train one tree under `runs/NAME`, tracked in MLflow; resume it if it was interrupted.
 
     Args:
+        again: give the result of a run that is finished already, instead of refusing its name.
         parent: MLflow run to nest under.
         track: shows steps where the training runs in this process.
         watch: sees every validation's figures.
@@ -51,9 +67,14 @@ def train(
         The result and the id of its MLflow run.
 
     Raises:
-        ConfigError: the run name is taken by another configuration.
+        ConfigError: the run name is taken by another configuration, or by a finished run.
+        TrainingError: the training failed; the message has the line of code that raised.
     """
     folder = workspace.runs / name
+    mirror = Mirror.of(Job({}, str(workspace.root), str(folder)))
+    mirror.restore()
+    if (folder / "model").is_dir() and not again:
+        _refuse_finished(folder, config)
     data = open_dataset(config, workspace, track)  # encodes what is not in the store, once, before any worker starts
     tracker = Tracker.of(workspace)
     run_id = _run_of(folder, config, data, tracker, workspace, parent=parent, workers=workers, tags=tags or {})
@@ -66,6 +87,7 @@ def train(
         else:
             with cluster(workspace):
                 _train_there(job, workers, gpu, watch)
+            mirror.restore()
     finally:
         if tracker.run(run_id).info.status == "RUNNING":
             tracker.end(run_id, "KILLED")
@@ -78,7 +100,7 @@ def _train_here(job: Job, track: Track, watch: Watch) -> None:
         watch(report.metrics)
 
 
-def _train_there(job: Job, workers: int, gpu: bool, watch: Watch) -> None:
+def _train_there(job: Job, workers: Workers, gpu: bool, watch: Watch) -> None:
     """Ray Train in a thread's stead: reports come back through a queue while `fit` blocks."""
     queue = Queue(actor_options={"num_cpus": 0})
     try:
@@ -96,7 +118,7 @@ def _train_there(job: Job, workers: int, gpu: bool, watch: Watch) -> None:
 
 
 @ray.remote
-def _fit_remotely(job: dict[str, Any], workers: int, gpu: bool, queue: Queue) -> None:
+def _fit_remotely(job: dict[str, Any], workers: Workers, gpu: bool, queue: Queue) -> None:
     run_train(Job(**job), workers, gpu=gpu, queue=queue)
 
 
@@ -109,41 +131,80 @@ def _drain(queue: Queue, watch: Watch) -> None:
 
 
 def run_train(
-    job: Job, workers: int, *, gpu: bool, callbacks: list[Any] | None = None, queue: Queue | None = None
+    job: Job, workers: Workers, *, gpu: bool, callbacks: list[Any] | None = None, queue: Queue | None = None
 ) -> None:
     """Run `job` with Ray Train on a cluster already joined; returns when it is done.
 
     Raises:
-        TrainingError: the workers failed; the message is the first worker's own error.
+        TrainingError: the training failed as often as it may; the message has the line of code that raised.
     """
-    trainer = TorchTrainer(
+    mirror = Mirror.of(job)
+    while True:
+        before = mirror.steps()
+        try:
+            fault = _trainer(job, mirror, workers, gpu, callbacks or [], queue).fit().return_value
+        except TrainingFailedError as error:
+            if mirror.steps() == before:
+                raise TrainingError(explain(error)) from error
+            continue
+        if fault:
+            raise TrainingError(str(fault))
+        return
+
+
+def _trainer(
+    job: Job, mirror: Mirror, workers: Workers, gpu: bool, callbacks: list[Any], queue: Queue | None
+) -> TorchTrainer:
+    stored: dict[str, Any] = {"storage_path": str(Path(job.folder) / "ray")}
+    if mirror.storage:
+        stored = {
+            "storage_path": f"{mirror.storage.root}/{mirror.name}/ray",
+            "storage_filesystem": mirror.storage.files,
+        }
+    return TorchTrainer(
         _worker_loop,
         train_loop_config={"job": job.plain(), "queue": queue},
-        scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpu),
+        scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpu, elastic_resize_monitor_interval_s=RESIZE_S),
         torch_config=TorchConfig(timeout_s=300),
         run_config=RunConfig(
             name=f"train-{Path(job.folder).name}",
-            storage_path=str(Path(job.folder) / "ray"),
-            failure_config=FailureConfig(max_failures=3, controller_failure_limit=3),
+            failure_config=FailureConfig(max_failures=RESTARTS, controller_failure_limit=RESTARTS),
             checkpoint_config=CheckpointConfig(num_to_keep=1),
-            callbacks=callbacks or [],
+            callbacks=callbacks,
+            **stored,
         ),
     )
-    try:
-        trainer.fit()
-    except TrainingFailedError as error:
-        failures = getattr(error, "worker_failures", None) or {}
-        first = next(iter(failures.values()), error)
-        raise TrainingError(f"training failed: {first}") from error
 
 
-def _worker_loop(settings: dict[str, Any]) -> None:
-    """What every Ray Train worker runs."""
+def _worker_loop(settings: dict[str, Any]) -> str | None:
+    """What every Ray Train worker runs; an error of ours comes back as a text, since trying again would not mend it."""
     first = ray.train.get_context().get_world_rank() == 0
-    for report in reports(Job(**settings["job"]), device=str(get_device())):
-        ray.train.report(figures_of(report))
-        if first and settings["queue"] is not None:
-            settings["queue"].put(report.metrics)
+    try:
+        for report in reports(Job(**settings["job"]), device=str(get_device()), urgent=_leaving()):
+            ray.train.report(figures_of(report))
+            if first and settings["queue"] is not None:
+                settings["queue"].put(report.metrics)
+    except RetreeverError as error:
+        return str(error)
+    return None
+
+
+def _leaving() -> Callable[[int], bool]:
+    """Whether a node of ours has been given notice since we asked last."""
+    known: set[str] = set()
+
+    def urgent(step: int) -> bool:
+        notice = None if step % ASK_EVERY else ray.train.get_preemption_info()
+        new = set(notice.preempted_node_ids) - known if notice else set()
+        known.update(new)
+        return bool(new)
+
+    return urgent
+
+
+def _refuse_finished(folder: Path, config: Config) -> None:
+    if checkpoint.read_state(folder / "checkpoint").config_digest == config.digest:
+        raise ConfigError([f"run {folder.name}: is finished already; choose another --name or remove {folder}"])
 
 
 def _run_of(

@@ -24,7 +24,7 @@ def begin(
     config: Config,
     data: EncodedDataset,
     *,
-    workers: int = 1,
+    workers: int | tuple[int, int] = 1,
     parent: str | None = None,
     tags: Mapping[str, str] | None = None,
 ) -> str:
@@ -68,8 +68,11 @@ def run_tags(config: Config) -> dict[str, str]:
     }
 
 
-def command(config: Config, workers: int = 1) -> str:
+def command(config: Config, workers: int | tuple[int, int] = 1) -> str:
     """The command that trains this configuration again.
+
+    >>> command(Config(), workers=(2, 8))
+    'retreever train --elastic 2:8'
 
     >>> command(Config().with_overrides({"tree.depth": 8, "encoder.query_prefix": "query: "}))
     "retreever train --set 'encoder.query_prefix=\\"query: \\"' --set tree.depth=8"
@@ -78,7 +81,11 @@ def command(config: Config, workers: int = 1) -> str:
     changed = {name: value for name, value in config.flat().items() if value != default[name]}
     parts = ["retreever train"]
     parts += [f"--set {shlex.quote(f'{name}={_written(value)}')}" for name, value in changed.items()]
-    return " ".join(parts + ([f"--workers {workers}"] if workers > 1 else []))
+    if isinstance(workers, tuple):
+        parts += [f"--elastic {workers[0]}:{workers[1]}"]
+    elif workers > 1:
+        parts += [f"--workers {workers}"]
+    return " ".join(parts)
 
 
 def _written(value: Any) -> str:

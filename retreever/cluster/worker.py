@@ -5,7 +5,7 @@ consumes the generator.
 """
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import torch
 
 from retreever import config as configs
 from retreever import distributed
+from retreever.cluster.mirror import Mirror
 from retreever.cluster.run_log import RunLog
 from retreever.config import EncoderConfig
 from retreever.encodings import EncodedDataset, open_dataset
@@ -61,16 +62,29 @@ def open_data(job: Job) -> EncodedDataset:
     return _cached(config.data.name, config.data.on_bad, config.encoder, job.workspace)
 
 
-def reports(job: Job, *, device: str = "cpu", track: Track = silent) -> Iterator[Report]:
-    """Train as `job` says and yield every validation's report; the MLflow run is ended as the training ended."""
+def reports(
+    job: Job,
+    *,
+    device: str = "cpu",
+    track: Track = silent,
+    urgent: Callable[[int], bool] = lambda step: False,
+) -> Iterator[Report]:
+    """Train as `job` says and yield every validation's report; the MLflow run is ended as the training ended.
+
+    Checkpoints and the finished model are kept in shared storage too, where there is one.
+
+    Args:
+        urgent: see `training.epochs`.
+    """
     config = configs.build(job.config)
     torch.set_num_threads(job.threads)
     data = open_data(job)
     tracked = job.tracking_uri is not None and job.run_id is not None and distributed.rank() == 0
     log = RunLog(str(job.tracking_uri), str(job.run_id), Path(job.folder)) if tracked else None
-    folder = Path(job.folder)
+    folder, mirror = Path(job.folder), Mirror.of(job)
+    distributed.agree(mirror.restore)
     try:
-        for report in epochs(config, data, folder, device=device, track=track):
+        for report in epochs(config, data, folder, device=device, track=track, urgent=urgent, saved=mirror.keep):
             if log:
                 log.report(report)
             yield report
@@ -82,6 +96,8 @@ def reports(job: Job, *, device: str = "cpu", track: Track = silent) -> Iterator
         if log:
             log.failed(error)
         raise
+    if distributed.rank() == 0:
+        mirror.finish()
     if log:
         log.finished(result(folder).history, data)
 

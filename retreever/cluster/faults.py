@@ -1,0 +1,29 @@
+"""What a failed Ray Train run says to the person who started it: one sentence with the line of code that raised."""
+
+import re
+
+from ray.train.v2.api.exceptions import TrainingFailedError
+
+PLACE = re.compile(r'^\s*File "(?P<file>[^"]+)", line (?P<line>\d+), in (?P<where>\S+)', re.MULTILINE)
+
+
+def explain(error: TrainingFailedError) -> str:
+    """Which worker failed first, where and of what, out of Ray's layers of wrapping."""
+    failures: dict[int, Exception] = getattr(error, "worker_failures", None) or {}
+    if not failures:
+        cause = getattr(error, "controller_failure", error)
+        return f"training failed: {_last_line(str(cause))}"
+    rank, failure = min(failures.items(), key=lambda item: (_is_collateral(item[1]), item[0]))
+    places = list(PLACE.finditer(str(failure)))
+    at = f" ({places[-1]['file']}:{places[-1]['line']} in {places[-1]['where']})" if places else ""
+    return f"training failed on worker {rank}: {_last_line(str(failure))}{at}"
+
+
+def _is_collateral(failure: Exception) -> bool:
+    """A worker that was left alone in a collective operation by another one's failure."""
+    text = _last_line(str(failure))
+    return "Connection closed by peer" in text or "gloo" in text or "NCCL" in text
+
+
+def _last_line(text: str) -> str:
+    return text.strip().splitlines()[-1] if text.strip() else "no reason given"

@@ -1,0 +1,62 @@
+"""Training by several gloo workers, started without Ray: each in a process of its own, in double precision.
+
+Rounding differs between one worker and many, and Adam blows it up where a gradient is near zero. In double precision
+what is left of it is far below what wrong mathematics would show.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor
+
+from retreever import training
+from retreever.config import Config
+from retreever.encodings import EncodedDataset, Encodings
+
+
+class Doubles(Encodings):
+    """Encodings of an entry of the store, in double precision."""
+
+    def batch(
+        self, rows: np.ndarray, tokens: bool = False, dtype: torch.dtype = torch.float64
+    ) -> tuple[Tensor, Tensor | None]:
+        """As of the store; `dtype` is not looked at."""
+        x, mask = super().batch(rows, tokens)
+        return x.double(), mask
+
+
+@contextmanager
+def doubles() -> Iterator[None]:
+    """New tensors and modules are made in double precision."""
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def train_alone(config: Config, data: EncodedDataset, folder: Path) -> None:
+    """Train in this process."""
+    exact = EncodedDataset(data.dataset, Doubles(data.queries.folder), Doubles(data.passages.folder))
+    with doubles():
+        list(training.epochs(config, exact, folder))
+
+
+def train_together(workers: int, jobs: dict[str, Config], data: EncodedDataset, folder: Path) -> None:
+    """Train every job in `folder/NAME`, one after the other, by the same group of workers."""
+    mp.spawn(_work, (workers, jobs, data, folder), nprocs=workers)
+
+
+def _work(rank: int, workers: int, jobs: dict[str, Config], data: EncodedDataset, folder: Path) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=workers)
+    try:
+        for name, config in jobs.items():
+            train_alone(config, data, folder / name)
+    finally:
+        dist.destroy_process_group()

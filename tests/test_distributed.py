@@ -1,0 +1,112 @@
+"""Many workers train the model that one would: same global batch, same seed, same parameters."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from retreever import distributed, training
+from retreever.data.dataset import RetrievalDataset
+from retreever.encodings import encode_dataset
+from retreever.errors import TrainingError
+from retreever.model.router import PROPAGATIONS, SPLITS
+from tests.support import tiny
+from tests.support.workers import train_alone, train_together
+
+STEPS = 20
+EXACT = 1e-6
+PLAIN = {
+    "train__steps": STEPS,
+    "train__eval_every": STEPS,
+    "train__eval_queries": 20,
+    "train__input_dropout": 0.0,
+    "tree__mlp_dropout": 0.0,
+    "tree__attention_dropout": 0.0,
+    "tree__propagation_dropout": 0.0,
+    "tree__d_emb": 8,
+    "tree__d_k": 8,
+    "depth__levels": [2, 4],
+}
+
+
+def config(encoder, **settings):
+    return tiny.tiny_config(encoder, **{**PLAIN, **settings})
+
+
+def cases(encoder):
+    """Every split function with every propagation, and what else touches rows of other workers."""
+    grid = {
+        f"{split}-{propagation}": config(encoder, tree__split=split, tree__propagation=propagation, loss__negatives=7)
+        for split, propagation in itertools.product(SPLITS, PROPAGATIONS)
+    }
+    return grid | {
+        "all negatives": config(encoder),
+        "a batch of shares that differ": config(encoder, train__batch_size=33, loss__negatives=7),
+        "micro-batches": config(encoder, tree__split="cross_attention", train__micro_batch=5),
+        "accumulated": config(encoder, train__accumulate=3),
+        "ntvd": config(encoder, loss__similarity="ntvd", loss__scale=20.0),
+        "stochastic depth": config(encoder, depth__scheduler="random_square", depth__levels=None),
+    }
+
+
+def shared_dataset():
+    """The tiny data set with a second query for every third passage and a second passage for every fourth query."""
+    dataset = tiny.tiny_dataset()
+    train = dataset.qrels["train"]
+    more = np.concatenate([train[::3] + np.array([1, 0, 0]), train[::4] + np.array([0, 2, 0])])
+    rows = np.unique(np.concatenate([train, more[(more[:, :2] < len(train)).all(1)]]), axis=0)
+    return RetrievalDataset(dataset.name, dataset.corpus, dataset.queries, {**dataset.qrels, "train": rows})
+
+
+@pytest.fixture(scope="module")
+def setting(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("workers")
+    encoder = tiny.tiny_bert(folder / "bert")
+    data = encode_dataset(shared_dataset(), tiny.tiny_config(encoder).encoder, folder / "store")
+    return folder, encoder, data
+
+
+@pytest.fixture(scope="module")
+def trained(setting):
+    """Folders of every case, trained by two workers."""
+    folder, encoder, data = setting
+    together = folder / "two"
+    together.mkdir()
+    train_together(2, cases(encoder), data, together)
+    return together
+
+
+def weights(folder):
+    return load_file(folder / "checkpoint" / f"step-{STEPS:08d}" / "model.safetensors")
+
+
+def furthest(ours, theirs):
+    """The largest difference of two models' parameters."""
+    assert ours.keys() == theirs.keys()
+    return max((ours[name] - theirs[name]).abs().max().item() for name in ours)
+
+
+NAMES = list(cases("an encoder"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_two_workers_train_the_parameters_that_one_trains(setting, trained, tmp_path, name):
+    _, encoder, data = setting
+    train_alone(cases(encoder)[name], data, tmp_path)
+    assert furthest(weights(tmp_path), weights(trained / name)) < EXACT
+
+
+def test_the_pairs_that_do_not_count_are_there_and_matter(setting, trained, tmp_path, monkeypatch):
+    _, encoder, data = setting
+    monkeypatch.setattr(training, "negatives_mask", lambda q, *_: torch.ones(len(q), len(q), dtype=torch.bool))
+    train_alone(cases(encoder)["all negatives"], data, tmp_path)
+    assert furthest(weights(tmp_path), weights(trained / "all negatives")) > 1e-3
+
+
+def test_more_workers_than_pairs_are_refused(setting, tmp_path, monkeypatch):
+    _, encoder, data = setting
+    monkeypatch.setattr(distributed, "world_size", lambda: 64)
+    with pytest.raises(TrainingError, match=r"train\.batch_size: 64 workers need a batch of 64 pairs or more, it has"):
+        training.fit(config(encoder), data, tmp_path)
