@@ -169,7 +169,10 @@ def _kept(folder: Path) -> list[Path]:
 
 def _read(path: Path) -> Saved:
     unseal(path)
-    return Saved(_state(path), load_file(path / "model.safetensors"), load_file(path / "optimizer.safetensors"))
+    state = _state(path)
+    if state.best:
+        unseal(path / "best")  # sealed by itself
+    return Saved(state, load_file(path / "model.safetensors"), load_file(path / "optimizer.safetensors"))
 
 
 def _state(path: Path) -> State:

@@ -93,13 +93,28 @@ def data(
 
 
 @_verb
-def encode(config: ConfigFile = None, set: Set = None, workspace: Where = None, json: Json = False) -> None:
-    """Encode a data set once; later runs read the memory-mapped store and encode nothing."""
+def encode(
+    config: ConfigFile = None,
+    set: Set = None,
+    workers: Annotated[int, typer.Option(min=1, help="encoders; above 1 as actors of Ray Data")] = 1,
+    gpu: Annotated[bool, typer.Option("--gpu", help="one GPU for each encoder, as actors of Ray Data")] = False,
+    workspace: Where = None,
+    json: Json = False,
+) -> None:
+    """Encode a data set once; later runs read the memory-mapped store and encode nothing.
+
+    Interrupted, the same command goes on with the shards that are missing. What is there already is checked against its
+    checksums.
+    """
     from retreever.encodings import open_dataset
 
     place, screen = _open(workspace, json)
     settings = configs.load(config, set or [])
-    opened = open_dataset(settings, place, screen.track)
+    if workers > 1 or gpu:
+        from retreever.cluster.embed import encode as encode_by_actors
+
+        encode_by_actors(settings, place, workers=workers, gpu=gpu, track=screen.track)
+    opened = open_dataset(settings, place, screen.track, verify=True)
     summary = {
         "name": opened.dataset.name,
         "encoder": settings.encoder.name,

@@ -74,8 +74,8 @@ def command(config: Config, workers: int | tuple[int, int] = 1) -> str:
     >>> command(Config(), workers=(2, 8))
     'retreever train --elastic 2:8'
 
-    >>> command(Config().with_overrides({"tree.depth": 8, "encoder.query_prefix": "query: "}))
-    "retreever train --set 'encoder.query_prefix=\\"query: \\"' --set tree.depth=8"
+    >>> print(command(Config().with_overrides({"tree.depth": 8, "encoder.query_prefix": "query: "})))
+    retreever train --set 'encoder.query_prefix="query: "' --set tree.depth=8
     """
     default = Config().flat()
     changed = {name: value for name, value in config.flat().items() if value != default[name]}

@@ -1,0 +1,52 @@
+"""Encoding by a pool of actors: the bytes of the local path, in the same order, and nothing encoded twice."""
+
+import numpy as np
+import pytest
+
+from retreever import encodings, environment, shards
+from retreever.cluster.embed import encode
+from retreever.cluster.runtime import cluster
+from retreever.data import beir
+from retreever.workspace import Workspace
+from tests.support import tiny
+
+pytestmark = [
+    pytest.mark.timeout(300),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+]
+
+
+def contents(store):
+    return {str(path.relative_to(store)): path.read_bytes() for path in store.rglob("*") if path.is_file()}
+
+
+def test_actors_write_the_bytes_of_the_local_path_and_only_what_is_missing(tmp_path, monkeypatch):
+    monkeypatch.setattr(shards, "SHARD", 64)
+    local, many = (Workspace.at(tmp_path / name) for name in ("local", "many"))
+    tiny.tiny_bert(tmp_path / "bert")
+    for place in (local, many):
+        beir.write(tiny.tiny_dataset(), place.dataset("tiny"))
+    environment.prepare(many)
+    config = tiny.tiny_config(tmp_path / "bert")
+    alone = encodings.open_dataset(config, local)
+
+    (making, _) = encodings.makings(tiny.tiny_dataset().passage_texts(), "passage", config.encoder, many.encodings)
+    encoder = encodings.Encoder.load(config.encoder)
+    for _ in shards.encode_shard(making.texts_of(3), "passage", encoder, making.shard(3), True):
+        pass
+    written = (making.shard(3) / "tokens.npy").stat()
+    labels = []
+
+    def watch(items, label, total=None):
+        labels.append((label, total))
+        yield from items
+        assert (making.shard(3) / "tokens.npy").stat() == written
+
+    with cluster(many, cpus=2):
+        together = encode(config, many, workers=2, track=watch)
+    assert labels == [("encoding on 2 actors, shards", 9)]  # five of passages and five of queries, but for one
+    assert contents(many.encodings) == contents(local.encodings)
+    np.testing.assert_array_equal(together.passages.pooled, alone.passages.pooled)
+    assert together.dataset.digest == alone.dataset.digest
