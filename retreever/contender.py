@@ -1,7 +1,8 @@
-"""A trained tree as one of the compared: its levels, as probabilities, in bytes, and by a product quantiser.
+"""A trained tree as one of the compared: its levels, as probabilities, in bytes, by a product quantiser, and as served.
 
 Under Bhattacharyya a text is the vector of the square roots of its probabilities, which has length one, so that it is
-held and ranked exactly as the rivals' vectors are. Under nTVD the probabilities themselves are held.
+held and ranked exactly as the rivals' vectors are. Under nTVD the probabilities themselves are held. `certified` is the
+index of a bundle, which finds the exact best of the finest level without looking at all of it.
 """
 
 from pathlib import Path
@@ -15,6 +16,7 @@ from retreever.baselines.interface import PLAIN, Form, Ranking
 from retreever.config import Config
 from retreever.encodings import EncodedDataset, Encodings
 from retreever.evaluation.ranking import top_k
+from retreever.index import Layout, TreeIndex
 from retreever.model import RoutingTree
 from retreever.progress import Track, silent
 from retreever.retriever import load_model, routed
@@ -22,6 +24,7 @@ from retreever.validation import levels_of
 
 NAME = "retreever"
 QUANTISED = 256  # leaves from which on a product quantiser is tried
+CERTIFIED = "certified"
 
 
 class Contender(Dense):
@@ -34,6 +37,7 @@ class Contender(Dense):
         self.levels = levels_of(tree.tree.depth)
         self._last = 2**tree.tree.depth
         self._plain: dict[Form, np.ndarray] = {}
+        self._served: TreeIndex | None = None
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -46,22 +50,43 @@ class Contender(Dense):
 
     @property
     def forms(self) -> tuple[Form, ...]:
-        """Every level in float32 and in bytes; the finest also in fewer bytes than it has leaves."""
+        """Every level in float32 and in bytes; the finest also in fewer bytes than it has leaves, and as served."""
         sized = [Form(2**level, code) for code in (PLAIN, "int8") for level in self.levels]
         fewer = [Form(self._last, f"pq{size}") for size in (64, 256) if size < self._last >= QUANTISED]
-        return (*sized, *(fewer if self._inner else []))
+        return (*sized, *(fewer if self._inner else []), Form(self._last, CERTIFIED))
 
     def index(self, data: EncodedDataset, track: Track = silent) -> None:
         """Route the passages of `data`, to be asked by its queries."""
         super().index(data, track)
         self._plain = {}
+        self._data, self._served = data, None
 
     def search(self, query_rows: Int[np.ndarray, " queries"], k: int, form: Form) -> Ranking:
         """Passage rows and similarities of the best k, equal ones by row."""
+        if form.code == CERTIFIED:
+            nodes = routed(self.tree, self.config, self._queries, query_rows)
+            return self._index().search(np.concatenate(list(nodes)), k, threads=1)
         if self._inner:
             return super().search(query_rows, k, form)
         queries = self._sized(self._vectors(self._queries, query_rows), form)
         return top_k(queries, self._decoded(form), k, "ntvd")
+
+    def bytes_per_document(self, form: Form) -> float:
+        """Of the code of one vector; of the whole index, ids apart, for the one that is served."""
+        if form.code == CERTIFIED:
+            return float(self._index().stats()["bytes_per_document"])
+        return super().bytes_per_document(form)
+
+    def _index(self) -> TreeIndex:
+        """The index that `retreever index` would write, in memory; passages are numbered by row."""
+        if self._served is None:
+            config, tree = self.config, self.tree
+            layout = Layout(
+                config.tree.depth, config.loss.similarity, tree.exact_hierarchy, "in memory", config.index.dtype
+            )
+            ids = [passage.id for passage in self._data.dataset.corpus]
+            self._served = TreeIndex.build(routed(tree, config, self._data.passages), ids, layout)
+        return self._served
 
     @property
     def _inner(self) -> bool:

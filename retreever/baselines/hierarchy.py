@@ -71,7 +71,7 @@ class Hierarchical(ABC):
         grid = list(product(self.temperatures, SIMILARITIES))
         for setting in track(grid, f"tuning {self.name}", total=len(grid)):
             self.temperature, self.similarity = setting
-            self.index(data)
+            self._route(data)
             rows, _ = self.search(queries, 10, Form(2**self.depth))
             found[setting] = evaluate(rows, relevant)["ndcg_at_10"]
         self.temperature, self.similarity = max(found, key=found.__getitem__)
@@ -79,8 +79,7 @@ class Hierarchical(ABC):
 
     def index(self, data: EncodedDataset, track: Track = silent) -> None:
         """Route the passages of `data`, to be asked by its queries."""
-        self._queries, self._passages = data.queries.pooled, normalized(data.passages.pooled)
-        self._leaves = np.concatenate([self._probabilities(part) for part in _parts(self._passages)])
+        self._route(data)
         leaf = np.concatenate([self._beam(part, 1)[:, 0] for part in _parts(self._passages)])
         self._by_leaf = np.argsort(leaf, kind="stable")
         self._offsets = np.searchsorted(leaf[self._by_leaf], np.arange(2**self.depth + 1))
@@ -126,6 +125,11 @@ class Hierarchical(ABC):
 
     @abstractmethod
     def _restore(self, arrays: dict[str, np.ndarray]) -> None: ...
+
+    def _route(self, data: EncodedDataset) -> None:
+        """Probabilities of the passages."""
+        self._queries, self._passages = data.queries.pooled, normalized(data.passages.pooled)
+        self._leaves = np.concatenate([self._probabilities(part) for part in _parts(self._passages)])
 
     def _probabilities(self, vectors: np.ndarray) -> Float[np.ndarray, "n leaves"]:
         """Of reaching each leaf."""

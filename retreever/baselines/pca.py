@@ -55,7 +55,7 @@ class PCA(Dense):
 
         pairs = limit(train_pairs(data), self.max_pairs, self.seed)
         texts = [data.queries.pooled[np.unique(pairs[:, 0])], data.passages.pooled[np.unique(pairs[:, 1])]]
-        fitted = Components(svd_solver="full").fit(np.concatenate(texts))
+        fitted = Components(svd_solver="covariance_eigh").fit(np.concatenate(texts))
         self._mean, self._components = fitted.mean_, fitted.components_
         self._deviations = np.sqrt(np.maximum(fitted.explained_variance_, 1e-12))
         found = {}

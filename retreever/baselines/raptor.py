@@ -7,8 +7,8 @@ same things. A retrieved summary stands for the passages below it, ranked by the
     collapsed   all nodes, of every layer, by cosine
     layers      the best five nodes of the top layer, the best five of their children, and so on down
 
-Departures, for speed alone: all nodes are scored by one matrix product instead of a loop over nodes, and BIC is asked
-of a grid of counts.
+A departure, for speed: all nodes are scored by one matrix product instead of a loop over nodes. For those of the
+clustering see `soft_clusters.py`.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,8 +28,8 @@ from retreever.progress import Track, silent
 
 LAYERS = 5
 FEWEST = 11  # nodes of a layer from which no further one is made
-LONGEST = 3500  # tokens of a cluster; a longer one is clustered again
 TOKENS = 4 / 3  # of a word, about
+CHUNK = 100  # tokens of a text that count: the method's chunks
 BREADTH = 5  # nodes that go on in a layer
 Encode = Callable[[Sequence[str]], Float[np.ndarray, "texts dim"]]
 Make = Callable[[Sequence[str]], Summarizer]
@@ -121,7 +121,8 @@ class Raptor:
         layer, first = leaves, 0
         sizes: list[int] = []
         while len(layer) > FEWEST and len(sizes) < LAYERS:
-            clusters = self._clusters(layer, all_texts[first:], track)
+            tokens = np.array([min(len(text.split()) * TOKENS, CHUNK) for text in all_texts[first:]])
+            clusters = soft_clusters(layer, tokens, self.seed, self._reduce, track)
             if len(clusters) >= len(layer):
                 break
             label = f"summarising raptor, layer {len(sizes) + 1}"
@@ -137,21 +138,6 @@ class Raptor:
         self._children = np.concatenate([np.empty(0, np.int64), *children])
         self._offsets = np.cumsum([0, *map(len, children)])
         self._layers = np.array(sizes, np.int64)
-
-    def _clusters(self, vectors: np.ndarray, texts: list[str], track: Track) -> list[np.ndarray]:
-        """Clusters of a layer; those with more than `LONGEST` tokens are clustered again while that splits them."""
-        tokens = np.array([len(text.split()) * TOKENS for text in texts])
-        done, todo = [], soft_clusters(vectors, self.seed, self._reduce, track)
-        while todo:
-            members = todo.pop()
-            parts = [members]
-            if tokens[members].sum() > LONGEST and len(members) > FEWEST:
-                parts = [members[part] for part in soft_clusters(vectors[members], self.seed, self._reduce)]
-            if len(parts) == 1 or max(map(len, parts)) == len(members):
-                done.append(members)
-            else:
-                todo += parts
-        return done
 
     def _passages_below(self, node: int) -> np.ndarray:
         """Rows of the passages that a summary stands for; children come before their parents."""

@@ -196,7 +196,12 @@ class Report:
                 yield from _duel(f"{size:,} bytes", ours, rivals)
 
     def _best_against(self, name: str) -> Iterator[Duel]:
-        yield from _duel(name, self._ours(_plain), self._rivals(lambda e: e.name == name))
+        """The rival's best form against the fastest of the tree's that ranks better, or its best where none does."""
+        rivals = self._rivals(lambda e: e.name == name)
+        best = max((rival.mean() for rival in rivals), default=0.0)
+        ours = [entry for entry in self._ours(lambda e: e.mean() > best) if entry.latency]
+        fastest = min(ours, key=lambda entry: entry.latency.median if entry.latency else 0.0, default=None)
+        yield from _duel(name, [fastest] if fastest else self._ours(_plain), rivals)
 
     def _lines(self) -> Iterator[list[str]]:
         best = {m: max(entry.mean(m) for entry in self.entries) for m in COLUMNS}

@@ -93,13 +93,21 @@ def test_mixture_finds_blobs_and_leaves_nobody_out():
 
 
 def test_few_vectors_are_one_cluster():
-    (members,) = soft_clusters(np.eye(11, 20, dtype=np.float32), seed=0)
+    (members,) = soft_clusters(np.eye(11, 20, dtype=np.float32), np.ones(11), seed=0)
     np.testing.assert_array_equal(members, np.arange(11))
+
+
+def test_a_cluster_that_is_too_long_is_split_while_that_helps():
+    draw = np.random.default_rng(0)
+    blobs = np.concatenate([centre + 0.05 * draw.normal(size=(40, 12)) for centre in np.eye(4, 12) * 4])
+    short, long = (soft_clusters(blobs, np.full(160, size), 0, lambda x, n, s: x) for size in (1, 100))
+    assert sorted(map(len, short)) == [40] * 4
+    assert max(map(len, long)) <= 40  # 4,000 tokens: split where a mixture of more fits better, else left
 
 
 @pytest.mark.slow
 def test_umap_keeps_topics_together(data):
-    found = soft_clusters(np.repeat(data.passages.pooled[:20], 12, axis=0), seed=0)
+    found = soft_clusters(np.repeat(data.passages.pooled[:20], 12, axis=0), np.ones(240), seed=0)
     assert len(found) > 5
     assert np.mean([len(np.unique(members // 12)) for members in found]) < 8
 

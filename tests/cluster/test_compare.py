@@ -58,7 +58,7 @@ def test_everybody_is_judged_and_reported(made):
     assert names == {"retreever", *RIVALS}
     assert all(entry.latency.median > 0 for entry in found.report.entries)
     tree = [entry for entry in found.report.entries if entry.name == "retreever"]
-    assert [(entry.dimensions, entry.code) for entry in tree] == [(16, "float32"), (16, "int8")]
+    assert [(entry.dimensions, entry.code) for entry in tree] == [(16, "float32"), (16, "int8"), (16, "certified")]
     assert len(tree[0].by_seed) == 2 and tree[0].mean() == pytest.approx(sum(tree[0].by_seed) / 2)
     for name in ("report.md", "report.json", "report.png"):
         assert (found.folder / name).stat().st_size > 500

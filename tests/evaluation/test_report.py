@@ -20,7 +20,7 @@ def entry(name, dims, code, size, ndcg, ms=1.0):
 @pytest.fixture
 def report() -> Report:
     entries = [
-        entry("retreever", 16, "float32", 64, 0.30),
+        entry("retreever", 16, "float32", 64, 0.30, 0.5),
         entry("retreever", 64, "float32", 256, 0.50),
         entry("retreever", 64, "int8", 64, 0.49),
         entry("frozen", None, "float32", 1536, 0.40, 3.0),
@@ -39,7 +39,7 @@ def test_duels_meet_the_right_rivals(report):
     assert found["16 dimensions", "retreever 16 float32"].theirs == "head 16 float32"
     assert found["64 dimensions", "retreever 64 float32"].ratio == pytest.approx(0.5 / 0.55)
     assert found["64 bytes", "retreever 64 int8"].theirs == "head 64 int8"
-    assert found["raptor", "retreever 64 float32"].faster == 50
+    assert found["raptor", "retreever 16 float32"].faster == 100  # the fastest of those that rank better
     assert len(found) == 5
 
 
