@@ -136,7 +136,7 @@ def _order(level: int, sides: Sequence[Side]) -> str:
         difference = first.scores[level] - side.scores[level]
         p, (low, high) = paired_p(first.scores[level], side.scores[level]), interval(difference)
         verdict = "" if p < SURE else ", not told apart"
-        behind = f"-{difference.mean():.3f} [{low:.3f}, {high:.3f}]{verdict}"
+        behind = f"{difference.mean():.3f} behind [{low:.3f}, {high:.3f}]{verdict}"
         parts.append(f"{side.label} {side.ndcg(level)[0]:.3f} ({behind})")
     return ", ".join(parts)
 

@@ -61,7 +61,7 @@ def test_the_order_at_every_level_and_who_cannot_be_told_apart(tmp_path, scores)
     assert line.index("all_levels") < line.index("constant") < line.index("random_square")
     same, behind = line.split("constant")[1].split("random_square")
     assert "not told apart" in same and "not told apart" not in behind
-    assert "(-0.100 [0.09" in behind
+    assert "(0.100 behind [0.09" in behind
     assert "- 16 dimensions" in text and "over 200 queries and 1 seed:" in text
     assert "| all_levels | 0." in text and (tmp_path / "answer.png").is_file()
 
