@@ -111,7 +111,7 @@ def _bundle(name: str, workspace: Workspace, tracker: Tracker, track: Track) -> 
         run, bundle = tracker.run(read_json(folder / "run.json")["run_id"]), folder / "bundle"
     else:
         run = runs.find(tracker, workspace, name)
-        bundle = workspace.root / "bundles" / run.info.run_id
+        bundle = workspace.root / "bundles" / run.info.run_id / "bundle"  # MLflow keeps the last name
     if not bundle.is_dir():
         model = folder / "model" if (folder / "model").is_dir() else _model(tracker, run)
         make_bundle(model, bundle, workspace, track)

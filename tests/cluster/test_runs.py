@@ -18,6 +18,7 @@ from retreever.cluster.scores import aligned
 from retreever.cluster.tracking import Tracker
 from retreever.data import beir
 from retreever.errors import PromotionError, TrackingError
+from retreever.retriever import Retreever
 from retreever.workspace import Workspace
 from tests.support import tiny
 
@@ -178,8 +179,11 @@ def test_the_champion_is_replaced_by_what_beats_it_and_comes_back(place, tracker
     with pytest.raises(PromotionError, match="run weak: not significantly better"):
         promote_run("weak", place)
     assert served(tracker) == 2
-    forced = promote_run("twin", place, force=True)
+    twin = runs.find(tracker, place, "twin").info.run_id  # as a sweep's trial: no folder under runs/ has that name
+    forced = promote_run(twin, place, force=True)
     assert forced.uri == "models:/retreever/3"
+    text = tiny.tiny_dataset().corpus[7].text
+    assert Retreever.load(promote.locate(forced.uri, place)).search([text], k=3)[0][0].id == "p0007"
     code, found, _ = call(capsys, place, "promote", "--rollback")
     assert code == 0 and found["model_uri"] == "models:/retreever/2"
     assert served(tracker, "previous") == 3
