@@ -285,16 +285,28 @@ def compare(
 def index(
     run: Annotated[str, typer.Argument(help="a run's name or a model's folder")],
     output: Annotated[Path | None, typer.Option(help="bundle to write [default: runs/RUN/bundle]")] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="index shards side by side with Ray Data; by default in this process, without Ray"),
+    ] = None,
     workspace: Where = None,
     json: Json = False,
 ) -> None:
-    """Index a trained tree's corpus: writes a bundle of model, index and documents, ready to search."""
+    """Index a trained tree's corpus: writes a bundle of model, index and documents, ready to search.
+
+    With --workers an interrupted call goes on with the shards that are missing.
+    """
     from retreever.cluster.promote import locate
     from retreever.retriever import make_bundle
 
     place, screen = _open(workspace, json)
     target = output or place.runs / run / "bundle"
-    stats = make_bundle(locate(run, place), target, place, screen.track)
+    if workers is None:
+        stats = make_bundle(locate(run, place), target, place, screen.track)
+    else:
+        from retreever.cluster.index import index_in_shards
+
+        stats = index_in_shards(locate(run, place), target, place, workers=workers, track=screen.track)
     screen.table(f"bundle {target}", ["what", "value"], list(stats.items()))
     screen.result({"bundle": str(target), **stats})
 

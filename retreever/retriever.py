@@ -7,7 +7,7 @@ encoder is named, not copied: it is frozen.
 
 import hashlib
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from pathlib import Path
@@ -190,11 +190,25 @@ def make_bundle(model: Path, target: Path, workspace: Workspace, track: Track = 
     """
     tree, config = load_model(model)
     data = open_dataset(config, workspace, track)
+    return write_bundle(
+        model, target, data, lambda folder: build_index(tree, config, data, model_digest(model), track, folder)
+    )
+
+
+def write_bundle(model: Path, target: Path, data: EncodedDataset, build: Callable[[Path], TreeIndex]) -> dict[str, Any]:
+    """Write a bundle to `target`, whole or not at all.
+
+    Args:
+        build: writes the index to the folder given.
+
+    Returns:
+        The statistics of the index.
+    """
     with write_aside(target) as aside:
         aside.mkdir()
         for name in MODEL_FILES:
             shutil.copy2(model / name, aside / name)
-        index = build_index(tree, config, data, model_digest(model), track, aside / "index")
+        index = build(aside / "index")
         write_documents(data.dataset.corpus, aside / "documents")
         seal(aside, {"format": FORMAT, "dataset": data.dataset.name, "dataset_digest": data.dataset.digest})
     return index.stats()
@@ -214,9 +228,14 @@ def build_index(
         digest: of the model, by which the index knows it.
         folder: write the index there as it grows; in memory where it is None.
     """
-    layout = Layout(config.tree.depth, config.loss.similarity, tree.exact_hierarchy, digest, config.index.dtype)
+    layout = layout_of(tree, config, digest)
     chunks = track(routed(tree, config, data.passages), "indexing, chunks", total=_chunks(config, len(data.passages)))
     return TreeIndex.build(chunks, [passage.id for passage in data.dataset.corpus], layout, folder)
+
+
+def layout_of(tree: RoutingTree, config: Config, digest: str) -> Layout:
+    """What an index of a model is."""
+    return Layout(config.tree.depth, config.loss.similarity, tree.exact_hierarchy, digest, config.index.dtype)
 
 
 def routed(

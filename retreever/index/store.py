@@ -12,7 +12,7 @@ interrupted change, and removed by the next one.
 import fcntl
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -48,11 +48,27 @@ def writer(folder: Path) -> Iterator[None]:
         yield
 
 
-def keep(folder: Path, layout: Layout, segment: Segment) -> tuple[str, Segment]:
+def keep(folder: Path, layout: Layout, segment: Segment, name: str = "") -> tuple[str, Segment]:
     """Write a segment into an index that is being made; returns its name, and the segment as mapped from disk."""
-    name = uuid.uuid4().hex
+    name = name or uuid.uuid4().hex
     segments.save(segment, folder / "segments" / name)
     return name, segments.load(folder / "segments" / name, layout, mmap=True)
+
+
+def kept(folder: Path, layout: Layout, name: str) -> Segment | None:
+    """A segment that was written whole before, with its checksums compared; None where there is none."""
+    try:
+        return segments.load(folder / "segments" / name, layout, mmap=True, checksums=True)
+    except BundleError:
+        return None
+
+
+def finish(folder: Path, layout: Layout, names: Sequence[str], codes: Mapping[int, Code]) -> None:
+    """Make an index of segments that were written one by one, in the order of their passages' numbers."""
+    opened = {name: segments.load(folder / "segments" / name, layout, mmap=True) for name in names}
+    count = sum(len(segment) for segment in opened.values())
+    state = State(tuple(View.of(segment) for segment in opened.values()), codes, count)
+    publish(folder, layout, state, {id(segment): name for name, segment in opened.items()})
 
 
 def segment_names(folder: Path) -> list[str]:

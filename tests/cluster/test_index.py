@@ -1,0 +1,80 @@
+"""A corpus indexed in shards by Ray Data, against the same in one process."""
+
+import numpy as np
+import pytest
+
+from retreever.cluster import index as sharded
+from retreever.cluster.index import index_in_shards
+from retreever.encodings import open_dataset
+from retreever.index import TreeIndex, build, segment, store
+from retreever.retriever import Retreever, routed
+from tests.support.bundles import tiny_bundle, tiny_workspace
+
+pytestmark = [  # Ray Data's own
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shards")
+    return folder, tiny_workspace(folder)
+
+
+def assert_same_answers(one, other, retreever, workspace):
+    queries = open_dataset(retreever.config, workspace).queries
+    nodes = np.concatenate(list(routed(retreever.tree, retreever.config, queries)))[:5]
+    for level in (2, retreever.tree.tree.depth):
+        pairs = zip(one.search(nodes, 9, level), other.search(nodes, 9, level), strict=True)
+        assert all(np.array_equal(a, b) for a, b in pairs)
+
+
+def interrupted_after(count):
+    def track(items, label, total=None):
+        for number, item in enumerate(items):
+            if label.startswith("indexing on") and number == count:
+                raise KeyboardInterrupt
+            yield item
+
+    return track
+
+
+def test_shards_answer_as_one_index_does_and_are_not_made_twice(place):
+    folder, workspace = place
+    whole = Retreever.load(tiny_bundle(folder, workspace))
+    model, target = folder / "tree" / "model", folder / "tree" / "sharded"
+    with pytest.raises(KeyboardInterrupt):
+        index_in_shards(model, target, workspace, workers=2, shard=60, track=interrupted_after(1))
+    assert not target.exists()
+    there = {
+        path.parent.name: path.stat().st_mtime_ns for path in target.parent.glob(".*shards/segments/*/numbers.npy")
+    }
+    assert there
+    stats = index_in_shards(model, target, workspace, workers=2, shard=60)
+    after = {path.parent.name: path.stat().st_mtime_ns for path in target.glob("index/segments/*/numbers.npy")}
+    assert there.items() <= after.items()
+    opened = Retreever.load(target)
+    assert stats["documents"] == len(whole.index) and stats["segments"] == -(-len(whole.index) // 60) > 2
+    assert opened.index.ids == whole.index.ids
+    assert_same_answers(whole.index, opened.index, whole, workspace)
+    assert TreeIndex.load(target / "index", checksums=True).ids == whole.index.ids
+    assert not list(target.parent.glob(".*shards"))
+
+
+def test_shards_with_codes_are_joined_by_the_same_codes(place, monkeypatch):
+    """The writer of an actor, run here, where segments of this size can be made to have codes."""
+    for module in (segment, build, sharded):
+        monkeypatch.setattr(module, "FLAT", 30)
+    folder, workspace = place
+    whole = Retreever.load(tiny_bundle(folder, workspace, "coded"))
+    writer = sharded._Writer(str(folder / "coded" / "model"), str(folder / "draft"), str(workspace.root))
+    rows = len(whole.index)
+    for start, end in ((0, 100), (100, rows)):
+        writer({"start": np.array([start]), "end": np.array([end])})
+    names = [sharded._name((0, 100)), sharded._name((100, rows))]
+    store.finish(folder / "draft", writer.layout, names, writer.codes)
+    joined = TreeIndex.load(folder / "draft")
+    assert all(part.codes for part in joined.segments)
+    assert_same_answers(whole.index, joined, whole, workspace)
