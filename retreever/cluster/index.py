@@ -47,7 +47,7 @@ def index_in_shards(
     rows = len(data.passages)
     size = min(shard, max(FLAT, -(-rows // workers)))
     shards = [(start, min(start + size, rows)) for start in range(0, rows, size)]
-    draft = target.parent / f".{target.name}.{digest([vars(layout), data.dataset.digest, size])}.shards"
+    draft = _draft(target, layout, data, size)
 
     def build(folder: Path) -> TreeIndex:
         with cluster(workspace):
@@ -98,6 +98,11 @@ class _Writer:
             (segment,) = segments(nodes, ids, self.layout, self.codes, start)
             store.keep(self.draft, self.layout, segment, name)
         return {"passages": np.array([end - start])}
+
+
+def _draft(target: Path, layout: Layout, data: EncodedDataset, size: int) -> Path:
+    """Where the segments of a bundle are until all are there; another model, corpus or size has another place."""
+    return target.parent / f".{target.name}.{digest([vars(layout), data.dataset.digest, size])}.shards"
 
 
 def _name(shard: Shard) -> str:

@@ -34,6 +34,7 @@ def cluster(workspace: Workspace, *, dashboard: bool = False, cpus: int | None =
     else:
         logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)  # it praises its token
         ray.init(
+            address="local",  # a new one, though another may run on this machine
             num_cpus=cpus,
             resources={DRIVER: 64},
             include_dashboard=dashboard,
