@@ -76,8 +76,9 @@ class TreeConfig(Section):
     )
     init_std: Positive = Field(0.4, description="standard deviation of the split scores on the first batch")
     init_growth: float = Field(
-        0.5, ge=0, le=2, description="product: it grows by 2**init_growth from a level to the next"
+        0.25, ge=0, le=2, description="product: it grows by 2**init_growth from a level to the next"
     )
+    level_norm: bool = Field(True, description="product: scores of a level have the same length for every text")
     hidden: Count = Field(128, description="mlp: hidden width")
     mlp_dropout: Fraction = Field(0.2, description="mlp: dropout before the activation")
     heads: Count = Field(4, description="cross_attention: heads")
@@ -105,9 +106,12 @@ class LossConfig(Section):
     similarity: Literal["ntvd", "bhattacharyya"] = Field(
         "bhattacharyya", description="ntvd: the paper's; bhattacharyya: ours, one matrix product"
     )
-    scale: Positive = Field(400.0, description="inverse temperature at the start (learned from there)")
+    scale: Positive = Field(800.0, description="inverse temperature at the start (learned from there)")
     scale_min: Positive = Field(1e-4, description="lower clamp of the scale")
-    scale_max: Positive = Field(1000.0, description="upper clamp of the scale (the release: 30)")
+    scale_max: Positive = Field(10_000.0, description="upper clamp of the scale (the release: 30)")
+    scale_per_level: bool = Field(
+        False, description="learn a scale for each level; false: one for all, as in the paper"
+    )
     negatives: Count | None = Field(None, description="in-batch negatives per query, drawn at random; null: all")
 
     @model_validator(mode="after")
@@ -129,6 +133,7 @@ class DepthConfig(Section):
     levels: tuple[Count, ...] | None = Field(
         None, min_length=1, description="all_levels: only these; null: 4, 6, ... and the last"
     )
+    decay: float = Field(1.0, ge=0, le=4, description="all_levels: the loss of level d weighs 1 / d**decay")
     warmup_fraction: Fraction = Field(0.1, description="warmup_*: share of steps until the full depth is reached")
 
 
@@ -142,16 +147,16 @@ class TrainConfig(Section):
     micro_batch: Count | None = Field(
         None, description="pairs whose activations are held at once; the gradient stays the whole batch's; null: all"
     )
-    lr: Positive = Field(0.02, description="peak learning rate of AdamW")
+    lr: Positive = Field(0.01, description="peak learning rate of AdamW")
     beta1: Fraction = 0.9
     beta2: Fraction = 0.95
     eps: Positive = 1e-6
-    weight_decay: float = Field(0.02, ge=0)
+    weight_decay: float = Field(0.8, ge=0, description="times the learning rate, taken off every weight at each step")
     warmup_fraction: Fraction = Field(
         0.05, description="share of steps with a growing learning rate; then linear decay"
     )
     clip_norm: Positive = Field(1.0, description="largest norm of the gradient")
-    input_dropout: Fraction = Field(0.4, description="dropout on encodings")
+    input_dropout: Fraction = Field(0.1, description="dropout on encodings")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="auto: bfloat16 on a GPU, float32 on a CPU"
     )

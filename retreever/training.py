@@ -25,7 +25,7 @@ from retreever.config import Config
 from retreever.data.pairs import batch_rows, limit
 from retreever.encodings import EncodedDataset
 from retreever.errors import TrainingError
-from retreever.model import ContrastiveLoss, RoutingTree, levels_at, negatives_mask
+from retreever.model import ContrastiveLoss, RoutingTree, level_weights, levels_at, negatives_mask
 from retreever.progress import Track, silent
 from retreever.validation import SCORES, Validation
 
@@ -74,16 +74,18 @@ class Learner(nn.Module):
         input_dropout: float,
         autocast: bool,
         micro_batch: int | None = None,
+        decay: float = 0.0,
     ):
         super().__init__()
+        self.decay = decay
         self.tree, self.loss = tree, loss
         self.dropout = nn.Dropout(input_dropout)
         self.autocast, self.micro_batch = autocast, micro_batch
 
     def forward(self, queries: "Batch", passages: "Batch", levels: tuple[int, ...], keep: "Masks") -> Tensor:
-        """Mean loss over `levels` of this worker's rows against the rows of all workers.
+        """Mean loss over `levels`, weighted by `level_weights`, of this worker's rows against the rows of all workers.
 
-        Weighted, so that the mean of the workers' losses is the loss of the global batch.
+        Weighted by its share too, so that the mean of the workers' losses is the loss of the global batch.
         """
         depth, total = max(levels), len(keep[0])
         q, p = self._route(queries, depth), self._route(passages, depth)
@@ -94,8 +96,11 @@ class Learner(nn.Module):
             everyone = {}
             if distributed.world_size() > 1:
                 everyone = {"all_queries": distributed.gather(ql, total), "all_passages": distributed.gather(pl, total)}
-            losses.append(self.loss(ql, pl, keep_queries=keep[0], keep_passages=keep[1], offset=offset, **everyone))
-        return torch.stack(losses).mean() * distributed.weight(total)
+            losses.append(
+                self.loss(ql, pl, keep_queries=keep[0], keep_passages=keep[1], offset=offset, level=level, **everyone)
+            )
+        mean = torch.stack(losses) @ losses[0].new_tensor(level_weights(levels, self.decay))
+        return mean * distributed.weight(total)
 
     def _route(self, batch: "Batch", depth: int) -> Tensor:
         """Log-probabilities of the nodes; activations of one micro-batch are held at once, computed again on the way
@@ -227,11 +232,14 @@ class _Run:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.train.seed)
             tree = RoutingTree(self.data.dim, **config.tree.model_dump())
-            loss = ContrastiveLoss(**config.loss.model_dump(exclude={"negatives"}))
+            scales = config.tree.depth if config.loss.scale_per_level else 1
+            loss = ContrastiveLoss(**config.loss.model_dump(exclude={"negatives", "scale_per_level"}), levels=scales)
             self._calibrate(tree)
         gpu = self.device != "cpu"
         autocast = config.train.precision == "bfloat16" or (config.train.precision == "auto" and gpu)
-        return Learner(tree, loss, config.train.input_dropout, autocast, config.train.micro_batch).to(self.device)
+        train = config.train
+        learner = Learner(tree, loss, train.input_dropout, autocast, train.micro_batch, config.depth.decay)
+        return learner.to(self.device)
 
     def _calibrate(self, tree: RoutingTree) -> None:
         """Start balanced on the passages of the first global batch, the same on every worker."""

@@ -35,7 +35,7 @@ def test_every_fault_is_reported_at_once(tmp_path):
         (["depth.levels=[4, 12]"], "depth.levels: [12]"),
         (["tree.split=cross_attention", "encoder.tokens=false"], "encoder.tokens"),
         (["loss.negatives=64", "train.batch_size=64"], "loss.negatives: 64"),
-        (["loss.scale=2000"], "scale (2000.0) must lie within"),
+        (["loss.scale=20000"], "scale (20000.0) must lie within"),
         (
             ["tree.split=cross_attention", "tree.d_k=100", "tree.heads=8"],
             "d_k (100) must be a multiple of heads (8)",

@@ -8,6 +8,7 @@ import torch
 
 from retreever import training
 from retreever.errors import ConfigError, DataError, TrainingError
+from retreever.model import ContrastiveLoss, RoutingTree
 from retreever.model.propagation import Learned
 from retreever.retriever import load_model
 from tests.support import tiny
@@ -135,7 +136,7 @@ def test_training_stops_early_where_nothing_improves(tmp_path, encoder, data, mo
 
 
 def test_a_loss_that_is_no_number_ends_the_training_with_its_settings(tmp_path, encoder, data, monkeypatch):
-    monkeypatch.setattr(training.ContrastiveLoss, "forward", lambda self, *a, **k: self.log_scale * torch.nan)
+    monkeypatch.setattr(training.ContrastiveLoss, "forward", lambda self, *a, **k: self.log_scale.sum() * torch.nan)
     with pytest.raises(TrainingError, match=r"loss is nan before step 10 .*train\.lr"):
         training.fit(tiny.tiny_config(encoder), data, tmp_path)
 
@@ -188,6 +189,25 @@ def gradients(config, data, *batches):
             run._backward(batch, 0, last=True)
         run.batches.close()
     return {name: parameter.grad for name, parameter in run.learner.named_parameters()}
+
+
+def test_the_loss_is_the_weighted_mean_of_the_levels(encoder, data):
+    config = tiny.tiny_config(encoder)
+    torch.manual_seed(0)
+    tree, loss = RoutingTree(data.dim, **config.tree.model_dump()), ContrastiveLoss(levels=4)
+    learner = training.Learner(tree, loss, 0.0, autocast=False, decay=1.0).eval()
+    sides = data.queries.batch(torch.arange(8).numpy()), data.passages.batch(torch.arange(8).numpy())
+    keep = torch.ones(8, 8, dtype=torch.bool), None
+    one, four = (learner(*sides, (level,), keep) for level in (1, 4))
+    torch.testing.assert_close(learner(*sides, (1, 4), keep), 0.8 * one + 0.2 * four)
+
+
+def test_scales_are_shared_unless_each_level_is_to_have_one(tmp_path, encoder, data):
+    for per_level, scales in ((False, 1), (True, 4)):
+        config = tiny.tiny_config(encoder, loss__scale_per_level=per_level)
+        run = training._Run(config, data, tmp_path / str(scales), "cpu", lambda path: None)
+        run.batches.close()
+        assert len(run.learner.loss.log_scale) == scales
 
 
 def test_a_data_set_without_dev_is_refused(tmp_path, encoder, data):

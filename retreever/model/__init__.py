@@ -2,7 +2,7 @@
 
 from retreever.model import health
 from retreever.model.attention import CrossAttention
-from retreever.model.depth import default_levels, level_probabilities, levels_at
+from retreever.model.depth import default_levels, level_probabilities, level_weights, levels_at
 from retreever.model.loss import ContrastiveLoss, negatives_mask
 from retreever.model.propagation import (
     Consistent,
@@ -15,6 +15,7 @@ from retreever.model.propagation import (
 from retreever.model.router import RoutingTree
 from retreever.model.similarity import bhattacharyya, ntvd, similarity
 from retreever.model.split import MLP, Linear, Split
+from retreever.model.spread import Spread
 from retreever.model.tree import Tree
 
 __all__ = [
@@ -30,11 +31,13 @@ __all__ = [
     "Propagation",
     "RoutingTree",
     "Split",
+    "Spread",
     "Tree",
     "bhattacharyya",
     "default_levels",
     "health",
     "level_probabilities",
+    "level_weights",
     "levels_at",
     "negatives_mask",
     "ntvd",

@@ -31,8 +31,6 @@ class CrossAttention(Split):
     token.
 
     Args:
-        init_std: standard deviation of the scores at the start, for texts whose mean token has length one and
-            `values="full"`; calibration sets it for the rest.
         embeddings: embeddings of a node (n_e), whose scores are averaged.
         d_emb: their width.
         d_k: width of queries and keys over all heads, a multiple of `heads`.
@@ -44,7 +42,6 @@ class CrossAttention(Split):
         self,
         dim: int,
         outputs: int,
-        init_std: float = 0.05,
         heads: int = 4,
         embeddings: int = 1,
         d_emb: int = 128,
@@ -53,7 +50,7 @@ class CrossAttention(Split):
         embedding_std: float = 0.02,
         dropout: float = 0.1,
     ):
-        super().__init__(dim, outputs, init_std)
+        super().__init__(dim, outputs)
         for name, value in (("heads", heads), ("embeddings", embeddings), ("d_emb", d_emb), ("d_k", d_k)):
             at_least(name, value, 1)
         if d_k % heads:
@@ -67,9 +64,9 @@ class CrossAttention(Split):
         projected = one_of("values", values, VALUES) == "projected"
         self.value = nn.Linear(dim, d_k, bias=False) if projected else None
         width = d_k // heads if projected else dim
-        self.readout = nn.Parameter(torch.randn(heads, outputs, width) * init_std / heads**0.5)
+        self.readout = nn.Parameter(torch.randn(heads, outputs, width) / (heads * width) ** 0.5)
 
-    def _scores(self, x: Tensor, mask: Tensor | None, outputs: int) -> Tensor:
+    def _linear(self, x: Tensor, mask: Tensor | None, outputs: int) -> Tensor:
         if x.ndim != 3 or mask is None:
             raise ValueError(
                 f"x: cross_attention needs token states (batch, tokens, dim) and a mask, got shape "
@@ -86,7 +83,7 @@ class CrossAttention(Split):
             rows = order[start : start + size]
             length = lengths[start + len(rows) - 1]
             scores.append(self._attend(queries, x[rows, :length], mask[rows, :length], outputs))
-        return torch.cat(scores, 1)[:, order.argsort()].T + self.offset[:outputs]
+        return torch.cat(scores, 1)[:, order.argsort()].T
 
     def _queries(self, outputs: int) -> Tensor:
         """(heads, outputs * embeddings, d_k / heads), scaled for the softmax."""

@@ -7,7 +7,7 @@
     warmup_linear      1 + floor(r (D - 1)), r from 0 to 1 over the first `warmup_fraction` of steps, then D
     warmup_exponential floor(D^r), likewise
     linear_weighted    no chance: in every D (D + 1) / 2 steps level d has d, spread out
-    all_levels (ours)  several levels in every step; the loss is their mean
+    all_levels (ours)  several levels in every step; the loss is their mean, level d weighing 1 / d**decay
 
 A schedule is a pure function of (seed, step), so workers agree and a resumed run repeats itself.
 """
@@ -72,6 +72,16 @@ def default_levels(depth: int) -> tuple[int, ...]:
     ((4, 6, 8, 10), (4, 6, 7), (1, 2, 3))
     """
     return tuple(sorted({*range(4, depth + 1, 2), depth})) if depth > 3 else tuple(range(1, depth + 1))
+
+
+def level_weights(levels: Sequence[int], decay: float) -> tuple[float, ...]:
+    """What the loss of each of `levels` weighs in their mean: 1 / level**decay, the sum being one.
+
+    >>> [round(weight, 2) for weight in level_weights((4, 6, 8, 10), 1.0)]
+    [0.39, 0.26, 0.19, 0.16]
+    """
+    weights = [level**-decay for level in levels]
+    return tuple(weight / sum(weights) for weight in weights)
 
 
 def level_probabilities(scheduler: str, depth: int) -> tuple[float, ...]:

@@ -54,6 +54,7 @@ class ContrastiveLoss(nn.Module):
     Args:
         similarity: `ntvd` or `bhattacharyya`.
         scale: where the scale starts, within [scale_min, scale_max].
+        levels: how many scales there are, a level each; 1: all levels share one, as in the paper.
 
     Raises:
         ValueError: an unknown similarity, or a scale out of range.
@@ -62,9 +63,10 @@ class ContrastiveLoss(nn.Module):
     def __init__(
         self,
         similarity: str = "bhattacharyya",
-        scale: float = 400.0,
+        scale: float = 800.0,
         scale_min: float = 1e-4,
-        scale_max: float = 1000.0,
+        scale_max: float = 10_000.0,
+        levels: int = 1,
     ):
         super().__init__()
         self.similarity = named_similarity(similarity)
@@ -73,15 +75,15 @@ class ContrastiveLoss(nn.Module):
         if not scale_min <= scale <= scale_max:
             raise ValueError(f"scale: must lie within [scale_min, scale_max] = [{scale_min}, {scale_max}], got {scale}")
         self.bounds = log(scale_min), log(scale_max)
-        self.log_scale = nn.Parameter(torch.tensor(log(scale)))
+        self.log_scale = nn.Parameter(torch.full((at_least("levels", levels, 1),), log(scale)))
 
     @property
     def scale(self) -> float:
-        """The inverse temperature as it is used now."""
-        return self._factor().item()
+        """The inverse temperature as it is used now, of the last level."""
+        return self._factor(len(self.log_scale)).item()
 
-    def _factor(self) -> Tensor:
-        return self.log_scale.clamp(*self.bounds).exp()
+    def _factor(self, level: int) -> Tensor:
+        return self.log_scale[min(level, len(self.log_scale)) - 1].clamp(*self.bounds).exp()
 
     @torch.no_grad()
     def clamp_(self) -> None:
@@ -98,6 +100,7 @@ class ContrastiveLoss(nn.Module):
         all_queries: Float[Tensor, "everyone leaves"] | None = None,
         all_passages: Float[Tensor, "everyone leaves"] | None = None,
         offset: int = 0,
+        level: int = 1,
     ) -> Float[Tensor, ""]:
         """Mean loss of this worker's rows.
 
@@ -108,6 +111,7 @@ class ContrastiveLoss(nn.Module):
                 transposed, which is right where no negatives were drawn, and faster.
             all_queries, all_passages: every worker's rows in rank order, both or none (a single worker).
             offset: where this worker's rows begin among everyone's.
+            level: whose scale counts, where there are several.
 
         Raises:
             ValueError: only one of `all_queries` and `all_passages`.
@@ -115,28 +119,33 @@ class ContrastiveLoss(nn.Module):
         if (all_queries is None) != (all_passages is None):
             raise ValueError("all_queries, all_passages: must be given together, got only one")
         if all_queries is None or all_passages is None:
-            return self._whole(queries, passages, keep_queries, keep_passages)
+            return self._whole(queries, passages, keep_queries, keep_passages, level)
         if keep_passages is None and keep_queries is not None:
             keep_passages = keep_queries.T
         rows = slice(offset, offset + len(queries))
         target = torch.arange(rows.start, rows.stop, device=queries.device)
-        forward = _masked(self._logits(queries, all_passages), keep_queries, rows)
-        backward = _masked(self._logits(passages, all_queries), keep_passages, rows)
+        forward = _masked(self._logits(queries, all_passages, level), keep_queries, rows)
+        backward = _masked(self._logits(passages, all_queries, level), keep_passages, rows)
         return (F.cross_entropy(forward, target) + F.cross_entropy(backward, target)) / 2
 
     def _whole(
-        self, queries: Tensor, passages: Tensor, keep_queries: Tensor | None, keep_passages: Tensor | None
+        self,
+        queries: Tensor,
+        passages: Tensor,
+        keep_queries: Tensor | None,
+        keep_passages: Tensor | None,
+        level: int,
     ) -> Tensor:
         """One similarity matrix for both directions: a softmax along its rows and one down its columns."""
-        logits, rows = self._logits(queries, passages), slice(0, len(queries))
+        logits, rows = self._logits(queries, passages, level), slice(0, len(queries))
         target = torch.arange(len(queries), device=queries.device)
         forward = _masked(logits, keep_queries, rows)
         backward = forward if keep_passages is None else _masked(logits.T, keep_passages, rows).T
         down = (backward.logsumexp(0) - backward.diagonal()).mean()
         return (F.cross_entropy(forward, target) + down) / 2
 
-    def _logits(self, queries: Tensor, passages: Tensor) -> Tensor:
-        return self.similarity(queries, passages) * self._factor()
+    def _logits(self, queries: Tensor, passages: Tensor, level: int) -> Tensor:
+        return self.similarity(queries, passages) * self._factor(level)
 
 
 def _masked(logits: Tensor, keep: Tensor | None, rows: slice) -> Tensor:

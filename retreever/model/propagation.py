@@ -68,6 +68,11 @@ class Propagation(nn.Module, ABC):
     @abstractmethod
     def _propagate(self, scores: Tensor, depth: int) -> Tensor: ...
 
+    @property
+    def groups(self) -> tuple[slice, ...]:
+        """Scores that may be scaled together, so that their length is the same for every text: none."""
+        return ()
+
     def contrast(self, growth: float) -> Float[Tensor, " scores"]:
         """How far each score is spread at the start, relative to their mean: all alike."""
         return torch.ones(self.inputs)
@@ -91,6 +96,12 @@ class Product(Propagation):
         for go_left, go_right in zip(left.split(widths, 1), right.split(widths, 1), strict=True):
             nodes.append(torch.stack([nodes[-1] + go_left, nodes[-1] + go_right], 2).flatten(1))
         return torch.cat(nodes, 1)
+
+    @property
+    def groups(self) -> tuple[slice, ...]:
+        """The splits above level 4, which are too few to be scaled level by level, and those of each level below."""
+        first = min(4, self.tree.depth)
+        return slice(0, Tree(first).splits), *(self.tree.level(d) for d in range(first, self.tree.depth))
 
     def contrast(self, growth: float) -> Float[Tensor, " scores"]:
         """2**(growth * level), by the level of the split.

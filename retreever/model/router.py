@@ -10,10 +10,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from retreever.model.arguments import at_least, one_of, within
+from retreever.model.arguments import at_least, one_of, positive, within
 from retreever.model.attention import CrossAttention
 from retreever.model.propagation import Consistent, LeafSoftmax, Learned, LearnedPerNode, Product, Propagation
 from retreever.model.split import MLP, Encoding, Linear, Split
+from retreever.model.spread import Spread
 from retreever.model.tree import Tree
 
 SPLITS = ("linear", "mlp", "cross_attention")
@@ -28,6 +29,7 @@ class RoutingTree(nn.Module):
         depth: levels below the root.
         init_std: standard deviation of the split scores on the batch given to `calibrate`.
         init_growth: of `product`: that deviation grows by 2**init_growth from a level to the next.
+        level_norm: of `product`: the scores of a level have the same length for every text.
         hidden, mlp_dropout: of the mlp split.
         heads, embeddings, d_emb, d_k, values, embedding_std, attention_dropout: of the cross-attention split.
         propagation_dropout: of the learned propagations.
@@ -47,7 +49,8 @@ class RoutingTree(nn.Module):
         split: str = "linear",
         propagation: str = "product",
         init_std: float = 0.4,
-        init_growth: float = 0.5,
+        init_growth: float = 0.25,
+        level_norm: bool = True,
         hidden: int = 128,
         mlp_dropout: float = 0.2,
         heads: int = 4,
@@ -65,16 +68,18 @@ class RoutingTree(nn.Module):
         self.tree = Tree(at_least("depth", depth, 1))
         self.propagation = _propagation(propagation, depth, propagation_dropout)
         outputs = self.propagation.inputs
+        # A unit vector in a random direction has a standard deviation of 1 / sqrt(dim).
+        groups = self.propagation.groups if level_norm else ()
+        self.spread = Spread(outputs, positive("init_std", init_std) * dim**0.5, groups)
         self.split: Split
         if one_of("split", split, SPLITS) == "linear":
-            self.split = Linear(dim, outputs, init_std)
+            self.split = Linear(dim, outputs)
         elif split == "mlp":
-            self.split = MLP(dim, outputs, init_std, hidden, mlp_dropout)
+            self.split = MLP(dim, outputs, hidden, mlp_dropout)
         else:
             self.split = CrossAttention(
                 dim,
                 outputs,
-                init_std,
                 heads,
                 embeddings,
                 d_emb,
@@ -103,10 +108,11 @@ class RoutingTree(nn.Module):
             ValueError: no such level, a text without a token, pooled encodings for cross-attention.
         """
         depth = within("depth", self.tree.depth if depth is None else depth, 1, self.tree.depth)
-        scores = self.split(x, mask, self.propagation.scores_for(depth))
+        scores = self.split(x, mask, self.spread.whole(self.propagation.scores_for(depth)))
         # A path multiplies a dozen probabilities: never in half precision.
         with torch.autocast(x.device.type, enabled=False):
-            return self.propagation(scores.to(torch.promote_types(scores.dtype, torch.float32)), depth)
+            scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+            return self.propagation(self.spread(scores), depth)
 
     def level(self, log_probs: Float[Tensor, "batch nodes"], d: int) -> Float[Tensor, "batch level"]:
         """The 2**d entries of level `d`: an embedding of its own, whose probabilities sum to one."""
@@ -122,15 +128,15 @@ class RoutingTree(nn.Module):
         training = self.training
         self.eval()
         self.split.offset.zero_()
-        contrast = self.propagation.contrast(self.arguments["init_growth"]).to(x.device)
-        scores = self.split(x, mask) * contrast
+        scores = self.split(x, mask)
         self.train(training)
-        spread = scores.std(0, correction=0).mean().item()
+        contrast = self.propagation.contrast(self.arguments["init_growth"]).to(x.device)
+        spread = (scores * contrast).std(0, correction=0).mean().item()
         if not spread > 0:
             raise ValueError(f"x: calibration needs texts that differ, the scores of {len(x)} spread by {spread}")
-        factor = self.arguments["init_std"] / spread
-        self.split.rescale(contrast * factor)
-        self.split.offset.copy_(self.propagation.balance(scores * factor))
+        gain = contrast * (self.arguments["init_std"] / spread)
+        self.split.offset.copy_(self.propagation.balance(scores * gain) / gain)
+        self.spread.start(gain, scores + self.split.offset)
 
 
 def _propagation(name: str, depth: int, dropout: float) -> Propagation:

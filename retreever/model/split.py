@@ -4,9 +4,9 @@
     mlp              s_t = u_t . relu(dropout(W x + b)) + o_t
     cross_attention  s_t = sum_h sum_n a_(t,h,n) (u_(t,h) . x_n) + o_t    (`attention.py`)
 
-x is the pooled encoding of a text, x_n the state of its n-th token. Scores are linear in the read-out u and the
-offset o, which is what lets a tree be calibrated on a first batch. What a score means (a branch, a node, a leaf) is
-the propagation's business.
+x is the pooled encoding of a text, x_n the state of its n-th token. Every u_t starts at a length of about one, so that
+one learning rate and one weight decay fit them all; how far scores are spread is `spread.py`'s business, what a score
+means (a branch, a node, a leaf) the propagation's.
 """
 
 from abc import ABC, abstractmethod
@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from retreever.model.arguments import at_least, fraction, positive, within
+from retreever.model.arguments import at_least, fraction, within
 
 Encoding = Float[Tensor, "batch dim"] | Float[Tensor, "batch tokens dim"]
 
@@ -25,17 +25,16 @@ class Split(nn.Module, ABC):
     """Scores = (something linear in `readout`) + `offset`.
 
     Attributes:
-        readout: the last linear map.
+        readout: the last linear map, of length about one for each output.
         offset: (outputs,), added to the scores; zero until calibrated.
     """
 
     readout: nn.Parameter
 
-    def __init__(self, dim: int, outputs: int, init_std: float):
+    def __init__(self, dim: int, outputs: int):
         super().__init__()
         at_least("dim", dim, 1)
         at_least("outputs", outputs, 1)
-        positive("init_std", init_std)
         self.offset = nn.Parameter(torch.zeros(outputs))
 
     def forward(
@@ -52,55 +51,45 @@ class Split(nn.Module, ABC):
             ValueError: token states without mask, a text without a token that counts, or too many outputs.
         """
         total = len(self.offset)
-        return self._scores(x, mask, within("outputs", total if outputs is None else outputs, 1, total))
+        outputs = within("outputs", total if outputs is None else outputs, 1, total)
+        return self._linear(x, mask, outputs) + self.offset[:outputs]
 
     @abstractmethod
-    def _scores(self, x: Tensor, mask: Tensor | None, outputs: int) -> Tensor: ...
-
-    @torch.no_grad()
-    def rescale(self, factor: Float[Tensor, " outputs"] | float) -> None:
-        """Multiply every score, apart from its offset, by `factor`, or each by its own."""
-        self.readout.mul_(factor.unsqueeze(-1) if isinstance(factor, Tensor) else factor)
+    def _linear(self, x: Tensor, mask: Tensor | None, outputs: int) -> Tensor: ...
 
 
 class Linear(Split):
-    """One linear score per split, on pooled encodings.
+    """One linear score per split, on pooled encodings."""
 
-    Args:
-        init_std: standard deviation of the scores of unit-length encodings at the start.
-    """
+    def __init__(self, dim: int, outputs: int):
+        super().__init__(dim, outputs)
+        self.readout = nn.Parameter(torch.randn(outputs, dim) / dim**0.5)
 
-    def __init__(self, dim: int, outputs: int, init_std: float = 0.05):
-        super().__init__(dim, outputs, init_std)
-        self.readout = nn.Parameter(torch.randn(outputs, dim) * init_std)
-
-    def _scores(self, x: Tensor, mask: Tensor | None, outputs: int) -> Tensor:
-        return F.linear(pooled(x, mask), self.readout[:outputs], self.offset[:outputs])
+    def _linear(self, x: Tensor, mask: Tensor | None, outputs: int) -> Tensor:
+        return F.linear(pooled(x, mask), self.readout[:outputs])
 
 
 class MLP(Split):
     """One hidden layer shared by all splits, on pooled encodings.
 
     Args:
-        init_std: standard deviation of the read-out weights at the start.
         hidden: width of the hidden layer.
         dropout: on the hidden layer, before the activation.
     """
 
-    def __init__(self, dim: int, outputs: int, init_std: float = 0.05, hidden: int = 128, dropout: float = 0.2):
-        super().__init__(dim, outputs, init_std)
+    def __init__(self, dim: int, outputs: int, hidden: int = 128, dropout: float = 0.2):
+        super().__init__(dim, outputs)
         at_least("hidden", hidden, 1)
         fraction("mlp_dropout", dropout)
         first = nn.Linear(dim, hidden)
-        # Encodings have length one: torch's own start would give activations so small that a learning rate fit for
-        # the read-out breaks this layer in a few steps.
-        nn.init.normal_(first.weight)
+        # Of length about one like the read-out's rows, so that the same learning rate fits them.
+        nn.init.normal_(first.weight, std=dim**-0.5)
         nn.init.zeros_(first.bias)
         self.hidden = nn.Sequential(first, nn.Dropout(dropout), nn.ReLU())
-        self.readout = nn.Parameter(torch.randn(outputs, hidden) * init_std)
+        self.readout = nn.Parameter(torch.randn(outputs, hidden) / hidden**0.5)
 
-    def _scores(self, x: Tensor, mask: Tensor | None, outputs: int) -> Tensor:
-        return F.linear(self.hidden(pooled(x, mask)), self.readout[:outputs], self.offset[:outputs])
+    def _linear(self, x: Tensor, mask: Tensor | None, outputs: int) -> Tensor:
+        return F.linear(self.hidden(pooled(x, mask)), self.readout[:outputs])
 
 
 def pooled(x: Encoding, mask: Bool[Tensor, "batch tokens"] | None) -> Float[Tensor, "batch dim"]:

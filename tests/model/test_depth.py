@@ -3,7 +3,7 @@ from collections import Counter
 import pytest
 
 from retreever.config import DepthConfig
-from retreever.model import level_probabilities, levels_at
+from retreever.model import level_probabilities, level_weights, levels_at
 from retreever.model.depth import SCHEDULERS
 
 STEPS = 10_000
@@ -98,3 +98,11 @@ def test_bad_arguments_are_named(settings, field):
     given = {"scheduler": "all_levels", "depth": 10, "step": 0, "steps": 5, "seed": 0} | settings
     with pytest.raises(ValueError, match=f"^{field}: must .*got"):
         levels_at(**given)
+
+
+@pytest.mark.parametrize("decay", [0.0, 1.0, 2.5])
+def test_levels_weigh_a_power_of_their_depth(decay):
+    weights = level_weights((2, 4, 10), decay)
+    assert sum(weights) == pytest.approx(1)
+    assert weights[0] / weights[1] == pytest.approx(2**decay)
+    assert weights[0] / weights[2] == pytest.approx(5**decay)

@@ -70,7 +70,7 @@ def test_a_fresh_tree_is_named_near_uniform_and_a_sharp_one_is_not():
     x = torch.randn(2000, 32)
     tree.calibrate(x)
     assert health.warnings(health.measure(tree(x), tree.tree)) == ["near-uniform routing"]
-    tree.split.rescale(20.0)
+    tree.spread.gain.mul_(20.0)
     assert health.warnings(health.measure(tree(x), tree.tree)) == []
 
 

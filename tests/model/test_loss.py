@@ -121,11 +121,21 @@ def test_the_scale_is_clamped_but_never_stuck():
         assert loss.log_scale.grad.abs() > 0
 
 
+def test_every_level_has_its_own_scale():
+    queries, passages = level(4, 0), level(4, 1)
+    several = ContrastiveLoss("bhattacharyya", 20.0, levels=3).double()
+    several.log_scale.data = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
+    for d in (1, 2, 3):
+        alone = build(scale=math.exp(d))
+        torch.testing.assert_close(several(queries, passages, level=d), alone(queries, passages, level=d))
+    assert several.scale == pytest.approx(math.exp(3))
+
+
 @pytest.mark.parametrize(
     ("ask", "field"),
     [
         (lambda: ContrastiveLoss("cosine"), "similarity"),
-        (lambda: ContrastiveLoss(scale=2000.0), "scale"),
+        (lambda: ContrastiveLoss(scale=20000.0), "scale"),
         (lambda: ContrastiveLoss(scale_min=0.0), "scale_min"),
         (lambda: build()(level(3, 0), level(3, 1), all_queries=level(6, 0)), "all_queries, all_passages"),
         (lambda: negatives_mask(torch.arange(3), torch.arange(3), 0), "negatives"),

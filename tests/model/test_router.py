@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from retreever.config import LossConfig, TreeConfig
-from retreever.model import ContrastiveLoss, RoutingTree
+from retreever.model import ContrastiveLoss, RoutingTree, bhattacharyya
 from retreever.model.router import PROPAGATIONS, SPLITS
 
 DIM = 8
@@ -33,7 +33,7 @@ def defaults(callable_, *skip):
 
 def test_settings_are_those_of_the_configuration():
     assert defaults(RoutingTree, "dim") == TreeConfig().model_dump()
-    assert defaults(ContrastiveLoss) == LossConfig().model_dump(exclude={"negatives"})
+    assert defaults(ContrastiveLoss, "levels") == LossConfig().model_dump(exclude={"negatives", "scale_per_level"})
 
 
 def test_choices_are_those_of_the_configuration():
@@ -62,33 +62,59 @@ def test_a_shallower_depth_is_a_prefix(split, propagation):
     torch.testing.assert_close(tree(*texts(split), 2), tree(*texts(split))[:, :7])
 
 
+def spread_scores(tree, x, mask):
+    return tree.spread(tree.split(x, mask))
+
+
 @pytest.mark.parametrize("propagation", PROPAGATIONS)
 @pytest.mark.parametrize("split", SPLITS)
 def test_calibration_sets_the_spread_of_the_scores(split, propagation):
-    tree = build(split, propagation, init_std=0.3)
+    tree = build(split, propagation, init_std=0.3, level_norm=False)
     tree.calibrate(*texts(split))
     assert tree.training
     tree.eval()
-    scores = tree.split(*texts(split))
+    scores = spread_scores(tree, *texts(split))
     assert scores.std(0, correction=0).mean().item() == pytest.approx(0.3, rel=1e-4)
     if propagation != "product":
         torch.testing.assert_close(scores.mean(0), torch.zeros(scores.shape[1]), atol=1e-5, rtol=0)
 
 
+def test_level_norm_starts_at_about_the_same_spread():
+    tree = RoutingTree(64, depth=6, init_std=0.3, level_norm=True).eval()
+    x = F.normalize(torch.randn(200, 64), dim=1)
+    tree.calibrate(x)
+    assert spread_scores(tree, x, None).std(0).mean().item() == pytest.approx(0.3, rel=0.1)
+
+
 @pytest.mark.parametrize("split", SPLITS)
 def test_calibration_balances_the_tree(split):
-    tree = build(split, "product", init_std=1.0).eval()
+    tree = build(split, "product", init_std=1.0, level_norm=False).eval()
     tree.calibrate(*texts(split))
-    scores, log_probs = tree.split(*texts(split)), tree(*texts(split))
+    scores, log_probs = spread_scores(tree, *texts(split)), tree(*texts(split))
     reached = (log_probs[:, :7].exp() * scores).sum(0)
     torch.testing.assert_close(reached, torch.zeros(7), atol=1e-4, rtol=0)
 
 
 def test_a_linear_split_starts_at_the_asked_spread_for_unit_vectors():
     torch.manual_seed(0)
-    tree = RoutingTree(256, depth=8, init_std=0.05)
+    tree = RoutingTree(256, depth=8, init_std=0.05, level_norm=False)
     x = F.normalize(torch.randn(500, 256), dim=1)
-    assert tree.split(x).std(0).mean().item() == pytest.approx(0.05, rel=0.05)
+    assert spread_scores(tree, x, None).std(0).mean().item() == pytest.approx(0.05, rel=0.05)
+
+
+@pytest.mark.parametrize("growth", [0.0, 0.5])
+def test_near_the_balanced_tree_the_similarity_is_a_distance_of_the_scores(growth):
+    """1 - sum_l sqrt(a_l b_l) = 1/32 sum_t 2^-level(t) (s_t(a) - s_t(b))^2, up to third order."""
+    torch.manual_seed(0)
+    tree = RoutingTree(32, depth=5, init_std=0.02, init_growth=growth).double().eval()
+    x = F.normalize(torch.randn(20, 32, dtype=torch.float64), dim=1)
+    tree.calibrate(x)
+    scores = spread_scores(tree, x, None) * torch.cat([torch.full((2**d,), 2.0 ** (-d / 2)) for d in range(5)])
+    for level in (1, 3, 5):
+        leaves = tree.level(tree(x), level)
+        lost = 1 - bhattacharyya(leaves, leaves)
+        expected = torch.cdist(scores[:, : 2**level - 1], scores[:, : 2**level - 1]) ** 2 / 32
+        torch.testing.assert_close(lost, expected, atol=0.05 * expected.max().item(), rtol=0)
 
 
 @pytest.mark.parametrize(
@@ -157,10 +183,11 @@ def test_parameters_are_made_once():
 
 def test_the_papers_tree_has_its_number_of_parameters():
     """2.75 M, of which only the biases of keys and values (2 x 512), which cancel, are left out."""
-    tree = RoutingTree(1024, 10, "cross_attention", heads=8, d_emb=768, d_k=512, values="projected", embedding_std=1.0)
-    paper = 1023 * 768 + (768 + 1) * 512 + 2 * (1024 + 1) * 512 + 1023 * (512 + 1)
-    assert sum(p.numel() for p in tree.parameters()) == paper - 2 * 512
-    assert round(paper / 1e6, 2) == 2.75
+    paper = {"heads": 8, "d_emb": 768, "d_k": 512, "values": "projected", "embedding_std": 1.0, "level_norm": False}
+    tree = RoutingTree(1024, 10, "cross_attention", **paper)
+    numbers = 1023 * 768 + (768 + 1) * 512 + 2 * (1024 + 1) * 512 + 1023 * (512 + 1)
+    assert sum(p.numel() for p in tree.parameters()) == numbers - 2 * 512
+    assert round(numbers / 1e6, 2) == 2.75
 
 
 @pytest.mark.parametrize(

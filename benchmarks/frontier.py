@@ -1,0 +1,90 @@
+"""What makes a tree rank well, and what makes its coarse levels a tight bound? One setting changed at a time.
+
+    python -m benchmarks.frontier [NAME=VALUE ...]        # after `make demo`, on its corpus and encodings
+
+Trees of 256 leaves (300 steps of 512 pairs, seed 0; overrides as for `retreever train --set`), dev NDCG@10 by
+dimensions, and the share of passages that certified search still looks at behind a coarse level: the similarity there
+bounds the similarity at the last level, so only passages whose bound reaches the 10th best can be among the best 10.
+Rivals in the same run: the frozen encoder's cosine, and a scan of everything, a share of 1.
+"""
+
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from retreever import training
+from retreever.config import Config, parse_override
+from retreever.encodings import EncodedDataset, open_dataset
+from retreever.evaluation.metrics import Relevant, evaluate, relevance
+from retreever.evaluation.ranking import top_k
+from retreever.model.tree import Tree
+from retreever.retriever import load_model, routed
+from retreever.validation import levels_of
+from retreever.workspace import Workspace
+
+K = 10
+QUERIES = 1000
+BASE = {
+    "encoder.passage_max_length": 32,
+    "encoder.query_max_length": 32,
+    "tree.depth": 8,
+    "train.steps": 300,
+    "train.batch_size": 512,
+    "train.eval_every": 300,
+}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "no level norm": {"tree.level_norm": False},
+    "input dropout 0.4": {"train.input_dropout": 0.4},
+    "hardly any weight decay": {"train.weight_decay": 0.02},
+    "levels weighed alike": {"depth.decay": 0.0},
+    "levels weighed by 1 / d^2": {"depth.decay": 2.0},
+    "equal spread at all levels": {"tree.init_growth": 0.0},
+    "spread grows by sqrt(2) a level": {"tree.init_growth": 0.5},
+    "a scale for each level": {"loss.scale_per_level": True},
+    "both of the last two": {"tree.init_growth": 0.5, "loss.scale_per_level": True},
+    "scale from 3,000": {"loss.scale": 3000.0},
+}
+
+
+def main() -> None:
+    """Print one line a tree."""
+    overrides = BASE | dict(parse_override(text) for text in sys.argv[1:])
+    data = open_dataset(Config().with_overrides(overrides), Workspace.default())
+    rows, relevant = relevance(data.dataset.qrels["dev"])
+    rows, relevant = rows[:QUERIES], relevant[:QUERIES]
+    found, _ = top_k(np.asarray(data.queries.pooled)[rows], np.asarray(data.passages.pooled), K, "inner")
+    print(f"frozen encoder, cosine: {evaluate(found, relevant)['ndcg_at_10']:.3f}", flush=True)
+    for name, changed in VARIANTS.items():
+        print(f"{name}: {_line(Config().with_overrides(overrides | changed), data, rows, relevant)}", flush=True)
+
+
+def _line(config: Config, data: EncodedDataset, rows: np.ndarray, relevant: Relevant) -> str:
+    with tempfile.TemporaryDirectory() as folder:
+        tree, _ = load_model(training.fit(config, data, Path(folder) / "run").model)
+    queries = np.concatenate(list(routed(tree, config, data.queries, rows)))
+    passages = np.concatenate(list(routed(tree, config, data.passages)))
+    depth, scores = tree.tree.depth, {}
+    for level in sorted({*levels_of(depth), depth - 2, depth - 1}):
+        nodes = Tree(level).level(level)
+        scores[level] = np.sqrt(queries[:, nodes]) @ np.sqrt(passages[:, nodes]).T
+    return f"{_quality(scores, relevant, depth)}; left {_left(scores, depth)}"
+
+
+def _quality(scores: Mapping[int, np.ndarray], relevant: Relevant, depth: int) -> str:
+    ranked = {level: np.argsort(-scores[level], axis=1, kind="stable")[:, :K] for level in levels_of(depth)}
+    return " ".join(f"{2**level}: {evaluate(best, relevant)['ndcg_at_10']:.4f}" for level, best in ranked.items())
+
+
+def _left(scores: Mapping[int, np.ndarray], depth: int) -> str:
+    """Share of passages whose bound at the two levels before the last reaches the k-th best similarity there."""
+    kth = -np.partition(-scores[depth], K - 1, axis=1)[:, K - 1, None]
+    return " ".join(f"{2**level}: {(scores[level] >= kth).mean():.4f}" for level in (depth - 2, depth - 1))
+
+
+if __name__ == "__main__":
+    main()
