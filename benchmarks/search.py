@@ -13,10 +13,12 @@ measured in the same run.
 import json
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
+import bm25s
 import faiss
 import numpy as np
 import torch
@@ -27,20 +29,28 @@ from retreever.cluster.promote import locate
 from retreever.config import Config
 from retreever.encodings import EncodedDataset, open_dataset
 from retreever.index import Layout, TreeIndex
+from retreever.index.kernels import score_rows
 from retreever.index.search import every_score
 from retreever.model import RoutingTree
+from retreever.model.tree import Tree
 from retreever.retriever import load_model
 from retreever.workspace import Workspace
 
 K = 10
 CHUNK = 8_192
+PROBED_LEVEL = 5  # of 32 nodes
 SHARED_LEVEL = 8  # of 256 nodes, at which the share left is compared
 HNSW_DOCUMENTS = 100_000  # building a graph of more takes longer than all the rest
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Milliseconds a query, and what was found against brute force over the same vectors."""
+    """Milliseconds a query, what was found against brute force over the same vectors, and what was looked at for it.
+
+    Attributes:
+        recall: NaN where nothing is approximated and no vectors are compared (BM25).
+        left: share of the documents that the first bound leaves; 1 where there is none.
+    """
 
     name: str
     documents: int
@@ -50,6 +60,7 @@ class Timing:
     recall: float
     bytes_per_document: float
     build_s: float
+    left: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -60,16 +71,26 @@ class Corpus:
     config: Config
     passages: np.ndarray
     queries: np.ndarray
+    texts: list[str]
+    asked_texts: list[str]
 
     @classmethod
-    def open(cls, model: Path, workspace: Workspace) -> "Corpus":
-        """A trained tree with the pooled encodings of its data set's passages and test queries."""
+    def open(cls, model: Path, workspace: Workspace, queries: int) -> "Corpus":
+        """A trained tree with the pooled encodings of its data set's passages and of some test queries."""
         tree, config = load_model(model)
         if config.tree.split == "cross_attention":
             raise typer.BadParameter("made corpora are pooled encodings; name a tree with a linear or mlp split")
         data: EncodedDataset = open_dataset(config, workspace)
-        rows = np.unique(data.dataset.pairs("test")[:, 0])
-        return cls(tree, config, np.array(data.passages.pooled), np.array(data.queries.pooled[rows]))
+        rows = np.random.default_rng(0).permutation(np.unique(data.dataset.pairs("test")[:, 0]))[:queries]
+        texts = data.dataset.query_texts()
+        return cls(
+            tree,
+            config,
+            np.array(data.passages.pooled),
+            np.array(data.queries.pooled)[rows],
+            data.dataset.passage_texts(),
+            [texts[row] for row in rows],
+        )
 
     def made(self, count: int, t: float, seed: int = 0) -> Iterator[np.ndarray]:
         """Encodings of passages that do not exist, in chunks."""
@@ -152,16 +173,71 @@ def timed(
 
 def certified(corpus: Corpus, index: TreeIndex, nodes: np.ndarray, truth: np.ndarray, build_s: float) -> Timing:
     """Our own search, checked against every similarity."""
-    stats = index.stats()
-    return timed(
+    size, evidence = index.stats()["bytes_per_document"], index.search(nodes, K, certify=True)[2]
+    search = partial(index.search, k=K)
+    row = timed(
         "certified tree",
-        lambda q: index.search(q, K, threads=1 if len(q) == 1 else None)[0],
+        lambda q: search(q, threads=1 if len(q) == 1 else None)[0],
         nodes,
         truth,
         len(index),
-        stats["bytes_per_document"],
+        size,
         build_s,
     )
+    return replace(row, left=float(np.mean([e.remained for e in evidence])) / len(index))
+
+
+def probing(index: TreeIndex, nodes: np.ndarray, truth: np.ndarray, target: float = 0.99) -> Timing:
+    """The release's approximation: a passage lies with its top node of a coarse level, the query's top nodes are read."""
+    level, depth = PROBED_LEVEL, index.layout.depth
+    segment = index.segments[0]
+    form, tree = index.layout.form, Tree(depth)
+    start = time.perf_counter()
+    own = np.concatenate(
+        [
+            index.layout.coarser(segment.vectors[depth][i : i + CHUNK].astype(np.float32), level).argmax(axis=1)
+            for i in range(0, len(segment), CHUNK)
+        ]
+    )
+    lists = [np.flatnonzero(own == node) for node in range(2**level)]
+    build_s = time.perf_counter() - start
+    vectors = segment.vectors[depth]
+    stored = vectors.view(np.uint16) if vectors.dtype == np.float16 else vectors
+
+    def search(queries: np.ndarray, probes: int) -> np.ndarray:
+        found = []
+        for query in queries:
+            top = np.argsort(-query[tree.level(level)])[:probes]
+            rows = np.concatenate([lists[node] for node in top])
+            scores = np.empty(len(rows), np.float32)
+            vector = form(query[None, tree.level(depth)])[0]
+            score_rows(vector, stored, index.layout.similarity == "bhattacharyya", rows, scores)
+            best = np.argsort(-scores)[:K]
+            found.append(np.pad(rows[best], (0, K - len(best)), constant_values=-1))
+        return np.array(found)
+
+    for probes in (1, 2, 4, 8, 16, 2**level):
+        hits = [len(set(a) & set(b)) for a, b in zip(search(nodes, probes).tolist(), truth.tolist(), strict=True)]
+        if np.mean(hits) >= target * K:
+            break
+    name = f"probing {probes} of {2**level} nodes"
+    row = timed(name, partial(search, probes=probes), nodes, truth, len(segment), 2 * 2**depth, build_s)
+    return replace(row, left=probes / 2**level)
+
+
+def lexical(texts: list[str], asked: list[str]) -> Timing:
+    """BM25 over the texts themselves."""
+    start = time.perf_counter()
+    index = bm25s.BM25()
+    index.index(bm25s.tokenize(texts, show_progress=False), show_progress=False)
+    build_s = time.perf_counter() - start
+
+    def search(queries: np.ndarray) -> np.ndarray:
+        words = bm25s.tokenize([asked[i] for i in queries[:, 0]], show_progress=False)
+        return np.asarray(index.retrieve(words, k=K, show_progress=False).documents)
+
+    rows = np.arange(len(asked))[:, None]
+    return replace(timed("BM25", search, rows, search(rows), len(texts), float("nan"), build_s), recall=float("nan"))
 
 
 def brute_force(index: TreeIndex, nodes: np.ndarray) -> np.ndarray:
@@ -193,6 +269,7 @@ def approximate(vectors: np.ndarray, queries: np.ndarray, kind: str, target: flo
     exact.add(vectors)
     truth = exact.search(queries, K)[1]
     start = time.perf_counter()
+    index: Any
     if kind == "IVF":
         lists = int(4 * len(vectors) ** 0.5)
         index = faiss.index_factory(vectors.shape[1], f"IVF{lists},Flat", faiss.METRIC_INNER_PRODUCT)
@@ -235,9 +312,8 @@ def main(
 ) -> None:
     """Print the tables."""
     workspace = Workspace.default()
-    corpus = Corpus.open(locate(model, workspace), workspace)
-    asked = corpus.queries[np.random.default_rng(0).permutation(len(corpus.queries))[:queries]]
-    nodes = corpus.routed(asked)
+    corpus = Corpus.open(locate(model, workspace), workspace, queries)
+    nodes = corpus.routed(corpus.queries)
     speed = bandwidth()
     t, real, made = fitting_mixture(corpus, nodes)
     result: dict[str, Any] = {
@@ -247,8 +323,8 @@ def main(
         "left_at_256_made": made,
         "mixture": t,
     }
-    result["real"] = [asdict(row) for row in real_rows(corpus, asked, nodes)]
-    result["made"] = [asdict(row) for row in made_rows(corpus, asked, nodes, documents, t)]
+    result["real"] = [asdict(row) for row in real_rows(corpus, nodes)]
+    result["made"] = [asdict(row) for row in made_rows(corpus, nodes, documents, t)]
     sizes = [int(size) for size in growth.split(",") if size]
     result["growth"] = [asdict(certified_of(corpus, nodes, size, t)[0]) for size in sizes]
     print(json.dumps(result) if json_ else report(result))
@@ -271,20 +347,23 @@ def certified_of(corpus: Corpus, nodes: np.ndarray, count: int, t: float) -> tup
     return certified(corpus, index, nodes, brute_force(index, nodes), build_s), index
 
 
-def real_rows(corpus: Corpus, asked: np.ndarray, nodes: np.ndarray) -> Iterator[Timing]:
+def real_rows(corpus: Corpus, nodes: np.ndarray) -> Iterator[Timing]:
     """The corpus as it is."""
     routed = corpus.routed(corpus.passages)
     start = time.perf_counter()
     index = TreeIndex.build([routed], [f"d{i:08d}" for i in range(len(routed))], corpus.layout)
     build_s = time.perf_counter() - start
-    yield certified(corpus, index, nodes, brute_force(index, nodes), build_s)
+    truth = brute_force(index, nodes)
+    yield certified(corpus, index, nodes, truth, build_s)
+    yield probing(index, nodes, truth)
+    yield lexical(corpus.texts, corpus.asked_texts)
     leaves = np.ascontiguousarray(routed[:, -(2**corpus.config.tree.depth) :])
-    yield from flats(leaves, corpus.passages, asked, nodes)
+    yield from flats(leaves, corpus.passages, corpus.queries, nodes)
     for kind in ("IVF", "HNSW"):
-        yield approximate(corpus.passages, asked, kind)
+        yield approximate(corpus.passages, corpus.queries, kind)
 
 
-def made_rows(corpus: Corpus, asked: np.ndarray, nodes: np.ndarray, count: int, t: float) -> Iterator[Timing]:
+def made_rows(corpus: Corpus, nodes: np.ndarray, count: int, t: float) -> Iterator[Timing]:
     """The made corpus."""
     row, index = certified_of(corpus, nodes, count, t)
     yield row
@@ -293,12 +372,12 @@ def made_rows(corpus: Corpus, asked: np.ndarray, nodes: np.ndarray, count: int, 
     leaves = np.empty((count, 2**corpus.config.tree.depth), np.float32)
     for start in range(0, count, CHUNK):
         leaves[start : start + CHUNK] = corpus.routed(encodings[start : start + CHUNK])[:, -leaves.shape[1] :]
-    yield from flats(leaves, encodings, asked, nodes)
+    yield from flats(leaves, encodings, corpus.queries, nodes)
     del leaves
-    yield approximate(encodings, asked, "IVF")
+    yield approximate(encodings, corpus.queries, "IVF")
     small = encodings[:HNSW_DOCUMENTS]
     yield certified_of(corpus, nodes, len(small), t)[0]
-    yield approximate(small, asked, "HNSW")
+    yield approximate(small, corpus.queries, "HNSW")
 
 
 def flats(leaves: np.ndarray, encodings: np.ndarray, asked: np.ndarray, nodes: np.ndarray) -> Iterator[Timing]:
@@ -320,7 +399,7 @@ def report(result: dict[str, Any]) -> str:
             lines.append(
                 f"  {row['name']:<50} {row['documents']:>9,} documents  p50 {row['p50_ms']:8.2f} ms  "
                 f"p99 {row['p99_ms']:8.2f} ms  {row['qps_batch']:8.0f} QPS  recall {row['recall']:.3f}  "
-                f"{row['bytes_per_document']:6.0f} bytes  built in {row['build_s']:.1f} s"
+                f"{row['bytes_per_document']:6.0f} bytes  {row['left']:7.2%} left  built in {row['build_s']:.1f} s"
             )
     return "\n".join(lines)
 
