@@ -188,7 +188,7 @@ def certified(corpus: Corpus, index: TreeIndex, nodes: np.ndarray, truth: np.nda
 
 
 def probing(index: TreeIndex, nodes: np.ndarray, truth: np.ndarray, target: float = 0.99) -> Timing:
-    """The release's approximation: a passage lies with its top node of a coarse level, the query's top nodes are read."""
+    """The release's approximation: a passage lies with its top node of a coarse level, a query reads its top nodes."""
     level, depth = PROBED_LEVEL, index.layout.depth
     segment = index.segments[0]
     form, tree = index.layout.form, Tree(depth)
