@@ -129,9 +129,10 @@ def head(pairs: Pairs) -> Callable[[], object]:
 
 
 def _mnrl():  # type: ignore[no-untyped-def]
-    from sentence_transformers import SentenceTransformer, losses, models
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer import losses, modules
 
-    dense = models.Dense(DIM, 2**DEPTH, bias=False, activation_function=nn.Identity())
+    dense = modules.Dense(DIM, 2**DEPTH, bias=False, activation_function=nn.Identity())
     model = SentenceTransformer(modules=[dense], device="cpu")
     return model, losses.MultipleNegativesRankingLoss(model)
 
