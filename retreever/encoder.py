@@ -1,4 +1,4 @@
-"""The frozen text encoder: texts -> token states and one pooled vector each. The only user of `transformers`.
+"""The frozen text encoder: texts -> token states and one pooled vector each, by `transformers`.
 
 It decides how texts are cut, pooled and scaled; where the results are kept is not known here. `identity` says what an
 encoder's output depends on without loading it, so that a process that finds everything in the store stays light.

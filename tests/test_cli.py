@@ -37,6 +37,14 @@ def call(capsys, place, *arguments):
     return ended.value.code or 0, found[-1] if found else None, err
 
 
+@pytest.mark.timeout(400)
+def test_a_comparison_in_one_command(capsys, place):
+    raw, config = str(place.root / "raw"), str(place.root / "config.yaml")
+    code, found, err = call(capsys, place, "compare", raw, "--config", config, "--rival", "frozen", "--json")
+    assert code == 0 and "frozen-seed0: judged" in err and "the encoder as it is" in err
+    assert {duel["theirs"] for duel in found["duels"]} == {"frozen float32"} and found["failed"] == {}
+
+
 def test_the_life_of_a_tree(capsys, place, monkeypatch):
     config = str(place.root / "config.yaml")
     code, found, _ = call(capsys, place, "data", "beir", "--path", str(place.root / "raw"), "--name", "tiny", "--json")

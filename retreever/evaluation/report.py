@@ -19,7 +19,8 @@ from retreever.files import write_aside, write_json
 
 NDCG = "ndcg_at_10"
 BYTES = (64, 256, 1024)
-HIERARCHIES = ("hier_kmeans", "hier_gmm", "raptor")
+ALONE = ("bm25", "hier_kmeans", "hier_gmm", "raptor")
+"""Rivals with a duel of their own. BM25 has no other: it reads whole texts and no encoding."""
 
 
 @dataclass(frozen=True)
@@ -136,9 +137,9 @@ class Report:
     failed: dict[str, str] = field(default_factory=dict)
 
     def duels(self) -> list[Duel]:
-        """Against the frozen encoder, the best rival of equal dimensions and of equal bytes, and each hierarchy."""
+        """Against the frozen encoder, the best of equal dimensions and of equal bytes, BM25, and each hierarchy."""
         found = [*self._against_frozen(), *self._at_equal_dimensions(), *self._at_equal_bytes()]
-        return found + [duel for name in HIERARCHIES for duel in self._best_against(name)]
+        return found + [duel for name in ALONE for duel in self._best_against(name)]
 
     def markdown(self) -> str:
         """Protocol, duels, and all figures."""
@@ -149,7 +150,8 @@ class Report:
             "\n".join(f"- {line}" for line in self.protocol.lines()),
             f"Encoding a query takes {self.encoding.median:.1f} ms (median), at most {self.encoding.p95:.1f} for 95 %.",
             "## Tree against rivals",
-            "Rivals at their best on this split. In brackets: 95 % bootstrap interval; p: paired Student test.",
+            "Rivals at their best on this split. In brackets: 95 % bootstrap interval; p: paired Student test. "
+            "BM25 reads whole texts and no encoding, so it meets the tree once, at no size.",
             _table(duels, left=3),
             "## All figures",
             _table(
@@ -190,7 +192,7 @@ class Report:
 
     def _at_equal_bytes(self) -> Iterator[Duel]:
         for size in BYTES:
-            rivals = self._rivals(lambda e, size=size: e.bytes_per_document <= size)  # type: ignore[misc]
+            rivals = self._rivals(lambda e, size=size: e.bytes_per_document <= size and e.name != "bm25")  # type: ignore[misc]
             for code in ("int8", f"pq{size}"):
                 ours = self._ours(lambda e, code=code, size=size: e.code == code and e.bytes_per_document == size)  # type: ignore[misc]
                 yield from _duel(f"{size:,} bytes", ours, rivals)

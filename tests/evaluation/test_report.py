@@ -27,6 +27,7 @@ def report() -> Report:
         entry("head", 16, "float32", 64, 0.25),
         entry("head", 64, "float32", 256, 0.55),
         entry("head", 64, "int8", 64, 0.54),
+        entry("bm25", None, "float32", 60, 0.60, 2.0),
         entry("raptor", None, "layers", 1700, 0.20, 50.0),
     ]
     return Report(PROTOCOL, "retreever", entries, Latency(5.0, 6.0), {"bm25-seed0": "DataError: no words"})
@@ -40,7 +41,8 @@ def test_duels_meet_the_right_rivals(report):
     assert found["64 dimensions", "retreever 64 float32"].ratio == pytest.approx(0.5 / 0.55)
     assert found["64 bytes", "retreever 64 int8"].theirs == "head 64 int8"
     assert found["raptor", "retreever 16 float32"].faster == 100  # the fastest of those that rank better
-    assert len(found) == 5
+    assert found["bm25", "retreever 64 float32"].ratio == pytest.approx(0.5 / 0.6)
+    assert len(found) == 6
 
 
 def test_a_ratio_lies_in_its_interval_and_a_clear_difference_is_significant(report):
@@ -61,7 +63,7 @@ def test_saved_json_has_intervals_around_means(report, tmp_path):
     saved = json.loads((tmp_path / "report.json").read_text())
     first = saved["entries"][0]["metrics"]["ndcg_at_10"]
     assert first["interval"][0] < first["mean"] < first["interval"][1]
-    assert saved["protocol"]["queries"] == 100 and len(saved["duels"]) == 5
+    assert saved["protocol"]["queries"] == 100 and len(saved["duels"]) == 6
 
 
 def test_the_figure_is_drawn(report, tmp_path):
