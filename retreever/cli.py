@@ -68,7 +68,9 @@ def data(
         str,
         typer.Argument(help="docstrings, beir, hub, or one of the paper's: nq, hotpotqa, topiocqa, repliqa"),
     ],
-    path: Annotated[str | None, typer.Option(help="beir: the folder; hub and recipes: a hub id or local files")] = None,
+    path: Annotated[
+        str | None, typer.Option(help="beir: the folder or URI; hub and recipes: a hub id or local files")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="name in the workspace [default: the source's]")] = None,
     query: Annotated[str | None, typer.Option(help="hub: column of the query")] = None,
     passage: Annotated[str | None, typer.Option(help="hub: column of the passage")] = None,
@@ -87,6 +89,9 @@ def data(
     )
     folder = place.root / "data" / dataset.name
     beir.write(dataset, folder)
+    storage = place.storage()
+    if storage:
+        storage.push(folder, f"data/{dataset.name}")
     summary = tables.describe(dataset) | {"folder": str(folder)}
     screen.table(f"data set {dataset.name}", ["what", "count"], [(k, v) for k, v in summary.items()])
     screen.result(summary)

@@ -9,6 +9,7 @@ from retreever.data.faults import OnBad
 from retreever.data.hub import from_hub
 from retreever.data.recipes import RECIPES
 from retreever.errors import DataError
+from retreever.files import write_aside
 from retreever.progress import Track, silent
 
 SOURCES = ("docstrings", "beir", "hub", *RECIPES)
@@ -28,19 +29,20 @@ def prepare(
     """Read a data set from `source`.
 
     Args:
-        source: docstrings, beir (a folder), hub (any data set, by its columns) or one of the paper's recipes.
-        path: beir: the folder; hub: an id or local files; a recipe: local files in the place of its id.
+        source: docstrings, beir (a folder or URI), hub (any data set, by its columns) or one of the paper's recipes.
+        path: beir: the folder or its URI; hub: an id or local files; a recipe: local files in the place of its id.
         name: of the data set; the source's own where it is None.
         query, passage: hub: names of the columns.
         cache: folder for what is fetched.
 
     Raises:
         DataError: an unknown source, a missing argument, or bad data.
+        StorageError: a URI that cannot be read.
     """
     if source == "docstrings":
         found = docstrings.build(track)
     elif source == "beir":
-        found = beir.read(Path(_needed(path, "--path", source)), on_bad, track)
+        found = beir.read(_here(_needed(path, "--path", source), cache), on_bad, track)
     elif source == "hub":
         found = from_hub(
             _needed(path, "--path", source),
@@ -55,6 +57,17 @@ def prepare(
     else:
         raise DataError(f"source: must be one of {', '.join(SOURCES)}, got {source!r}")
     return dataclasses.replace(found, name=name) if name else found
+
+
+def _here(path: str, cache: Path) -> Path:
+    """A folder on this machine; what is behind a URI is fetched anew into the cache."""
+    if "://" not in path:
+        return Path(path)
+    from retreever.storage import fetch  # pyarrow takes a while to import
+
+    with write_aside(cache / "fetched" / path.rstrip("/").rpartition("/")[2]) as aside:
+        fetch(path, aside)
+    return cache / "fetched" / path.rstrip("/").rpartition("/")[2]
 
 
 def _needed(value: str | None, option: str, source: str) -> str:
