@@ -52,7 +52,7 @@ def server(tmp_path):
 def test_the_same_tests_pass_with_a_server(what, server):
     environ = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "PYTEST"))}
     environ |= {"MLFLOW_TRACKING_URI": server}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *FILES[what]]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--timeout", "600", *FILES[what]]
     done = subprocess.run(command, env=environ, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-5000:]
     assert " passed" in done.stdout or "[100%]" in done.stdout
