@@ -4,10 +4,10 @@
     level norm  s_t = e^(lambda_k) g_t z_t / rms(z over group k), for t in group k; lambda learned from 0     (ours)
 
 z are scores of read-outs of length about one. With the gain apart from them, a split at the root, whose scores start
-five times closer together than those of level 9, learns as fast as these. With level norm the scores of a level have one
-length for all texts: near the balanced tree a similarity falls with the squared distance of the scores, which is a
-cosine where lengths are equal, and an inner product with a bias for short texts where they are not. Which scores form a
-group is the propagation's business.
+five times closer together than those of level 9, learns as fast as these. With level norm the scores of a level have
+one length for all texts: near the balanced tree a similarity falls with the squared distance of the scores, which is
+a cosine where lengths are equal, and an inner product with a bias for short texts where they are not. Which scores
+form a group is the propagation's business.
 """
 
 from collections.abc import Sequence
