@@ -44,9 +44,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "levels weighed alike": {"depth.decay": 0.0},
     "levels weighed by 1 / d^2": {"depth.decay": 2.0},
     "equal spread at all levels": {"tree.init_growth": 0.0},
-    "spread grows by sqrt(2) a level": {"tree.init_growth": 0.5},
-    "a scale for each level": {"loss.scale_per_level": True},
-    "both of the last two": {"tree.init_growth": 0.5, "loss.scale_per_level": True},
+    "one scale for all levels": {"loss.scale_per_level": False},
+    "both of the last two": {"tree.init_growth": 0.0, "loss.scale_per_level": False},
     "scale from 3,000": {"loss.scale": 3000.0},
 }
 

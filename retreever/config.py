@@ -76,7 +76,7 @@ class TreeConfig(Section):
     )
     init_std: Positive = Field(0.4, description="standard deviation of the split scores on the first batch")
     init_growth: float = Field(
-        0.25, ge=0, le=2, description="product: it grows by 2**init_growth from a level to the next"
+        0.5, ge=0, le=2, description="product: it grows by 2**init_growth from a level to the next"
     )
     level_norm: bool = Field(True, description="product: scores of a level have the same length for every text")
     hidden: Count = Field(128, description="mlp: hidden width")
@@ -110,7 +110,7 @@ class LossConfig(Section):
     scale_min: Positive = Field(1e-4, description="lower clamp of the scale")
     scale_max: Positive = Field(10_000.0, description="upper clamp of the scale (the release: 30)")
     scale_per_level: bool = Field(
-        False, description="learn a scale for each level; false: one for all, as in the paper"
+        True, description="learn a scale for each level; false: one for all, as in the paper"
     )
     negatives: Count | None = Field(None, description="in-batch negatives per query, drawn at random; null: all")
 

@@ -49,7 +49,7 @@ class RoutingTree(nn.Module):
         split: str = "linear",
         propagation: str = "product",
         init_std: float = 0.4,
-        init_growth: float = 0.25,
+        init_growth: float = 0.5,
         level_norm: bool = True,
         hidden: int = 128,
         mlp_dropout: float = 0.2,
