@@ -109,9 +109,7 @@ class LossConfig(Section):
     scale: Positive = Field(800.0, description="inverse temperature at the start (learned from there)")
     scale_min: Positive = Field(1e-4, description="lower clamp of the scale")
     scale_max: Positive = Field(10_000.0, description="upper clamp of the scale (the release: 30)")
-    scale_per_level: bool = Field(
-        True, description="learn a scale for each level; false: one for all, as in the paper"
-    )
+    scale_per_level: bool = Field(True, description="learn a scale for each level; false: one for all, as in the paper")
     negatives: Count | None = Field(None, description="in-batch negatives per query, drawn at random; null: all")
 
     @model_validator(mode="after")
