@@ -1,7 +1,7 @@
 """How far the scores of a text are spread: between the split functions and the propagation.
 
     gain        s_t = g_t z_t, with g set when a tree is calibrated and then fixed
-    level norm  s_t = e^(lambda_k) g_t z_t / rms(z over group k), for t in group k; lambda learned from 0     (ours)
+    level norm  s_t = e^(lambda_k) g_t z_t / rms(z over group k), for t in group k; lambda learned            (ours)
 
 z are scores of read-outs of length about one. With the gain apart from them, a split at the root, whose scores start
 five times closer together than those of level 9, learns as fast as these. With level norm the scores of a level have
