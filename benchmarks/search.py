@@ -6,8 +6,8 @@
 MODEL's own corpus is measured as it is. Larger corpora are made of it: an encoding a + t (b - c), scaled to length
 one, of three passages drawn at random, routed by the tree; t is chosen so that the share of passages that the bound at
 256 nodes leaves is that of the real ones, which is printed. Every figure of a table comes from one run; queries are the
-real ones of the test split. The floor is the time that reading what every query reads would take at the bandwidth
-measured in the same run.
+real ones of the test split. The bandwidth of one thread, measured in the same run, is printed beside them: the floor of
+a search is the bytes that every query reads, divided by it.
 """
 
 import json
