@@ -1,0 +1,170 @@
+"""The tree as the page at `/` shows it: what its nodes mean, where a query goes, and why a passage was found."""
+
+import numpy as np
+from pydantic import BaseModel, Field
+
+from retreever.explanation import agreement
+from retreever.retriever import Hit, Retreever
+
+THINNEST = 1e-4  # probability below which a node is left out of a flow
+LEAVES = 3  # that matched, told of a hit
+EXCERPT = 400  # characters of an example's text
+
+
+class NodeSummary(BaseModel):
+    """A node: what sets it apart from the rest of its level."""
+
+    id: int = Field(description="place in heap order: the root is 0, the children of t are 2t + 1 and 2t + 2")
+    level: int
+    words: list[str] = Field(description="whose presence goes with the node best, the clearest first")
+    size: float = Field(description="passages that reach it: the sum of their probabilities")
+
+
+class TreeView(BaseModel):
+    """All nodes in heap order."""
+
+    depth: int
+    passages: int = Field(description="of the corpus when it was explained")
+    sampled: int = Field(description="how many of them the words, sizes and examples are taken from")
+    nodes: list[NodeSummary]
+
+
+class Example(BaseModel):
+    """A passage that reaches a node with a probability that few others have."""
+
+    id: str
+    title: str
+    text: str = Field(description=f"its first {EXCERPT} characters")
+    probability: float
+
+
+class NodeView(NodeSummary):
+    """A node with its neighbours and the passages most probable on it."""
+
+    parent: int | None
+    children: list[int]
+    examples: list[Example]
+
+
+class NodeMass(BaseModel):
+    """A query's probability of reaching a node."""
+
+    id: int
+    mass: float
+
+
+class PathNode(BaseModel):
+    """A node on the way to where query and passage agree most."""
+
+    id: int
+    level: int
+    words: list[str]
+    query: float = Field(description="probability with which the query reaches it")
+    passage: float = Field(description="probability with which the passage reaches it")
+    share: float = Field(description="of the similarity, what comes from this node")
+
+
+class LeafMatch(BaseModel):
+    """A node of the level searched where query and passage agree."""
+
+    id: int
+    words: list[str]
+    share: float = Field(description="of the similarity, what comes from this node")
+
+
+class HitPath(BaseModel):
+    """Why a passage was found."""
+
+    path: list[PathNode] = Field(description="from below the root to the node that adds most to the similarity")
+    leaves: list[LeafMatch] = Field(description="nodes that add most to the similarity, the first most")
+
+
+def tree_view(retreever: Retreever) -> TreeView:
+    """Every node with its words and size."""
+    known = retreever.explanation
+    nodes = [_summary(retreever, node) for node in range(len(known.words))]
+    return TreeView(depth=retreever.tree.tree.depth, passages=known.passages, sampled=known.sampled, nodes=nodes)
+
+
+def node_view(retreever: Retreever, id: int) -> NodeView:
+    """A node with its examples; of those, the ones that are still in the index.
+
+    Raises:
+        KeyError: the tree has no such node.
+    """
+    tree, known = retreever.tree.tree, retreever.explanation
+    if not 0 <= id < tree.nodes:
+        raise KeyError(f"node {id}: must be a whole number in [0, {tree.nodes - 1}]")
+    return NodeView(
+        **_summary(retreever, id).model_dump(),
+        parent=tree.parent(id) if id else None,
+        children=list(tree.children(id)) if id < tree.splits else [],
+        examples=[
+            _example(retreever, int(number), float(probability))
+            for number, probability in zip(known.examples[id], known.memberships[id], strict=True)
+            if retreever.index.holds(int(number))
+        ],
+    )
+
+
+def flow(retreever: Retreever, query: str) -> list[NodeMass]:
+    """How a query goes through the tree, in heap order.
+
+    Raises:
+        ValueError: an empty query.
+    """
+    return flow_of(retreever.nodes([query], "query")[0])
+
+
+def flow_of(query_distribution: np.ndarray) -> list[NodeMass]:
+    """The same of a query that is routed already: probabilities of all nodes; hardly reached ones are left out."""
+    reached = np.flatnonzero(query_distribution >= THINNEST)
+    return [NodeMass(id=int(node), mass=round(float(query_distribution[node]), 5)) for node in reached]
+
+
+def explain(retreever: Retreever, query_distribution: np.ndarray, hit: Hit, level: int | None = None) -> HitPath:
+    """Why a passage was found.
+
+    Args:
+        query_distribution: the query's probabilities of all nodes, as `Retreever.nodes` gives them.
+        level: searched; the finest where it is None.
+
+    Raises:
+        ValueError: the passage is no longer in the index.
+    """
+    tree, index, words = retreever.tree.tree, retreever.index, retreever.explanation.words
+    chosen = tree.depth if level is None else level
+    numbers = index.numbers_of([hit.id])
+    parts = agreement(index, query_distribution, int(numbers[0]), chosen)
+    shares = parts / max(float(parts.sum()), 1e-12)
+    first = tree.level(chosen).start
+    best = np.argsort(-shares, kind="stable")[:LEAVES]
+    path = []
+    for d in range(1, chosen + 1):
+        place = int(best[0]) >> (chosen - d)
+        node = tree.level(d).start + place
+        below = slice(place << (chosen - d), (place + 1) << (chosen - d))
+        path.append(
+            PathNode(
+                id=node,
+                level=d,
+                words=words[node],
+                query=float(query_distribution[node]),
+                passage=float(index.probabilities(numbers, d)[0, place]),
+                share=float(shares[below].sum()),
+            )
+        )
+    leaves = [LeafMatch(id=first + int(n), words=words[first + int(n)], share=float(shares[n])) for n in best]
+    return HitPath(path=path, leaves=leaves)
+
+
+def _summary(retreever: Retreever, node: int) -> NodeSummary:
+    known = retreever.explanation
+    return NodeSummary(
+        id=node, level=(node + 1).bit_length() - 1, words=known.words[node], size=round(float(known.sizes[node]), 2)
+    )
+
+
+def _example(retreever: Retreever, number: int, probability: float) -> Example:
+    passage = retreever.documents[number]
+    return Example(id=passage.id, title=passage.title, text=passage.text[:EXCERPT], probability=probability)
