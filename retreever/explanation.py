@@ -20,6 +20,7 @@ from jaxtyping import Float, Int
 from retreever.errors import BundleError
 from retreever.files import read_json, seal, unseal, write_aside, write_json
 from retreever.index.documents import Documents
+from retreever.index.layout import Layout
 from retreever.index.tree_index import TreeIndex
 from retreever.model.tree import Tree
 
@@ -51,6 +52,11 @@ class Explanation:
     memberships: Float[np.ndarray, "nodes examples"]
     passages: int
     sampled: int
+
+    @property
+    def average(self) -> Float[np.ndarray, " nodes"]:
+        """Probability with which the average passage reaches each node."""
+        return self.sizes / self.passages
 
     def save(self, folder: Path, model: str) -> None:
         """Write it to `folder`, whole or not at all.
@@ -101,7 +107,7 @@ def explain(index: TreeIndex, documents: Documents, seed: int = 0) -> Explanatio
     Args:
         seed: draws the sample, where the corpus is larger.
     """
-    numbers = _sample(index.numbers_of(), seed)
+    numbers = _sample(index.living(), seed)
     tree = Tree(index.layout.depth)
     terms, present = _presence([documents[int(number)].full for number in numbers])
     words: list[list[str]] = []
@@ -116,19 +122,13 @@ def explain(index: TreeIndex, documents: Documents, seed: int = 0) -> Explanatio
 
 
 def agreement(
-    index: TreeIndex, query: Float[np.ndarray, " nodes"], number: int, level: int
-) -> Float[np.ndarray, " nodes"]:
-    """What each node of a level adds to the similarity of a query and a passage, where it is computed at that level.
+    layout: Layout, query: Float[np.ndarray, "#passages nodes"], passages: Float[np.ndarray, "passages nodes"]
+) -> Float[np.ndarray, "passages nodes"]:
+    """What each node of a level adds to similarities that are computed at that level.
 
     The parts sum to the similarity, for nTVD to the similarity plus one.
-
-    Args:
-        query: its probabilities of all nodes.
-        number: of the passage.
     """
-    asked = query[Tree(index.layout.depth).level(level)]
-    passage = index.probabilities(np.array([number]), level)[0]
-    return np.sqrt(asked * passage) if index.layout.similarity == "bhattacharyya" else np.minimum(asked, passage)
+    return np.sqrt(query * passages) if layout.similarity == "bhattacharyya" else np.minimum(query, passages)
 
 
 def correlations(present: Any, probabilities: Float[np.ndarray, "passages nodes"]) -> Float[np.ndarray, "words nodes"]:

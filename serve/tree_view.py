@@ -1,13 +1,20 @@
-"""The tree as the page at `/` shows it: what its nodes mean, where a query goes, and why a passage was found."""
+"""The tree as the page at `/` shows it: what its nodes mean, where a query goes, and why a passage was found.
+
+In an answer to a search with `explain: true` the page reads `flow`, a list of `NodeMass` beside `hits`, and `why`, a
+`HitPath` in every hit.
+"""
+
+from collections.abc import Sequence
 
 import numpy as np
 from pydantic import BaseModel, Field
 
 from retreever.explanation import agreement
-from retreever.retriever import Hit, Retreever
+from retreever.retriever import Retreever
 
 THINNEST = 1e-4  # probability below which a node is left out of a flow
-LEAVES = 3  # that matched, told of a hit
+LEAVES = 3  # that matched, told of a passage found
+TINY = 1e-12
 EXCERPT = 400  # characters of an example's text
 
 
@@ -54,29 +61,29 @@ class NodeMass(BaseModel):
 
 
 class PathNode(BaseModel):
-    """A node on the way to where query and passage agree most."""
+    """A node on the way to where query and passage agree most, as against the average passage."""
 
     id: int
     level: int
     words: list[str]
     query: float = Field(description="probability with which the query reaches it")
     passage: float = Field(description="probability with which the passage reaches it")
-    share: float = Field(description="of the similarity, what comes from this node")
+    share: float = Field(description="of all they agree in more than query and average passage do, what lies below it")
 
 
 class LeafMatch(BaseModel):
-    """A node of the level searched where query and passage agree."""
+    """A node of the level searched on which query and passage agree more than query and average passage do."""
 
     id: int
     words: list[str]
-    share: float = Field(description="of the similarity, what comes from this node")
+    share: float = Field(description="of all they agree in more, what lies on this node")
 
 
 class HitPath(BaseModel):
     """Why a passage was found."""
 
-    path: list[PathNode] = Field(description="from below the root to the node that adds most to the similarity")
-    leaves: list[LeafMatch] = Field(description="nodes that add most to the similarity, the first most")
+    path: list[PathNode] = Field(description="from below the root to the first of the leaves")
+    leaves: list[LeafMatch] = Field(description="that matched, the first most")
 
 
 def tree_view(retreever: Retreever) -> TreeView:
@@ -102,7 +109,7 @@ def node_view(retreever: Retreever, id: int) -> NodeView:
         examples=[
             _example(retreever, int(number), float(probability))
             for number, probability in zip(known.examples[id], known.memberships[id], strict=True)
-            if retreever.index.holds(int(number))
+            if retreever.index.find([retreever.documents[int(number)].id])[0] == number
         ],
     )
 
@@ -122,39 +129,51 @@ def flow_of(query_distribution: np.ndarray) -> list[NodeMass]:
     return [NodeMass(id=int(node), mass=round(float(query_distribution[node]), 5)) for node in reached]
 
 
-def explain(retreever: Retreever, query_distribution: np.ndarray, hit: Hit, level: int | None = None) -> HitPath:
-    """Why a passage was found.
+def explain(
+    retreever: Retreever, query_distribution: np.ndarray, ids: Sequence[str], level: int | None = None
+) -> list[HitPath]:
+    """Why passages were found, by their ids; an empty path for one that has been deleted meanwhile.
+
+    Query and average passage agree to some degree already, and where a tree routes softly to a high one. What tells is
+    where a passage agrees with the query more than the average passage does.
 
     Args:
         query_distribution: the query's probabilities of all nodes, as `Retreever.nodes` gives them.
         level: searched; the finest where it is None.
-
-    Raises:
-        ValueError: the passage is no longer in the index.
     """
-    tree, index, words = retreever.tree.tree, retreever.index, retreever.explanation.words
+    tree, index, known = retreever.tree.tree, retreever.index, retreever.explanation
     chosen = tree.depth if level is None else level
-    numbers = index.numbers_of([hit.id])
-    parts = agreement(index, query_distribution, int(numbers[0]), chosen)
-    shares = parts / max(float(parts.sum()), 1e-12)
-    first = tree.level(chosen).start
-    best = np.argsort(-shares, kind="stable")[:LEAVES]
+    numbers = index.find(ids)
+    levels = {d: index.probabilities(numbers, d) for d in range(1, chosen + 1)}
+    asked, average = (side[None, tree.level(chosen)] for side in (query_distribution, known.average))
+    more = agreement(index.layout, asked, levels[chosen]) - agreement(index.layout, asked, average)
+    more = more.clip(min=0)
+    shares = more / np.maximum(more.sum(axis=1, keepdims=True), TINY)
+    routes = [{d: rows[i] for d, rows in levels.items()} for i in range(len(numbers))]
+    return [
+        _why(retreever, query_distribution, route, share) if number >= 0 else HitPath(path=[], leaves=[])
+        for number, route, share in zip(numbers, routes, shares, strict=True)
+    ]
+
+
+def _why(retreever: Retreever, query: np.ndarray, route: dict[int, np.ndarray], shares: np.ndarray) -> HitPath:
+    """The way to the node with the largest share.
+
+    Args:
+        route: probabilities of the passage on the nodes of every level down to that of `shares`.
+    """
+    tree, words = retreever.tree.tree, retreever.explanation.words
+    level = max(route)
+    best = np.argsort(-shares, kind="stable")[:LEAVES].tolist()
     path = []
-    for d in range(1, chosen + 1):
-        place = int(best[0]) >> (chosen - d)
+    for d, passage in route.items():
+        place = best[0] >> (level - d)
         node = tree.level(d).start + place
-        below = slice(place << (chosen - d), (place + 1) << (chosen - d))
-        path.append(
-            PathNode(
-                id=node,
-                level=d,
-                words=words[node],
-                query=float(query_distribution[node]),
-                passage=float(index.probabilities(numbers, d)[0, place]),
-                share=float(shares[below].sum()),
-            )
-        )
-    leaves = [LeafMatch(id=first + int(n), words=words[first + int(n)], share=float(shares[n])) for n in best]
+        below = shares.reshape(2**d, -1)[place]
+        reached = {"query": float(query[node]), "passage": float(passage[place])}
+        path.append(PathNode(id=node, level=d, words=words[node], share=float(below.sum()), **reached))
+    first = tree.level(level).start
+    leaves = [LeafMatch(id=first + n, words=words[first + n], share=float(shares[n])) for n in best]
     return HitPath(path=path, leaves=leaves)
 
 

@@ -61,21 +61,14 @@ class State:
         """Numbers of the living, in order."""
         return np.concatenate([*(v.segment.numbers[v.rows_alive > 0] for v in self.views), np.empty(0, np.int64)])
 
-    def lives(self, number: int) -> bool:
-        """Whether a living passage has this number."""
-        for view in self.views:
-            row = int(np.searchsorted(view.segment.numbers, number))
-            if row < len(view.segment) and view.segment.numbers[row] == number:
-                return bool(view.rows_alive[row])
-        return False
-
     def vectors(self, numbers: np.ndarray, level: int, layout: Layout) -> np.ndarray:
-        """Vectors of a level in stored form, float32, by number."""
-        found = np.empty((len(numbers), 2**level), np.float32)
+        """Vectors of a level in stored form, float32, by number; zeros for a number that no passage has."""
+        found = np.zeros((len(numbers), 2**level), np.float32)
         for view in self.views:
             rows = np.searchsorted(view.segment.numbers, numbers).clip(max=len(view.segment) - 1)
             here = view.segment.numbers[rows] == numbers
-            found[here] = layout.coarser(view.segment.at(level)[rows[here]].astype(np.float32), level)
+            if here.any():
+                found[here] = layout.coarser(view.segment.at(level)[rows[here]].astype(np.float32), level)
         return found
 
     def ids_of(self, numbers: Sequence[int] | np.ndarray) -> list[str]:

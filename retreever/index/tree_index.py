@@ -75,20 +75,19 @@ class TreeIndex:
         """
         return self._state.ids_of(list(numbers))
 
-    def numbers_of(self, ids: Sequence[str] | None = None) -> Int[np.ndarray, " passages"]:
-        """Numbers of the passages with these ids; of all of them, in order, where it is None.
+    def living(self) -> Int[np.ndarray, " passages"]:
+        """Numbers of all passages, in the order in which they were added."""
+        return self._state.living()
 
-        Raises:
-            ValueError: an id that the index does not have.
-        """
-        return self._state.living() if ids is None else self._state.numbers_of(ids)
-
-    def holds(self, number: int) -> bool:
-        """Whether a passage has this number and is not deleted."""
-        return self._state.lives(number)
+    def find(self, ids: Iterable[str]) -> Int[np.ndarray, " passages"]:
+        """Numbers of passages by id; -1 for an id that the index does not have."""
+        return np.array([self._state.numbers.get(name, -1) for name in ids], np.int64)
 
     def probabilities(self, numbers: Int[np.ndarray, " passages"], level: int) -> Float[np.ndarray, "passages nodes"]:
-        """What the index keeps of passages on the nodes of a level, in [0, depth]: float32, as exact as its `dtype`."""
+        """What the index keeps of passages on the nodes of a level, in [0, depth]: float32, as exact as its `dtype`.
+
+        Zeros for a number that no passage has.
+        """
         if level == 0:
             return np.ones((len(numbers), 1), np.float32)
         return self.layout.probabilities(self._state.vectors(numbers, level, self.layout))

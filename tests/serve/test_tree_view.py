@@ -55,8 +55,10 @@ def test_a_flow_is_the_query_own_distribution(retreever):
 @pytest.mark.parametrize("level", [1, 3, None])
 def test_an_explanation_leads_to_where_the_match_is(retreever, level):
     query = retreever.nodes(["ba be bi"])[0]
-    for hit in retreever.search(["ba be bi"], 3, level)[0]:
-        why = explain(retreever, query, hit, level)
+    ids = [hit.id for hit in retreever.search(["ba be bi"], 3, level)[0]]
+    *found, gone = explain(retreever, query, [*ids, "gone"], level)
+    assert (gone.path, gone.leaves, len(found)) == ([], [], 3)
+    for why in found:
         assert [node.level for node in why.path] == list(range(1, (level or 4) + 1))
         assert all(after.id in (2 * before.id + 1, 2 * before.id + 2) for before, after in pairwise(why.path))
         assert all(after.share <= before.share + 1e-6 for before, after in pairwise(why.path))
