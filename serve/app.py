@@ -106,7 +106,7 @@ def with_endpoints(app: FastAPI, retreever: Retreever) -> FastAPI:
 
 def health(retreever: Retreever) -> Health:
     """The service is up."""
-    return Health(status="ok", documents=len(retreever.documents), model=describe(retreever))
+    return Health(status="ok", documents=len(retreever.index), model=describe(retreever))
 
 
 _app = api()
