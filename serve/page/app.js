@@ -110,6 +110,13 @@ function remember() {
   history.replaceState(null, "", hash ? `#${hash}` : location.pathname);
 }
 
+// What the address says: a search can be kept and sent to others.
+function recall() {
+  const asked = new URLSearchParams(location.hash.slice(1));
+  query.value = asked.get("q") || "";
+  level.value = Number(asked.get("level")) || state.depth;
+}
+
 // The tree, once more where another model answers than the one it is of.
 async function load(model) {
   state.digest = model ? model.digest : state.digest;
@@ -121,8 +128,10 @@ async function load(model) {
     card.hidden = true;
     tree.set(found);
     if (fresh) {
+      const early = query.value; // typed while the tree was under way
       level.max = found.depth;
-      level.value = Number(new URLSearchParams(location.hash.slice(1)).get("level")) || found.depth;
+      recall();
+      query.value = early || query.value;
     }
     told();
     at("model-name").textContent = named(known);
@@ -183,7 +192,7 @@ at("theme").addEventListener("click", () => {
 });
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => theme(null));
 document.addEventListener("keydown", keys);
+addEventListener("hashchange", () => { recall(); told(); query.value ? ask() : empty(); });
 
 theme(localStorage.getItem("theme"));
-query.value = new URLSearchParams(location.hash.slice(1)).get("q") || "";
 load(null);
