@@ -9,7 +9,7 @@ export RETREEVER_WORKSPACE ?= $(CURDIR)/workspace
 # Nothing is written outside the checkout, but for pip's cache and Ray's session folder.
 export MPLCONFIGDIR ?= $(RETREEVER_WORKSPACE)/cache/matplotlib
 
-.PHONY: help setup demo test test-slow test-gpu lint format clean
+.PHONY: help setup demo test test-slow test-gpu test-page lint format clean
 help:  ## show the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
@@ -33,6 +33,9 @@ test-slow: setup  ## tests that take minutes
 
 test-gpu: setup  ## tests that need a CUDA device
 	@$(BIN)/python -m pytest -m gpu
+
+test-page: setup  ## tests of the page in chromium
+	@$(BIN)/python -m pytest -m page
 
 lint: setup  ## ruff, mypy, import-linter
 	@$(BIN)/ruff check .

@@ -382,6 +382,25 @@ def search(
 
 
 @_verb
+def tree(
+    model: Model = CHAMPION,
+    levels: Annotated[int, typer.Option(min=1, help="levels to print, from the root")] = 4,
+    workspace: Where = None,
+    json: Json = False,
+) -> None:
+    """Print what the upper nodes of a bundle's tree mean: their words, and how many passages reach them."""
+    from retreever.cluster.promote import locate
+    from retreever.retriever import Retreever
+    from serve.tree_view import tree_view
+
+    place, screen = _open(workspace, json)
+    view = tree_view(Retreever.load(locate(model, place)))
+    tables.show_tree(screen, view, levels)
+    nodes = [node.model_dump() for node in view.nodes if node.level <= levels]
+    screen.result({**view.model_dump(exclude={"nodes"}), "nodes": nodes})
+
+
+@_verb
 def serve(
     model: Model = CHAMPION,
     host: Annotated[str, typer.Option(help="address to bind; 0.0.0.0 opens it to the network")] = "127.0.0.1",

@@ -27,6 +27,7 @@ from retreever.model.tree import Tree
 FORMAT = 1
 SAMPLE = 20_000  # passages read
 WORDS, EXAMPLES = 8, 5  # of a node, at most
+CANDIDATES = 24  # words of a node looked at, of which some are forms of others
 VOCABULARY, RAREST = 10_000, 3  # words considered: the most frequent ones; passages that a word must be in
 WORD = r"(?u)\b[^\W\d_]\w{2,29}\b"  # from 3 to 30 characters, the first a letter
 CLEAR = 4.5  # standard errors that a correlation is above none; of 10,000 words that mean nothing 0.03 get there
@@ -177,15 +178,31 @@ def _words(terms: np.ndarray, present: Any, probabilities: np.ndarray) -> list[l
     if not len(terms):
         return [[] for _ in range(probabilities.shape[1])]
     found = correlations(present, probabilities)
-    count, least = min(WORDS, len(terms)), CLEAR / np.sqrt(len(probabilities))
-    best = np.argpartition(-found, count - 1, axis=0)[:count]
+    least = CLEAR / np.sqrt(len(probabilities))
+    best = np.argpartition(-found, min(CANDIDATES, len(terms)) - 1, axis=0)[:CANDIDATES]
     values = np.take_along_axis(found, best, axis=0)
     order = np.argsort(-values, axis=0, kind="stable")
     best, values = np.take_along_axis(best, order, axis=0), np.take_along_axis(values, order, axis=0)
-    return [
-        [str(terms[word]) for word, value in zip(w, v, strict=True) if value > least]
-        for w, v in zip(best.T, values.T, strict=True)
-    ]
+    clear = values > least
+    return [_different(terms[chosen[told]].tolist()) for chosen, told in zip(best.T, clear.T, strict=True)]
+
+
+def _different(words: list[str]) -> list[str]:
+    """The first words, without forms of one that is there: it with up to two letters more, or fewer.
+
+    >>> _different(["node", "nodes", "edges", "edge", "no"])
+    ['node', 'edges', 'no']
+    """
+    kept: list[str] = []
+    for word in words:
+        if not any(_forms(word, other) for other in kept):
+            kept.append(word)
+    return kept[:WORDS]
+
+
+def _forms(a: str, b: str) -> bool:
+    short, long = sorted((a, b), key=len)
+    return len(short) > 2 and len(long) - len(short) <= 2 and long.startswith(short)
 
 
 def _most_probable(probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

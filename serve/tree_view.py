@@ -94,7 +94,7 @@ def tree_view(retreever: Retreever) -> TreeView:
 
 
 def node_view(retreever: Retreever, id: int) -> NodeView:
-    """A node with its examples; of those, the ones that are still in the index.
+    """A node with its examples, the ones that are still in the index; none of the root, which all passages reach.
 
     Raises:
         KeyError: the tree has no such node.
@@ -109,7 +109,7 @@ def node_view(retreever: Retreever, id: int) -> NodeView:
         examples=[
             _example(retreever, int(number), float(probability))
             for number, probability in zip(known.examples[id], known.memberships[id], strict=True)
-            if retreever.index.find([retreever.documents[int(number)].id])[0] == number
+            if id and retreever.index.find([retreever.documents[int(number)].id])[0] == number
         ],
     )
 

@@ -72,6 +72,18 @@ def test_correlations_are_pearson():
     assert not fast[5].any()
 
 
+@pytest.mark.parametrize(
+    ("words", "kept"),
+    [
+        (["nodes", "node", "nodeless"], ["nodes", "nodeless"]),
+        (["art", "arts", "article", "ar"], ["art", "article", "ar"]),
+        ([f"{letter}word" for letter in "abcdefghij"], [f"{letter}word" for letter in "abcdefgh"]),
+    ],
+)
+def test_forms_of_one_word_are_told_once(words, kept):
+    assert module._different(words) == kept
+
+
 def test_sizes_of_a_level_sum_to_the_corpus_and_examples_are_the_most_probable(corpus, found):
     rows = softly(corpus[2])
     for level in range(DEPTH + 1):

@@ -28,7 +28,7 @@ def test_every_node_is_there_with_words_and_size(retreever):
 def test_a_node_has_neighbours_and_examples(retreever):
     root, middle, leaf = (node_view(retreever, node) for node in (0, 5, 30))
     assert (root.parent, root.children, middle.parent, middle.children) == (None, [1, 2], 2, [11, 12])
-    assert (leaf.parent, leaf.children) == (14, [])
+    assert (leaf.parent, leaf.children) == (14, []) and root.examples == []
     for view in (middle, leaf):
         assert len(view.examples) == 5
         assert [e.probability for e in view.examples] == sorted((e.probability for e in view.examples), reverse=True)
