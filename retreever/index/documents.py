@@ -54,9 +54,9 @@ class Documents:
             BundleError: there are more of those written at first, or fewer in all.
         """
         if self.sealed > rows or not self._added.holds(rows - self.sealed):
+            short = self._added.path if self.sealed <= rows else self._added.path.with_name(LINES)
             raise BundleError(
-                f"{self._added.path.parent}: the index has {rows} passages, "
-                f"documents has {self.sealed + self._added.known}"
+                f"{short}: the index has {rows} passages, documents has {self.sealed + self._added.known}"
             )
 
     def add(self, passages: Iterable[Passage], rows: int) -> None:
