@@ -1,0 +1,64 @@
+"""The service as it runs, on Ray in a process of its own: Ray reads its settings when it is first imported.
+
+`python -m tests.support.ray_service WORKSPACE PORT SETTINGS` serves until its input ends.
+"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+TOKEN = "secret"
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextmanager
+def running(workspace, log, **settings):
+    """The address of a service with these arguments; it ends with the block, or is killed where the block fails."""
+    command = [sys.executable, "-m", __name__, str(workspace.root), str(free_port()), json.dumps(settings)]
+    own = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    own["RETREEVER_WRITE_TOKEN"] = TOKEN
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with (
+        open(log, "w") as errors,
+        subprocess.Popen(command, stderr=errors, env=own, start_new_session=True, **pipes) as process,
+    ):
+        try:
+            url = process.stdout.readline().strip()
+            assert url, log.read_text()[-4000:]
+            yield url
+            process.stdin.close()
+            assert process.wait(60) == 0
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def main(root, port, settings):
+    """Serve until the input ends."""
+    from retreever import environment
+    from retreever.workspace import Workspace
+
+    workspace = Workspace.at(Path(root))
+    environment.prepare(workspace)
+    from retreever.cluster.runtime import cluster
+    from serve.app import start
+    from serve.arguments import AppArguments
+
+    arguments = AppArguments(**{"workspace": root, "threads": 1, "poll_s": 0.5, **json.loads(settings)})
+    with cluster(workspace, cpus=2):
+        print(start(arguments, port=int(port)), flush=True)
+        sys.stdin.read()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
