@@ -305,7 +305,8 @@ def test_1023_nodes_pan_and_zoom_smoothly(page):
         const [x, y, times] = [box.left + box.width / 2, box.top + box.height / 2, []];
         (function frame(last) {
             const sign = times.length < 40 ? -1 : 1;
-            canvas.dispatchEvent(new WheelEvent("wheel", { deltaY: 60 * sign, clientX: x, clientY: y, cancelable: true }));
+            const at = { clientX: x, clientY: y, cancelable: true };
+            canvas.dispatchEvent(new WheelEvent("wheel", { deltaY: 60 * sign, ...at }));
             requestAnimationFrame((now) => {
                 times.push(now - last);
                 times.length < 80 ? frame(now) : done(times.slice(1));
@@ -323,8 +324,8 @@ def test_on_a_phone(page):
         page.open()
         page.ask("ba be bi")
         assert page.run("return document.documentElement.scrollWidth <= innerWidth && innerWidth === 390")
-        small = "return [...document.querySelectorAll('.tabs button, .round, #query')].filter((b) => b.offsetHeight < 34).length"
-        assert page.run(small) == 0
+        high = "return [...document.querySelectorAll('.tabs button, .round, #query')].map((item) => item.offsetHeight)"
+        assert all(height >= 34 for height in page.run(high))
         assert page.at("hits").is_displayed() and not page.at("tree").is_displayed()
         page.at("tab-tree").click()
         assert page.at("tree").is_displayed() and not page.at("hits").is_displayed()
@@ -372,6 +373,8 @@ def test_the_model_is_named(page):
     page.at("model-open").click()
     facts = page.at("model-facts").text
     assert f"{DEPTH} levels, 512 leaves" in facts and "302 passages" in facts
+    link = page.driver.find_element(By.CSS_SELECTOR, "#model-facts a")
+    assert (link.text, link.get_attribute("href")) == ("0f3a", "http://127.0.0.1/run")
     page.press(Keys.ESCAPE)
     assert not page.at("model").is_displayed()
 
