@@ -5,6 +5,7 @@ configuration). A *bundle* is a model folder with `index/`, `documents/` and `ex
 pickle. The encoder is named, not copied: it is frozen.
 """
 
+import functools
 import hashlib
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +21,7 @@ from safetensors.torch import load_file, save_file
 
 from retreever import config as configs
 from retreever.config import Config
+from retreever.data.dataset import Passage
 from retreever.encoder import Encoder, Kind
 from retreever.encodings import EncodedDataset, Encodings, open_dataset
 from retreever.errors import BundleError, ConfigError
@@ -62,7 +64,7 @@ class Retreever:
         self,
         tree: RoutingTree,
         config: Config,
-        encoder: Encoder,
+        encoder: Encoder | None,
         index: TreeIndex,
         documents: Documents,
         digest: str,
@@ -72,8 +74,11 @@ class Retreever:
         self.index, self.documents, self.digest, self.folder = index, documents, digest, folder
 
     @classmethod
-    def load(cls, folder: Path | str, device: str = "cpu", mmap: bool = True) -> "Retreever":
+    def load(cls, folder: Path | str, device: str = "cpu", mmap: bool = True, encoder: bool = True) -> "Retreever":
         """Open a bundle: the model's checksums and the sizes of all files are checked, the index is mapped.
+
+        Args:
+            encoder: load it too; without it, what needs no text routed can be asked.
 
         Raises:
             BundleError: a file is missing, damaged, or made for another model.
@@ -87,9 +92,9 @@ class Retreever:
         digest = model_digest(folder)
         index = TreeIndex.load(folder / "index", digest, mmap)
         documents = Documents(folder / "documents")
-        if len(index) != len(documents):
-            raise BundleError(f"{folder}: the index has {len(index)} passages, documents has {len(documents)}")
-        return cls(tree.to(device), config, Encoder.load(config.encoder, device), index, documents, digest, folder)
+        documents.require(index.numbers)
+        reader = Encoder.load(config.encoder, device) if encoder else None
+        return cls(tree.to(device), config, reader, index, documents, digest, folder)
 
     @cached_property
     def explanation(self) -> Explanation:
@@ -141,15 +146,52 @@ class Retreever:
         Raises:
             ValueError: texts that are not a list of texts, or an empty one.
         """
-        _check(texts)
-        if self.config.tree.split == "cross_attention":
-            x, mask = self.encoder.tokens(texts, kind)
-        else:
-            x, mask = torch.from_numpy(self.encoder.pooled(texts, kind)), None
-        device = next(self.tree.parameters()).device
-        with torch.inference_mode():
-            nodes = self.tree(x.to(device), None if mask is None else mask.to(device))
-        return cast(np.ndarray, nodes.float().exp().cpu().numpy())
+        if self.encoder is None:
+            raise ValueError("texts: this bundle was opened without its encoder, it routes none")
+        return route_texts(self.tree, self.config, self.encoder, texts, kind)
+
+    def add(self, passages: Sequence[Passage]) -> None:
+        """Add passages: found by the next search, and on disk where the bundle is, before this returns.
+
+        Raises:
+            ValueError: an id that the index has already, or twice; an empty text. Nothing is added then.
+            BundleError: another process is changing the bundle.
+        """
+        self.add_routed(passages, self.nodes([passage.full for passage in passages], "passage"))
+
+    def add_routed(self, passages: Sequence[Passage], nodes: np.ndarray) -> None:
+        """The same of passages that are routed already: probabilities of all nodes, (passages, nodes)."""
+        first = functools.partial(self.documents.add, passages)
+        self.index.add(nodes, [passage.id for passage in passages], first)
+
+    def delete(self, ids: Sequence[str]) -> None:
+        """Delete passages from what is searched; their texts stay in the bundle's files until it is made anew.
+
+        Raises:
+            ValueError: an id that the index does not have. Nothing is deleted then.
+            BundleError: another process is changing the bundle.
+        """
+        self.index.delete(ids)
+
+
+def route_texts(
+    tree: RoutingTree, config: Config, encoder: Encoder, texts: Sequence[str], kind: Kind = "query"
+) -> np.ndarray:
+    """Probabilities of all nodes in heap order, float32 (texts, nodes).
+
+    Raises:
+        ValueError: texts that are not a list of texts, or an empty one.
+        EncoderError: a text of which the encoder reads nothing.
+    """
+    _check(texts)
+    if config.tree.split == "cross_attention":
+        x, mask = encoder.tokens(texts, kind)
+    else:
+        x, mask = torch.from_numpy(encoder.pooled(texts, kind)), None
+    device = next(tree.parameters()).device
+    with torch.inference_mode():
+        nodes = tree(x.to(device), None if mask is None else mask.to(device))
+    return cast(np.ndarray, nodes.float().exp().cpu().numpy())
 
 
 def _check(texts: Sequence[str]) -> None:

@@ -31,10 +31,13 @@ class State:
         """How many passages are alive."""
         return sum(int(view.rows_alive.sum()) for view in self.views)
 
-    @cached_property
-    def numbers(self) -> dict[str, int]:
-        """Number of every living passage by id."""
-        return dict(self.named())
+    def number(self, name: str) -> int | None:
+        """Number of the living passage of that id; None where there is none."""
+        for view in reversed(self.views):
+            row = view.segment.row_of.get(name)
+            if row is not None and view.rows_alive[row]:
+                return int(view.segment.numbers[row])
+        return None
 
     def named(self) -> Iterator[tuple[str, int]]:
         """Ids and numbers of the living, in order."""
@@ -51,11 +54,11 @@ class State:
         Raises:
             ValueError: an id that no living passage has.
         """
-        wanted = list(ids)
-        unknown = [name for name in wanted if name not in self.numbers]
+        found = {name: self.number(name) for name in ids}
+        unknown = [name for name, number in found.items() if number is None]
         if unknown:
             raise ValueError(f"ids: the index has no {', '.join(map(repr, unknown[:3]))}" + _more(len(unknown) - 3))
-        return np.array([self.numbers[name] for name in wanted], np.int64)
+        return np.array(list(found.values()), np.int64)
 
     def living(self) -> np.ndarray:
         """Numbers of the living, in order."""
