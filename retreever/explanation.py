@@ -110,12 +110,12 @@ def explain(index: TreeIndex, documents: Documents, seed: int = 0) -> Explanatio
     """
     numbers = _sample(index.living(), seed)
     tree = Tree(index.layout.depth)
-    terms, present = _presence([documents[int(number)].full for number in numbers])
+    terms, present = presence([documents[int(number)].full for number in numbers])
     words: list[list[str]] = []
     parts = []
     for level, nodes in _blocks(tree):
         probabilities = index.probabilities(numbers, level)[:, nodes]
-        words += _words(terms, present, probabilities) if level else [[]]
+        words += node_words(terms, present, probabilities) if level else [[]]
         parts.append((probabilities.sum(axis=0), *_most_probable(probabilities)))
     sizes, rows, memberships = (np.concatenate(part) for part in zip(*parts, strict=True))
     scale = len(index) / len(numbers)
@@ -158,7 +158,7 @@ def _blocks(tree: Tree) -> Iterator[tuple[int, slice]]:
             yield level, slice(start, min(start + BLOCK, 2**level))
 
 
-def _presence(texts: list[str]) -> tuple[np.ndarray, Any]:
+def presence(texts: list[str]) -> tuple[np.ndarray, Any]:
     """Words, and a sparse float32 (texts, words) that says which text has which. English stop words are no words."""
     from sklearn.feature_extraction.text import CountVectorizer  # takes a while to import
 
@@ -173,7 +173,7 @@ def _presence(texts: list[str]) -> tuple[np.ndarray, Any]:
     return counter.get_feature_names_out()[often], present[:, often].tocsr()
 
 
-def _words(terms: np.ndarray, present: Any, probabilities: np.ndarray) -> list[list[str]]:
+def node_words(terms: np.ndarray, present: Any, probabilities: np.ndarray) -> list[list[str]]:
     """The words of each node that go with it best, if at all."""
     if not len(terms):
         return [[] for _ in range(probabilities.shape[1])]

@@ -3,7 +3,7 @@
 import * as service from "./service.js";
 import { fill } from "./card.js";
 import { count, element } from "./element.js";
-import { facts, named } from "./model.js";
+import { facts, named, version } from "./model.js";
 import { handle } from "./hands.js";
 import { Results } from "./results.js";
 import { TreeCanvas } from "./canvas.js";
@@ -12,7 +12,7 @@ const STEP = 10, MOST = 100;
 const PAUSE = 40; // milliseconds without a key before a search is sent
 const at = (id) => document.getElementById(id);
 const [query, level, status, card] = ["query", "level", "status", "node"].map(at);
-const state = { k: STEP, depth: 0, digest: null, passages: 0 };
+const state = { k: STEP, depth: 0, digest: null, passages: 0, others: new Set() };
 
 const tree = new TreeCanvas(at("tree"));
 const results = new Results(at("hits"), (id) => { view("tree"); choose(id); }, point);
@@ -68,17 +68,18 @@ function empty() {
 }
 
 function show(answer, asked) {
+  const ours = answer.model.digest === state.digest; // else another tree answered, and its nodes are not those drawn
+  if (!ours) for (const hit of answer.hits) hit.why = null;
   at("start").hidden = true;
-  at("legend").hidden = !answer.flow;
+  at("legend").hidden = !ours;
   results.show(answer.hits, asked.query);
-  if (answer.flow) tree.pour(answer.flow);
+  tree.pour(ours ? answer.flow : null);
   tree.mark(answer.hits.filter((hit) => hit.why && hit.why.leaves.length).map((hit) => hit.why.leaves[0].id), answer.level);
-  say(answer.hits.length
-    ? `${answer.hits.length} of ${count(state.passages)} passages · ${answer.took_ms.toFixed(answer.took_ms < 10 ? 1 : 0)} ms`
-    : "nothing found");
+  const found = answer.hits.length ? `${answer.hits.length} of ${count(state.passages)} passages` : "nothing found";
+  say(`${found} · ${answer.took_ms.toFixed(answer.took_ms < 10 ? 1 : 0)} ms · ${version(answer.model)}`);
   at("more").hidden = asked.k >= MOST || answer.hits.length < asked.k;
   performance.mark("shown", { detail: asked.query });
-  if (answer.model && answer.model.digest !== state.digest) load(answer.model);
+  if (!ours && !state.others.has(answer.model.digest)) load(answer.model.digest);
   if (tree.chosen !== null && !card.hidden) choose(tree.chosen);
 }
 
@@ -117,14 +118,17 @@ function recall() {
   level.value = Number(asked.get("level")) || state.depth;
 }
 
-// The tree, once more where another model answers than the one it is of.
-async function load(model) {
-  state.digest = model ? model.digest : state.digest;
-  service.forget();
+// The tree; once more where another model answers than the one it is of, unless that one is only tried beside it.
+async function load(seen) {
+  if (seen) state.others.add(seen);
   try {
     const [found, known] = await Promise.all([service.tree(), service.model()]);
+    const digest = known.champion ? known.champion.digest : null;
+    if (seen && digest === state.digest) return;
     const fresh = state.depth !== found.depth;
-    Object.assign(state, { depth: found.depth, passages: found.passages, digest: known.digest || state.digest });
+    Object.assign(state, { depth: found.depth, passages: found.passages, digest });
+    state.others.delete(digest);
+    service.forget();
     card.hidden = true;
     tree.set(found);
     if (fresh) {
@@ -134,7 +138,7 @@ async function load(model) {
       query.value = early || query.value;
     }
     told();
-    at("model-name").textContent = named(known);
+    at("model-name").textContent = named(known.champion);
     at("model-facts").replaceChildren(...facts(known, found));
     ask();
   } catch (fault) {
@@ -195,4 +199,4 @@ document.addEventListener("keydown", keys);
 addEventListener("hashchange", () => { recall(); told(); query.value ? ask() : empty(); });
 
 theme(localStorage.getItem("theme"));
-load(null);
+load();

@@ -10,10 +10,10 @@ export function fill(card, told, { lean, passages, words, choose }) {
   card.replaceChildren(
     element("header", {},
       element("span", {}, `level ${told.level} · node ${told.id} · ${count(told.size)} passages, ${share(told.size / passages)}`),
-      lean === null ? null : element("b", { title: "query's probability against the average passage's" }, `×${lean.toFixed(2)}`),
+      lean === null ? null : element("b", { title: "query's probability against the average passage's" }, `query ×${lean.toFixed(2)}`),
       close),
     element("h2", {}, title),
-    told.words.length > 3 ? element("p", {}, told.words.slice(3).join(" · ")) : "",
+    told.words.length > 3 ? element("p", { class: "others" }, told.words.slice(3).join(" · ")) : "",
     element("nav", { class: "words", "aria-label": "Neighbours" }, ...neighbours(told, words, choose)),
     told.examples.length ? element("h3", {}, "Passages most likely here") : "",
     element("ol", {}, ...told.examples.map(example)),

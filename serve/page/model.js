@@ -2,25 +2,33 @@
 
 import { count, element } from "./element.js";
 
-export function named(model) {
-  const version = model.version ? `version ${model.version}` : `model ${String(model.digest).slice(0, 8)}`;
-  return `${version} · ${String(model.encoder || "").split("/").pop()}`;
+const METRICS = 12;
+
+// "version 3" of a registered model; the folder's name of another.
+export function version(model) {
+  const said = String(model.version || model.digest || "");
+  return /^\d+$/.test(said) ? `version ${said}` : said.split("/").filter(Boolean).slice(-2).join("/");
 }
 
-export function facts(model, tree) {
-  const rows = [
-    ["version", model.version],
-    ["run", model.run_id],
-    ["model", model.digest],
-    ["encoder", model.encoder],
-    ["tree", `${model.depth} levels, ${count(2 ** model.depth)} leaves, ${model.similarity}`],
-    ["corpus", `${count(tree.passages)} passages` + (tree.sampled < tree.passages ? `, explained by ${count(tree.sampled)}` : "")],
-    ...Object.entries(model.metrics || {}).map(([name, value]) => [name, Number(value).toFixed(4)]),
-  ];
-  return rows.filter(([, value]) => value !== null && value !== undefined && value !== "").flatMap(([name, value]) => [
-    element("dt", {}, name),
-    element("dd", {}, name === "run" ? link(model.run_url, value) : value),
-  ]);
+export function named(champion) {
+  return champion ? `${version(champion)} · ${String(champion.encoder).split("/").pop()}` : "no model";
+}
+
+// Rows for a <dl> of what serves, what is tried beside it, and what did not load.
+export function facts(state, tree) {
+  const { champion, canary } = state;
+  const rows = [];
+  if (champion) {
+    rows.push(["model", version(champion)], ["run", champion.run_id, champion.link], ["trained on", champion.data],
+      ["digest", champion.digest], ["encoder", champion.encoder],
+      ["tree", `${champion.depth} levels, ${count(2 ** champion.depth)} leaves, ${champion.similarity}`],
+      ["corpus", `${count(tree.passages)} passages` + (tree.sampled < tree.passages ? `, explained by ${count(tree.sampled)}` : "")]);
+    for (const [name, value] of Object.entries(champion.metrics || {}).slice(0, METRICS)) rows.push([name, value.toFixed(4)]);
+  }
+  rows.push(["does not serve", state.fault]);
+  if (canary) rows.push(["canary", `${version(canary)}, ${Math.round(100 * canary.share)} % of searches`]);
+  rows.push(["canary does not serve", state.canary_fault]);
+  return rows.filter(([, value]) => value).flatMap(([name, value, url]) => [element("dt", {}, name), element("dd", {}, link(url, value))]);
 }
 
 function link(url, text) {

