@@ -56,7 +56,8 @@ def main(root, port, settings):
 
     arguments = AppArguments(**{"workspace": root, "threads": 1, "poll_s": 0.5, **json.loads(settings)})
     with cluster(workspace, cpus=2):
-        print(start(arguments, port=int(port)), flush=True)
+        sys.stdout.write(start(arguments, port=int(port)) + "\n")
+        sys.stdout.flush()
         sys.stdin.read()
 
 
