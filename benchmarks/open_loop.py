@@ -1,4 +1,4 @@
-"""Searches sent at given moments, whether or not earlier ones were answered: load does not slow down with the service."""
+"""Searches sent at given moments, whether or not earlier ones were answered: load does not wait for the service."""
 
 import asyncio
 import time

@@ -1,4 +1,4 @@
-"""The rival of the service: FastAPI, uvicorn, the same encoder and faiss's flat index, as one would write it in an hour.
+"""The rival of the service: FastAPI, uvicorn, the same encoder and faiss's flat index, as one writes it in an hour.
 
     python -m benchmarks.plain_service BUNDLE PORT
 

@@ -33,7 +33,15 @@ PACE = 1.25  # from one rate that is tried to the next
 QUERIES = [
     f"{verb} {thing}"
     for verb in ("read", "write", "sort", "merge", "plot", "parse", "split", "convert", "count", "find the last")
-    for thing in ("a csv file", "rows of a table", "a date", "nested lists", "an image", "json lines", "a sparse matrix")
+    for thing in (
+        "a csv file",
+        "rows of a table",
+        "a date",
+        "nested lists",
+        "an image",
+        "json lines",
+        "a sparse matrix",
+    )
 ]
 
 
@@ -250,7 +258,9 @@ def _killing(kind: str, url: str, rate: float) -> None:
         return await load
 
     outcome, patient = asyncio.run(play(0)), asyncio.run(play(15))
-    print(f"\n{rate:.0f} a second while the only {kind} is killed: {outcome}; failed: {outcome.failed} {outcome.faults}")
+    print(
+        f"\n{rate:.0f} a second while the only {kind} is killed: {outcome}; failed: {outcome.failed} {outcome.faults}"
+    )
     print(f"  with clients that retry: {patient}; failed: {patient.failed}", flush=True)
 
 

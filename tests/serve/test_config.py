@@ -1,4 +1,4 @@
-"""`serve/config.yaml` against Ray's own models, more strictly than Ray does: unknown keys and crossed limits are found."""
+"""`serve/config.yaml` against Ray's own models, more strictly than Ray does: unknown keys, crossed limits."""
 
 from pathlib import Path
 
@@ -24,7 +24,9 @@ CONFIG = Path(serve.__file__).with_name("config.yaml")
 
 def faults(config):
     """Everything that is wrong with a configuration."""
-    found = _unknown(config, ServeDeploySchema, "") + _unknown(config.get("http_options", {}), HTTPOptionsSchema, "http")
+    found = _unknown(config, ServeDeploySchema, "") + _unknown(
+        config.get("http_options", {}), HTTPOptionsSchema, "http"
+    )
     found += _unknown(config.get("logging_config", {}), LoggingConfig, "logging")
     try:
         ServeDeploySchema.model_validate(config)

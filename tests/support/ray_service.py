@@ -9,8 +9,11 @@ import signal
 import socket
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
+
+import psutil
 
 TOKEN = "secret"
 
@@ -21,9 +24,39 @@ def free_port():
         return probe.getsockname()[1]
 
 
+@dataclass(frozen=True)
+class Service:
+    """A service that runs.
+
+    Attributes:
+        process: its driver, whose children Ray's processes are.
+    """
+
+    url: str
+    process: psutil.Process
+
+    def replicas(self, kind):
+        """Processes of a deployment's replicas."""
+        found = []
+        for process in self.process.children(recursive=True):
+            with suppress(psutil.Error):
+                line = " ".join(process.cmdline())
+                if line.startswith("ray::ServeReplica") and f":{kind}" in line:
+                    found.append(process)
+        return found
+
+    def kill(self):
+        """End everything at once with signal 9."""
+        everything = [self.process, *self.process.children(recursive=True)]
+        for process in everything:
+            with suppress(psutil.Error):
+                process.kill()
+        psutil.wait_procs(everything, 30)
+
+
 @contextmanager
 def running(workspace, log, **settings):
-    """The address of a service with these arguments; it ends with the block, or is killed where the block fails."""
+    """A service with these arguments; it ends with the block, or is killed where the block fails."""
     command = [sys.executable, "-m", __name__, str(workspace.root), str(free_port()), json.dumps(settings)]
     own = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     own["RETREEVER_WRITE_TOKEN"] = TOKEN
@@ -35,9 +68,9 @@ def running(workspace, log, **settings):
         try:
             url = process.stdout.readline().strip()
             assert url, log.read_text()[-4000:]
-            yield url
+            yield Service(url, psutil.Process(process.pid))
             process.stdin.close()
-            assert process.wait(60) == 0
+            assert process.wait(60) in (0, -signal.SIGKILL)
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
