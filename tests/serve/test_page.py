@@ -50,7 +50,7 @@ def service(tmp_path_factory):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "tests.support.page_app", str(bundle), str(port)]
+    command = [sys.executable, "-m", "tests.support.local_service", str(bundle), str(port)]
     with subprocess.Popen(command, env=os.environ) as process:
         url = f"http://127.0.0.1:{port}/"
         try:
@@ -373,10 +373,41 @@ def test_the_model_is_named(page):
     page.at("model-open").click()
     facts = page.at("model-facts").text
     assert f"{DEPTH} levels, 512 leaves" in facts and "302 passages" in facts
-    link = page.driver.find_element(By.CSS_SELECTOR, "#model-facts a")
-    assert (link.text, link.get_attribute("href")) == ("0f3a", "http://127.0.0.1/run")
     page.press(Keys.ESCAPE)
     assert not page.at("model").is_displayed()
+
+
+@pytest.mark.parametrize(
+    ("address", "link"),
+    [("https://runs.example/7", "https://runs.example/7"), ("javascript:alert(1)", None), (None, None)],
+)
+def test_a_run_is_linked_to_where_its_page_is_known(page, address, link):
+    told = page.driver.execute_async_script(
+        """
+        const [address, done] = arguments;
+        import("/page/model.js").then(({ facts, named }) => {
+            const model = {
+                version: "3", digest: "ab", encoder: "org/minilm", depth: 4, similarity: "ntvd",
+                run_id: "0f3a", run_url: address, documents: 30000, metrics: { "test/ndcg_at_10": 0.5 },
+                canary: { version: "4", share: 0.1 }, fault: null, canary_fault: "it is broken",
+            };
+            const list = document.createElement("dl");
+            list.append(...facts(model, { passages: 30000, sampled: 20000 }));
+            const found = list.querySelector("a");
+            done([named(model), list.textContent, found && found.getAttribute("href")]);
+        });
+        """,
+        address,
+    )
+    assert told[0] == "version 3 · minilm" and told[2] == link
+    for said in (
+        "0f3a",
+        "0.5000",
+        "30,000 passages, explained by 20,000",
+        "version 4, 10 % of searches",
+        "it is broken",
+    ):
+        assert said in told[1]
 
 
 def test_nothing_that_is_not_of_the_page_runs(service, tmp_path):
