@@ -3,9 +3,10 @@
     python -m benchmarks.legibility BUNDLE
 
 A fifth of the passages is held out. For every node, they are ordered by how many of the node's words they have; the
-figure is the area under the ROC curve for finding the 2 % that are most probable on the node, mean over a level's nodes:
-.5 says nothing, 1 all. Rivals in the same run: c-TF-IDF (how often a word is in passages weighted by their probability
-on the node, times the logarithm of its rarity, as BERTopic labels clusters), and the words of another node of the level.
+figure is the area under the ROC curve for finding the 2 % that are most probable on the node, mean over the nodes of a
+level: .5 says nothing, 1 all. Rivals in the same run: c-TF-IDF (how often a word is in passages weighted by their
+probability on the node, times the logarithm of its rarity, as BERTopic labels clusters), and the words of another node
+of the level.
 """
 
 import sys

@@ -394,7 +394,7 @@ def tree(
     from serve.tree_view import tree_view
 
     place, screen = _open(workspace, json)
-    view = tree_view(Retreever.load(locate(model, place)))
+    view = tree_view(Retreever.load(locate(model, place), encoder=False))
     tables.show_tree(screen, view, levels)
     nodes = [node.model_dump() for node in view.nodes if node.level <= levels]
     screen.result({**view.model_dump(exclude={"nodes"}), "nodes": nodes})

@@ -12,7 +12,7 @@ const STEP = 10, MOST = 100;
 const PAUSE = 40; // milliseconds without a key before a search is sent
 const at = (id) => document.getElementById(id);
 const [query, level, status, card] = ["query", "level", "status", "node"].map(at);
-const state = { k: STEP, depth: 0, digest: null, passages: 0, others: new Set() };
+const state = { k: STEP, depth: 0, digest: null, passages: 0, documents: 0, others: new Set() };
 
 const tree = new TreeCanvas(at("tree"));
 const results = new Results(at("hits"), (id) => { view("tree"); choose(id); }, point);
@@ -75,7 +75,7 @@ function show(answer, asked) {
   results.show(answer.hits, asked.query);
   tree.pour(ours ? answer.flow : null);
   tree.mark(answer.hits.filter((hit) => hit.why && hit.why.leaves.length).map((hit) => hit.why.leaves[0].id), answer.level);
-  const found = answer.hits.length ? `${answer.hits.length} of ${count(state.passages)} passages` : "nothing found";
+  const found = answer.hits.length ? `${answer.hits.length} of ${count(state.documents)} passages` : "nothing found";
   say(`${found} · ${answer.took_ms.toFixed(answer.took_ms < 10 ? 1 : 0)} ms · ${version(answer.model)}`);
   at("more").hidden = asked.k >= MOST || answer.hits.length < asked.k;
   performance.mark("shown", { detail: asked.query });
@@ -123,10 +123,10 @@ async function load(seen) {
   if (seen) state.others.add(seen);
   try {
     const [found, known] = await Promise.all([service.tree(), service.model()]);
-    const digest = known.champion ? known.champion.digest : null;
+    const { digest } = known;
     if (seen && digest === state.digest) return;
     const fresh = state.depth !== found.depth;
-    Object.assign(state, { depth: found.depth, passages: found.passages, digest });
+    Object.assign(state, { depth: found.depth, passages: found.passages, documents: known.documents, digest });
     state.others.delete(digest);
     service.forget();
     card.hidden = true;
@@ -138,11 +138,13 @@ async function load(seen) {
       query.value = early || query.value;
     }
     told();
-    at("model-name").textContent = named(known.champion);
+    at("model-name").textContent = named(known);
     at("model-facts").replaceChildren(...facts(known, found));
+    say("");
     ask();
   } catch (fault) {
     fail(fault);
+    if (fault.status === 503) setTimeout(() => load(seen), 1000 * fault.wait); // no version serves yet
   }
 }
 

@@ -10,24 +10,27 @@ export function version(model) {
   return /^\d+$/.test(said) ? `version ${said}` : said.split("/").filter(Boolean).slice(-2).join("/");
 }
 
-export function named(champion) {
-  return champion ? `${version(champion)} · ${String(champion.encoder).split("/").pop()}` : "no model";
+export function named(model) {
+  return `${version(model)} · ${String(model.encoder).split("/").pop()}`;
 }
 
 // Rows for a <dl> of what serves, what is tried beside it, and what did not load.
-export function facts(state, tree) {
-  const { champion, canary } = state;
-  const rows = [];
-  if (champion) {
-    rows.push(["model", version(champion)], ["run", champion.run_id, champion.link], ["trained on", champion.data],
-      ["digest", champion.digest], ["encoder", champion.encoder],
-      ["tree", `${champion.depth} levels, ${count(2 ** champion.depth)} leaves, ${champion.similarity}`],
-      ["corpus", `${count(tree.passages)} passages` + (tree.sampled < tree.passages ? `, explained by ${count(tree.sampled)}` : "")]);
-    for (const [name, value] of Object.entries(champion.metrics || {}).slice(0, METRICS)) rows.push([name, value.toFixed(4)]);
-  }
-  rows.push(["does not serve", state.fault]);
-  if (canary) rows.push(["canary", `${version(canary)}, ${Math.round(100 * canary.share)} % of searches`]);
-  rows.push(["canary does not serve", state.canary_fault]);
+export function facts(model, tree) {
+  const { canary } = model;
+  const sample = tree.sampled < tree.passages ? `, explained by ${count(tree.sampled)}` : "";
+  const rows = [
+    ["model", version(model)],
+    ["run", model.run_id, model.run_url],
+    ["trained on", model.data],
+    ["digest", model.digest],
+    ["encoder", model.encoder],
+    ["tree", `${model.depth} levels, ${count(2 ** model.depth)} leaves, ${model.similarity}`],
+    ["corpus", `${count(model.documents)} passages${sample}`],
+    ...Object.entries(model.metrics).slice(0, METRICS).map(([name, value]) => [name, value.toFixed(4)]),
+    ["does not load", model.fault],
+    ["canary", canary && `${version(canary)}, ${Math.round(100 * canary.share)} % of searches`],
+    ["canary does not load", model.canary_fault],
+  ];
   return rows.filter(([, value]) => value).flatMap(([name, value, url]) => [element("dt", {}, name), element("dd", {}, link(url, value))]);
 }
 
