@@ -17,6 +17,7 @@ from retreever.data.dataset import Passage
 from retreever.retriever import load_model, model_digest
 from retreever.workspace import Workspace
 from serve.changes import Changes, carry, changes
+from serve.changes import source as origin
 from serve.copies import Copies, name_of, verify
 from serve.refusal import Refused
 from serve.schema import VersionInfo
@@ -151,8 +152,21 @@ class Keeper:
             self._say(role, None)
         except Exception as error:  # of the registry, the files or Ray: whatever it is, what serves goes on serving
             log.warning("%s %s does not serve: %s", role, asked, error)
+            if role == "champion" and self.table.champion is None:
+                await self._fall_back()
             self._failed[role + asked] = now + (self.again_s if self.table.champion is None else float("inf"))
             self._say(role, f"{asked}: {error}")
+
+    async def _fall_back(self) -> None:
+        """Serve what served before this process and Ray were started anew."""
+        copy = self._copies.current
+        if copy is None:
+            return
+        try:
+            before = Source.from_json(await asyncio.to_thread(origin, self._copies.folder(copy)))
+            await self._bring("champion", before, copy, before.version)
+        except Exception as error:
+            log.warning("copy %s does not serve either: %s", copy, error)
 
     def _say(self, role: str, fault: str | None) -> None:
         champion, canary = self.table.faults
@@ -170,7 +184,10 @@ class Keeper:
         present: Serving | None = getattr(self.table, role)
         if present is not None and present.copy == copy:
             self._set(role, replace(present, asked=asked))
-            return
+        else:
+            await self._bring(role, found, copy, asked)
+
+    async def _bring(self, role: str, found: Source, copy: str, asked: str) -> None:
         folder, fresh = await self._copied(found, copy)
         app, adopted = await self._up(copy, folder, found.version, fresh)
         try:
@@ -191,7 +208,8 @@ class Keeper:
         if copy in {s.copy for s in (self.table.champion, self.table.canary) if s}:
             return folder, False
         before = await asyncio.to_thread(changes, self._copies.folder(current)) if current else Changes()
-        return await asyncio.to_thread(self._copies.make, found.folder, copy, before.deleted), True
+        known = found.to_json()
+        return await asyncio.to_thread(self._copies.make, found.folder, copy, before.deleted, known), True
 
     async def _up(self, copy: str, folder: Path, version: str, fresh: bool) -> tuple[str, bool]:
         """The name of a version that is up, and whether it was so before."""

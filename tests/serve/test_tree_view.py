@@ -3,10 +3,10 @@
 from itertools import pairwise
 
 import pytest
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from retreever.retriever import Retreever
-from serve.app import api
 from serve.static import mount_page
 from serve.tree_view import explain, flow, node_view, tree_view
 
@@ -69,7 +69,7 @@ def test_an_explanation_leads_to_where_the_match_is(retreever, level):
 
 
 def test_every_file_of_the_page_may_load_nothing_from_elsewhere():
-    app = api()
+    app = FastAPI()
     mount_page(app)
     client = TestClient(app)
     for path in ("/", "/page/index.html"):
