@@ -6,6 +6,7 @@ All changes of the corpus go through here, one after the other. How versions are
 """
 
 import asyncio
+import contextlib
 import logging
 import secrets
 from collections.abc import Sequence
@@ -123,6 +124,7 @@ class Keeper:
         self._copies = Copies(self.workspace.root)
         self._swapping, self._writing = asyncio.Lock(), asyncio.Lock()
         self._failed: dict[str, float] = {}
+        self._leaving: list[Serving] = []  # replaced, and asked by callers who have not noticed yet
         self._retiring: set[asyncio.Task[None]] = set()
 
     async def check(self, force: bool = False) -> None:
@@ -174,6 +176,7 @@ class Keeper:
         self.table = replace(self.table, faults=faults)
 
     def _set(self, role: str, serving: Serving) -> None:
+        self._leaving += [s for s in (getattr(self.table, role),) if s is not None and s.app != serving.app]
         champion = serving if role == "champion" else self.table.champion
         canary = serving if role == "canary" else self.table.canary
         self.table = replace(self.table, champion=champion, canary=canary)
@@ -249,9 +252,11 @@ class Keeper:
                 latest = await asyncio.to_thread(changes, old)
                 await engine.catch_up(latest)
                 await asyncio.to_thread(carry, folder, latest.deleted)
-            if role == "champion":
-                self._copies.current = new.copy
             info = new.info.model_copy(update={"documents": await engine.total()})
+            if (
+                role == "champion"
+            ):  # from here to the table without a pause: the copy that is current is the one that serves
+                self._copies.current = new.copy
             self._set(role, replace(new, info=info))
 
     def _retire(self) -> None:
@@ -267,6 +272,7 @@ class Keeper:
             for app in await self.starter.running():
                 if app not in {s.app for s in kept}:
                     await self.starter.stop(app)
+            self._leaving.clear()
             await asyncio.to_thread(self._copies.keep_only, {s.copy for s in kept})
 
     async def add(self, passages: Sequence[Passage]) -> bytes | Refused:
@@ -290,6 +296,9 @@ class Keeper:
             self.table = replace(self.table, champion=replace(champion, info=info))
             if canary is not None and canary.app != champion.app:
                 await self._follow(canary, champion, what, items)
+            for leaving in [s for s in self._leaving if s.app != champion.app]:
+                with contextlib.suppress(Exception):
+                    await getattr(self.starter.engine(leaving.app), what)(items)
             return reply
 
     async def _follow(self, canary: Serving, champion: Serving, what: str, items: Any) -> None:
