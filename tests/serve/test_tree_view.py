@@ -3,10 +3,10 @@
 from itertools import pairwise
 
 import pytest
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from retreever.retriever import Retreever
-from serve.app import api
 from serve.static import mount_page
 from serve.tree_view import explain, flow, node_view, tree_view
 
@@ -48,8 +48,8 @@ def test_a_flow_is_the_query_own_distribution(retreever):
         expected = retreever.embed(["ba be bi"], "query", level)[0]
         start = 2**level - 1
         for i, probability in enumerate(expected.tolist()):
-            assert masses.get(start + i, 0) == pytest.approx(probability, abs=2e-4)
-    assert masses[0] == pytest.approx(1, abs=1e-4)
+            assert masses.get(start + i) == pytest.approx(probability, rel=1e-3) or probability < 0.11 / 2**level
+    assert masses[0] == pytest.approx(1, abs=1e-4) and len(masses) > 10
 
 
 @pytest.mark.parametrize("level", [1, 3, None])
@@ -69,7 +69,7 @@ def test_an_explanation_leads_to_where_the_match_is(retreever, level):
 
 
 def test_every_file_of_the_page_may_load_nothing_from_elsewhere():
-    app = api()
+    app = FastAPI()
     mount_page(app)
     client = TestClient(app)
     for path in ("/", "/page/index.html"):
