@@ -11,6 +11,7 @@ from fastapi import Depends, FastAPI, Header, HTTPException, Path, Query, Reques
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException as StarletteError
+from starlette.routing import Match, Route
 
 from retreever import __version__
 from retreever.data.dataset import Passage
@@ -134,7 +135,19 @@ def _refuse_clearly(app: FastAPI) -> None:
 
     @app.exception_handler(StarletteError)
     async def other(request: Request, error: StarletteError) -> JSONResponse:
-        return JSONResponse({"detail": str(error.detail)}, status_code=error.status_code, headers=error.headers)
+        headers = dict(error.headers or {})
+        if error.status_code == 405:  # Starlette names the methods of one route, a path may have several
+            headers["allow"] = ", ".join(sorted(_methods(app, request)))
+        return JSONResponse({"detail": str(error.detail)}, status_code=error.status_code, headers=headers)
+
+
+def _methods(app: FastAPI, request: Request) -> set[str]:
+    """Methods that a request's path knows."""
+    known = set()
+    for route in app.routes:
+        if isinstance(route, Route) and route.matches(request.scope)[0] is not Match.NONE:
+            known |= route.methods or set()
+    return known
 
 
 def _plain(place: tuple[int | str, ...]) -> list[int | str]:

@@ -8,13 +8,13 @@
 
 import asyncio
 import contextlib
-import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
+from contextvars import Context
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 from fastapi import FastAPI
@@ -35,7 +35,7 @@ from serve.refusal import Refused
 from serve.remote import RemoteEngine
 from serve.starter import QUIET, RayStarter
 
-log = logging.getLogger(__name__)
+T = TypeVar("T")
 APPLICATION = "retreever"
 TOKEN = "RETREEVER_WRITE_TOKEN"
 NOTICE_S = 0.5  # after which an ingress has noticed another version
@@ -63,7 +63,7 @@ class KeeperReplica:
     async def table(self, ingress: str, figures: str) -> Table:
         """What serves; the caller leaves its figures."""
         if self._polling is None:
-            self._polling = asyncio.create_task(self._poll())
+            self._polling = asyncio.create_task(self._poll(), context=Context())
         self._figures[ingress] = time.monotonic(), figures
         return self._keeper.table
 
@@ -75,23 +75,23 @@ class KeeperReplica:
 
     async def reload(self) -> None:
         """See whether other versions are to serve, and wait until they do or have failed to."""
-        await self._keeper.check(force=True)
+        await _to_its_end(self._keeper.check(force=True))
 
     async def add(self, passages: Sequence[Passage]) -> bytes | Refused:
         """Add passages."""
-        return await _spoken(self._keeper.add(passages))
+        return await _to_its_end(self._keeper.add(passages))
 
     async def delete(self, ids: Sequence[str]) -> bytes | Refused:
         """Delete passages."""
-        return await _spoken(self._keeper.delete(ids))
+        return await _to_its_end(self._keeper.delete(ids))
 
 
-async def _spoken(call: Any) -> bytes | Refused:
+async def _to_its_end(call: Coroutine[Any, Any, T]) -> T | Refused:
+    """What a call returns, or its refusal. It goes on where the caller leaves: a change is made whole or not at all."""
     try:
-        reply: bytes | Refused = await call
+        return await asyncio.shield(asyncio.create_task(call, context=Context()))
     except Refused as refused:
         return refused
-    return reply
 
 
 class _RemoteKeeper(RemoteEngine):

@@ -1,7 +1,10 @@
 """How a living bundle differs from the one it was copied from, so that the next version can be changed alike."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
@@ -50,20 +53,28 @@ def _numbers(index: TreeIndex, ids: dict[str, Passage] | frozenset[str]) -> dict
     return {name: number for name, number in zip(names, index.find(names).tolist(), strict=True) if number >= 0}
 
 
-def originate(folder: Path, deleted: frozenset[str] = frozenset()) -> None:
+def originate(
+    folder: Path, deleted: frozenset[str] = frozenset(), source: Mapping[str, Any] = MappingProxyType({})
+) -> None:
     """Note what a copied bundle is before it is changed.
 
     Args:
         deleted: ids that were deleted while earlier versions served; the next ones must not have them either.
+        source: what is known of the original.
     """
     _, state, _ = store.open_index(folder / "index", mmap=True, checksums=False)
-    noted = {"base": state.next, "dead": sorted(_dead(state)), "deleted": sorted(deleted)}
+    noted = {"base": state.next, "dead": sorted(_dead(state)), "deleted": sorted(deleted), "source": dict(source)}
     write_json(folder / ORIGIN, noted, durable=True)
 
 
 def carry(folder: Path, deleted: frozenset[str]) -> None:
     """Note what else was deleted while earlier versions served."""
     write_json(folder / ORIGIN, read_json(folder / ORIGIN) | {"deleted": sorted(deleted)}, durable=True)
+
+
+def source(folder: Path) -> dict[str, Any]:
+    """What is known of a copy's original."""
+    return dict(read_json(folder / ORIGIN)["source"])
 
 
 def base(folder: Path) -> int:

@@ -8,7 +8,10 @@ The copy that `current.json` names is the only one that matters after a crash; o
 
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 from retreever.errors import BundleError
 from retreever.files import digest, flush, read_json, unseal, write_aside, write_json
@@ -40,11 +43,18 @@ class Copies:
     def current(self, name: str) -> None:
         write_json(self._root / "current.json", {"copy": name}, durable=True)
 
-    def make(self, source: Path, name: str, deleted: frozenset[str] = frozenset()) -> Path:
+    def make(
+        self,
+        source: Path,
+        name: str,
+        deleted: frozenset[str] = frozenset(),
+        known: Mapping[str, Any] = MappingProxyType({}),
+    ) -> Path:
         """Copy a bundle, whole or not at all, in place of one of that name, and compare all its checksums.
 
         Args:
             deleted: ids that were deleted while earlier versions served.
+            known: of the original, to be kept with the copy.
 
         Raises:
             BundleError: a file of the original is missing or damaged.
@@ -53,7 +63,7 @@ class Copies:
         folder = self.folder(name)
         with write_aside(folder) as aside:
             shutil.copytree(source, aside, copy_function=_second_name)
-            originate(aside, deleted)
+            originate(aside, deleted, known)
         flush(folder.parent)
         return folder
 

@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
+from contextvars import Context
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -63,7 +64,8 @@ class Gather(Generic[Item, Result]):
         while self._queue and len(self._running) < self._at_once:
             batch = self._take()
             if batch:
-                task = asyncio.create_task(self._answer(batch))
+                # in a context of its own: Serve would end the batch with the request that happened to start it
+                task = asyncio.create_task(self._answer(batch), context=Context())
                 self._running.add(task)
                 task.add_done_callback(self._ended)
 

@@ -6,6 +6,7 @@ All changes of the corpus go through here, one after the other. How versions are
 """
 
 import asyncio
+import contextlib
 import logging
 import secrets
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from retreever.data.dataset import Passage
 from retreever.retriever import load_model, model_digest
 from retreever.workspace import Workspace
 from serve.changes import Changes, carry, changes
+from serve.changes import source as origin
 from serve.copies import Copies, name_of, verify
 from serve.refusal import Refused
 from serve.schema import VersionInfo
@@ -122,6 +124,7 @@ class Keeper:
         self._copies = Copies(self.workspace.root)
         self._swapping, self._writing = asyncio.Lock(), asyncio.Lock()
         self._failed: dict[str, float] = {}
+        self._leaving: list[Serving] = []  # replaced, and asked by callers who have not noticed yet
         self._retiring: set[asyncio.Task[None]] = set()
 
     async def check(self, force: bool = False) -> None:
@@ -151,8 +154,21 @@ class Keeper:
             self._say(role, None)
         except Exception as error:  # of the registry, the files or Ray: whatever it is, what serves goes on serving
             log.warning("%s %s does not serve: %s", role, asked, error)
+            if role == "champion" and self.table.champion is None:
+                await self._fall_back()
             self._failed[role + asked] = now + (self.again_s if self.table.champion is None else float("inf"))
             self._say(role, f"{asked}: {error}")
+
+    async def _fall_back(self) -> None:
+        """Serve what served before this process and Ray were started anew."""
+        copy = self._copies.current
+        if copy is None:
+            return
+        try:
+            before = Source.from_json(await asyncio.to_thread(origin, self._copies.folder(copy)))
+            await self._bring("champion", before, copy, before.version)
+        except Exception as error:
+            log.warning("copy %s does not serve either: %s", copy, error)
 
     def _say(self, role: str, fault: str | None) -> None:
         champion, canary = self.table.faults
@@ -160,6 +176,7 @@ class Keeper:
         self.table = replace(self.table, faults=faults)
 
     def _set(self, role: str, serving: Serving) -> None:
+        self._leaving += [s for s in (getattr(self.table, role),) if s is not None and s.app != serving.app]
         champion = serving if role == "champion" else self.table.champion
         canary = serving if role == "canary" else self.table.canary
         self.table = replace(self.table, champion=champion, canary=canary)
@@ -170,7 +187,10 @@ class Keeper:
         present: Serving | None = getattr(self.table, role)
         if present is not None and present.copy == copy:
             self._set(role, replace(present, asked=asked))
-            return
+        else:
+            await self._bring(role, found, copy, asked)
+
+    async def _bring(self, role: str, found: Source, copy: str, asked: str) -> None:
         folder, fresh = await self._copied(found, copy)
         app, adopted = await self._up(copy, folder, found.version, fresh)
         try:
@@ -191,7 +211,8 @@ class Keeper:
         if copy in {s.copy for s in (self.table.champion, self.table.canary) if s}:
             return folder, False
         before = await asyncio.to_thread(changes, self._copies.folder(current)) if current else Changes()
-        return await asyncio.to_thread(self._copies.make, found.folder, copy, before.deleted), True
+        known = found.to_json()
+        return await asyncio.to_thread(self._copies.make, found.folder, copy, before.deleted, known), True
 
     async def _up(self, copy: str, folder: Path, version: str, fresh: bool) -> tuple[str, bool]:
         """The name of a version that is up, and whether it was so before."""
@@ -231,9 +252,11 @@ class Keeper:
                 latest = await asyncio.to_thread(changes, old)
                 await engine.catch_up(latest)
                 await asyncio.to_thread(carry, folder, latest.deleted)
-            if role == "champion":
-                self._copies.current = new.copy
             info = new.info.model_copy(update={"documents": await engine.total()})
+            if (
+                role == "champion"
+            ):  # from here to the table without a pause: the copy that is current is the one that serves
+                self._copies.current = new.copy
             self._set(role, replace(new, info=info))
 
     def _retire(self) -> None:
@@ -249,6 +272,7 @@ class Keeper:
             for app in await self.starter.running():
                 if app not in {s.app for s in kept}:
                     await self.starter.stop(app)
+            self._leaving.clear()
             await asyncio.to_thread(self._copies.keep_only, {s.copy for s in kept})
 
     async def add(self, passages: Sequence[Passage]) -> bytes | Refused:
@@ -272,6 +296,9 @@ class Keeper:
             self.table = replace(self.table, champion=replace(champion, info=info))
             if canary is not None and canary.app != champion.app:
                 await self._follow(canary, champion, what, items)
+            for leaving in [s for s in self._leaving if s.app != champion.app]:
+                with contextlib.suppress(Exception):
+                    await getattr(self.starter.engine(leaving.app), what)(items)
             return reply
 
     async def _follow(self, canary: Serving, champion: Serving, what: str, items: Any) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from mlflow.entities.model_registry import ModelVersion
 
@@ -31,6 +32,15 @@ class Source:
     run_url: str | None = None
     data: str | None = None
     metrics: dict[str, float] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """As it is kept with a copy."""
+        return {**vars(self), "folder": str(self.folder)}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "Source":
+        """The reverse of `to_json`."""
+        return cls(**{**values, "folder": Path(values["folder"])})
 
 
 def pinned(uri: str, workspace: Workspace) -> str:
