@@ -1,4 +1,5 @@
-"""A driver killed in the middle of a grid, and eight trials that write to one store: nothing is lost or done twice."""
+"""A driver killed in the middle of a grid, eight trials that write to one store, one killed for memory: nothing is
+lost or done twice."""
 
 import json
 import os
@@ -8,6 +9,8 @@ import sys
 import time
 from collections import Counter
 
+import numpy as np
+import psutil
 import pytest
 
 from retreever import checkpoint, environment
@@ -22,6 +25,7 @@ from retreever.files import read_json
 from retreever.workspace import Workspace
 from tests.support import tiny
 
+GIB = 2**30
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(900),
@@ -126,3 +130,25 @@ def test_eight_trials_at_once_lose_no_figure_in_one_sqlite_file(workspace):
             kept = tracker.client.get_metric_history(outcome.run_id, name)
             assert [point.value for point in kept] == [figures[name] for figures in state.history], name
     assert together[True] > 60  # they did run beside each other
+
+
+def test_a_trial_that_ray_kills_for_memory_is_named_and_the_next_goes_on(workspace, monkeypatch):
+    """Ray's own memory monitor, on a node that another process fills up."""
+    settings = tiny.tiny_config(workspace.root / "bert").model_dump(mode="json")
+    settings["train"]["steps"] = {"grid": [20_000, 30]}
+    space = SearchSpace(name="memory", scheduler="none", config=settings)
+    memory, ballast = psutil.virtual_memory(), []
+    monkeypatch.setenv("RAY_memory_usage_threshold", str(1 - (memory.available - 2 * GIB) / memory.total))
+
+    def watch(event):
+        if event.status == "running" and "20000" in event.trial and not ballast:
+            ballast.append(np.ones(3 * GIB, np.uint8))
+        if event.status == "failed":
+            ballast.clear()
+
+    with cluster(workspace, cpus=1):
+        result = sweep(space, workspace, watch=watch)
+    found = {o.varied["train.steps"]: o for o in result.outcomes}
+    assert found[30].status == "finished"
+    assert found[20_000].status == "failed" and "memory" in str(found[20_000].error)
+    assert Tracker.of(workspace).run(found[20_000].run_id).info.status == "FAILED"

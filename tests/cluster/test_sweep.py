@@ -12,7 +12,7 @@ import pytest
 import ray
 
 from retreever import environment
-from retreever.cluster.grammar import AshaConfig, SearchSpace
+from retreever.cluster.grammar import AshaConfig, Budget, SearchSpace
 from retreever.cluster.launch import train
 from retreever.cluster.runtime import cluster
 from retreever.cluster.sweep import sweep
@@ -134,6 +134,28 @@ def test_trials_of_two_workers_are_train_runs_that_the_scheduler_can_stop(worksp
     while ray.available_resources().get("CPU") != 2:  # nothing of a stopped trial holds the cluster
         assert time.monotonic() < deadline, ray.available_resources()
         time.sleep(0.2)
+
+
+@pytest.mark.slow
+def test_the_median_rule_stops_a_trial_that_learns_nothing(workspace, ray_cluster):
+    space = grid(workspace, "median", train__lr=[0.05, 0.04, 0.03, 0.02, 1e-7])
+    space = space.model_copy(update={"scheduler": "median"})
+    found = {o.varied["train.lr"]: o.status for o in sweep(space, workspace).outcomes}
+    assert found.pop(1e-7) == "stopped" and "finished" in found.values()
+
+
+@pytest.mark.slow
+def test_a_spent_budget_of_minutes_starts_no_trial_and_the_same_command_goes_on(workspace, ray_cluster):
+    space = grid(workspace, "budget", train__seed=[0, 1, 2, 3, 4, 5], train__steps=[300])
+    space = space.model_copy(update={"scheduler": "none", "budget": Budget(minutes=0.02)})
+    tracker, calls = Tracker.of(workspace), []
+    while not calls or (calls[-1].spent and len(calls) < 12):
+        calls.append(sweep(space, workspace))
+        assert {o.status for o in calls[-1].outcomes} <= {"finished"}
+        assert tracker.run(calls[-1].parent).info.status == "FINISHED"
+    assert calls[0].spent and len(calls[0].outcomes) < 6
+    assert not calls[-1].spent and [o.status for o in calls[-1].outcomes] == ["finished"] * 6
+    assert len(tracker.children(calls[-1].parent)) == 6 and len({call.parent for call in calls}) == 1
 
 
 def test_a_sweep_that_can_never_start_is_an_error(workspace, ray_cluster):
