@@ -4,8 +4,6 @@ lost or done twice."""
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 
@@ -13,17 +11,16 @@ import numpy as np
 import psutil
 import pytest
 
-from retreever import checkpoint, environment
+from retreever import checkpoint
 from retreever.cluster import space as spaces
 from retreever.cluster.grammar import SearchSpace
 from retreever.cluster.runtime import cluster
 from retreever.cluster.sweep import sweep
 from retreever.cluster.tracking import Tracker
-from retreever.data import beir
 from retreever.errors import ConfigError
 from retreever.files import read_json
-from retreever.workspace import Workspace
 from tests.support import tiny
+from tests.support.sweeps import start, wait_until
 
 GIB = 2**30
 pytestmark = [
@@ -35,15 +32,6 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module")
-def workspace(tmp_path_factory):
-    place = Workspace.at(tmp_path_factory.mktemp("workspace"))
-    tiny.tiny_bert(place.root / "bert")
-    beir.write(tiny.tiny_dataset(), place.dataset("tiny"))
-    environment.prepare(place)
-    return place
-
-
 def written_space(workspace, **train):
     """Twenty-four trials: learning rates by seeds."""
     settings = tiny.tiny_config(workspace.root / "bert").model_dump(mode="json")
@@ -53,26 +41,9 @@ def written_space(workspace, **train):
     return file
 
 
-def start(workspace, file):
-    command = [sys.executable, "-m", "jobs.sweep", str(file), "--workspace", str(workspace.root), "--json"]
-    environ = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "PYTEST"))}
-    return subprocess.Popen(
-        command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-
-
-def wait_until(found, seconds, process=None):
-    for _ in range(seconds * 10):
-        if found():
-            return
-        assert process is None or process.poll() is None, process.stderr.read()
-        time.sleep(0.1)
-    raise AssertionError("it did not come to that in time")
-
-
 def test_a_grid_whose_driver_is_killed_goes_on_where_it_was(workspace):
     file = written_space(workspace, steps=400, eval_every=50)
-    process = start(workspace, file)
+    process = start(file, workspace)
     (pattern,) = ["killed-*/trials/*/"]
     ended = lambda: sorted(workspace.sweeps.glob(pattern + "trial.json"))  # noqa: E731
     begun = lambda: {path.parent for path in workspace.sweeps.glob(pattern + "checkpoint")}  # noqa: E731
@@ -92,7 +63,7 @@ def test_a_grid_whose_driver_is_killed_goes_on_where_it_was(workspace):
     ends = Counter(run.data.tags["status"] for run in tracker.children(parent))
     assert ends == {"finished": len(before), "interrupted": ends["interrupted"]} and ends["interrupted"]
 
-    again = start(workspace, file)
+    again = start(file, workspace)
     out, err = again.communicate(timeout=600)
     assert again.returncode == 0, err
     assert [trial["status"] for trial in json.loads(out)["trials"]] == ["finished"] * 24

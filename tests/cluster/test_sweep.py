@@ -3,25 +3,21 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 
 import psutil
 import pytest
 import ray
 
-from retreever import environment
 from retreever.cluster.grammar import AshaConfig, Budget, SearchSpace
 from retreever.cluster.launch import train
 from retreever.cluster.runtime import cluster
 from retreever.cluster.sweep import sweep
 from retreever.cluster.tracking import Tracker
-from retreever.data import beir
 from retreever.errors import ConfigError, TrainingError
 from retreever.files import read_json
-from retreever.workspace import Workspace
 from tests.support import tiny
+from tests.support.sweeps import start, wait_until
 
 pytestmark = [
     pytest.mark.timeout(300),
@@ -29,15 +25,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
 ]
-
-
-@pytest.fixture(scope="module")
-def workspace(tmp_path_factory):
-    place = Workspace.at(tmp_path_factory.mktemp("workspace"))
-    tiny.tiny_bert(place.root / "bert")
-    beir.write(tiny.tiny_dataset(), place.dataset("tiny"))
-    environment.prepare(place)
-    return place
 
 
 @pytest.fixture(scope="module")
@@ -193,11 +180,9 @@ def test_ctrl_c_keeps_what_is_finished_and_leaves_nothing_running(workspace, tmp
     plain["train"]["eval_every"] = 10
     file = tmp_path / "space.yaml"
     file.write_text(json.dumps({"name": "interrupted", "scheduler": "none", "config": plain}))
-    command = [sys.executable, "-m", "jobs.sweep", str(file), "--workspace", str(workspace.root)]
-    environ = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "PYTEST"))}
-    process = subprocess.Popen(command, env=environ, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    process = start(file, workspace)
     try:
-        folder = wait_for_one_trial(workspace, process)
+        folder = wait_until(lambda: one_ended_one_begun(workspace), 240, process)
         os.killpg(process.pid, signal.SIGINT)
         _, errors = process.communicate(timeout=60)
     finally:
@@ -210,14 +195,9 @@ def test_ctrl_c_keeps_what_is_finished_and_leaves_nothing_running(workspace, tmp
     assert Tracker.of(workspace).run(parent).info.status == "KILLED"
 
 
-def wait_for_one_trial(workspace, process, seconds=240):
+def one_ended_one_begun(workspace):
     """The sweep's folder, once one of its trials has ended and another has begun."""
-    for _ in range(seconds * 10):
-        for folder in workspace.sweeps.glob("interrupted-*"):
-            ended = list(folder.glob("trials/*/trial.json"))
-            begun = list(folder.glob("trials/*/checkpoint"))
-            if ended and len(begun) > 1:
-                return folder
-        assert process.poll() is None, process.stderr.read()
-        time.sleep(0.1)
-    raise AssertionError("no trial ended in time")
+    for folder in workspace.sweeps.glob("interrupted-*"):
+        if list(folder.glob("trials/*/trial.json")) and len(list(folder.glob("trials/*/checkpoint"))) > 1:
+            return folder
+    return None
