@@ -8,6 +8,8 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export RETREEVER_WORKSPACE ?= $(CURDIR)/workspace
 # Nothing is written outside the checkout, but for pip's cache and Ray's session folder.
 export MPLCONFIGDIR ?= $(RETREEVER_WORKSPACE)/cache/matplotlib
+# pip compiles all of every package, half of the set-up's time; what is imported is compiled, and kept, when it is.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup demo test test-slow test-gpu test-page lint format clean
 help:  ## show the commands
@@ -17,7 +19,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing into $(VENV) (a few minutes the first time) ..."
-	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
 setup: $(STAMP)  ## make .venv and install everything, pinned

@@ -31,7 +31,7 @@ CANDIDATES = 24  # words of a node looked at, of which some are forms of others
 VOCABULARY, RAREST = 10_000, 3  # words considered: the most frequent ones; passages that a word must be in
 WORD = r"(?u)\b[^\W\d_]\w{2,29}\b"  # from 3 to 30 characters, the first a letter
 CLEAR = 4.5  # standard errors that a correlation is above none; of 10,000 words that mean nothing 0.03 get there
-BLOCK = 1_024  # nodes at a time
+BLOCK, CHUNK = 1_024, 2_048  # nodes at a time; passages of which all nodes of a level are held at once
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Explanation:
     @property
     def average(self) -> Float[np.ndarray, " nodes"]:
         """Probability with which the average passage reaches each node."""
-        return self.sizes / self.passages
+        return self.sizes / max(1, self.passages)
 
     def save(self, folder: Path, model: str) -> None:
         """Write it to `folder`, whole or not at all.
@@ -108,18 +108,20 @@ def explain(index: TreeIndex, documents: Documents, seed: int = 0) -> Explanatio
     Args:
         seed: draws the sample, where the corpus is larger.
     """
-    numbers = _sample(index.living(), seed)
-    tree = Tree(index.layout.depth)
+    tree, living = Tree(index.layout.depth), index.living()
+    if not len(living):
+        return _of_nothing(tree)
+    numbers = _sample(living, seed)
     terms, present = presence([documents[int(number)].full for number in numbers])
     words: list[list[str]] = []
     parts = []
     for level, nodes in _blocks(tree):
-        probabilities = index.probabilities(numbers, level)[:, nodes]
+        probabilities = _probabilities(index, numbers, level, nodes)
         words += node_words(terms, present, probabilities) if level else [[]]
         parts.append((probabilities.sum(axis=0), *_most_probable(probabilities)))
     sizes, rows, memberships = (np.concatenate(part) for part in zip(*parts, strict=True))
-    scale = len(index) / len(numbers)
-    return Explanation(words, sizes * scale, numbers[rows], memberships, len(index), len(numbers))
+    scale = len(living) / len(numbers)
+    return Explanation(words, sizes * scale, numbers[rows], memberships, len(living), len(numbers))
 
 
 def agreement(
@@ -145,6 +147,12 @@ def correlations(present: Any, probabilities: Float[np.ndarray, "passages nodes"
     return np.divide(covariance, spread, out=np.zeros_like(covariance), where=spread > 0)
 
 
+def _of_nothing(tree: Tree) -> Explanation:
+    none = np.empty((tree.nodes, 0))
+    words: list[list[str]] = [[] for _ in range(tree.nodes)]
+    return Explanation(words, np.zeros(tree.nodes, np.float32), none.astype(np.int64), none.astype(np.float32), 0, 0)
+
+
 def _sample(numbers: np.ndarray, seed: int) -> np.ndarray:
     if len(numbers) <= SAMPLE:
         return numbers
@@ -156,6 +164,12 @@ def _blocks(tree: Tree) -> Iterator[tuple[int, slice]]:
     for level in range(tree.depth + 1):
         for start in range(0, 2**level, BLOCK):
             yield level, slice(start, min(start + BLOCK, 2**level))
+
+
+def _probabilities(index: TreeIndex, numbers: np.ndarray, level: int, nodes: slice) -> np.ndarray:
+    """Of passages on some nodes of a level; in chunks, for a deep tree's level is too large as a whole."""
+    starts = range(0, len(numbers), CHUNK)
+    return np.concatenate([index.probabilities(numbers[i : i + CHUNK], level)[:, nodes] for i in starts])
 
 
 def presence(texts: list[str]) -> tuple[np.ndarray, Any]:

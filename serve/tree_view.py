@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field
 from retreever.explanation import agreement
 from retreever.retriever import Retreever
 
-THINNEST = 1e-4  # probability below which a node is left out of a flow
+THINNEST = 0.1  # of what a node has where a text goes everywhere alike; below that it is left out of a flow
 LEAVES = 3  # that matched, told of a passage found
 TINY = 1e-12
 EXCERPT = 400  # characters of an example's text
@@ -125,8 +125,9 @@ def flow(retreever: Retreever, query: str) -> list[NodeMass]:
 
 def flow_of(query_distribution: np.ndarray) -> list[NodeMass]:
     """The same of a query that is routed already: probabilities of all nodes; hardly reached ones are left out."""
-    reached = np.flatnonzero(query_distribution >= THINNEST)
-    return [NodeMass(id=int(node), mass=round(float(query_distribution[node]), 5)) for node in reached]
+    levels = np.floor(np.log2(np.arange(1, len(query_distribution) + 1)))
+    reached = np.flatnonzero(query_distribution >= THINNEST * 0.5**levels)
+    return [NodeMass(id=int(node), mass=float(f"{query_distribution[node]:.4g}")) for node in reached]
 
 
 def explain(

@@ -94,8 +94,9 @@ def test_sizes_of_a_level_sum_to_the_corpus_and_examples_are_the_most_probable(c
     np.testing.assert_allclose(np.take_along_axis(rows, found.examples.T, axis=0).T, found.memberships, atol=1e-5)
 
 
-def test_blocks_of_nodes_do_not_matter(corpus, found, monkeypatch):
+def test_blocks_of_nodes_and_chunks_of_passages_do_not_matter(corpus, found, monkeypatch):
     monkeypatch.setattr(module, "BLOCK", 3)
+    monkeypatch.setattr(module, "CHUNK", 7)
     again = explain(*corpus[:2])
     assert [sorted(words) for words in again.words] == [sorted(words) for words in found.words]
     np.testing.assert_allclose(again.sizes, found.sizes, rtol=1e-5)
@@ -116,6 +117,13 @@ def test_deleted_passages_are_not_read(corpus, found):
     left = explain(without, documents)
     assert left.passages == PASSAGES - 5 and not set(left.examples[3].tolist()) & set(found.examples[3].tolist())
     assert without.find(["p1", f"p{found.examples[3, 0]}", "none"])[1:].tolist() == [-1, -1]
+
+
+def test_an_index_of_which_all_is_deleted_has_nothing_to_tell(corpus):
+    index = index_of(softly(corpus[2]))
+    index.delete([f"p{i}" for i in range(PASSAGES)])
+    nothing = explain(index, corpus[1])
+    assert nothing.words == [[]] * 15 and nothing.examples.shape == (15, 0) and not nothing.average.any()
 
 
 @pytest.mark.parametrize("texts", [["1 2 3", "", "the and"], ["one lonely passage of words"]])

@@ -1,7 +1,8 @@
 """A Matryoshka linear head on the frozen encodings: the rival to beat, size by size.
 
-It sees the same pairs, batches and steps as the tree. Learning rate, dropout and weight decay are chosen on
-dev over short trainings; the best are then used for the whole length.
+It sees the same pairs, batches and steps as the tree. Learning rate and dropout are chosen on dev over
+short trainings; the best are then used for the whole length. Weight decay of 0.5 or 2, and a rate of 8e-3, differ by
+.001 NDCG@10 on dev of docstrings at 300 steps, so they are no part of the grid.
 """
 
 from dataclasses import asdict
@@ -26,10 +27,7 @@ SIZES = tuple(2**d for d in range(4, 11))
 TRAINED = (16, 64, 256, 1024)  # all seven take twice as long and rank no better
 QUANTISED = (Form(256, "pq64"), Form(1024, "pq256"))
 CHUNK = 1024  # texts put through the head at once
-GRID = [
-    HeadSettings(lr=lr, input_dropout=dropout, weight_decay=decay)
-    for lr, dropout, decay in product((2e-3, 4e-3), (0.1, 0.2), (0.5, 2.0))
-]
+GRID = [HeadSettings(lr=lr, input_dropout=dropout) for lr, dropout in product((2e-3, 4e-3), (0.1, 0.2))]
 
 
 class Matryoshka(Dense):

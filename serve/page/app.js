@@ -23,13 +23,16 @@ function point(hit) {
   tree.point(hit && hit.why ? hit.why.path.map((node) => node.id) : null);
 }
 
-async function choose(id) {
+function choose(id) {
   tree.choose(id);
-  if (id === null) {
+  if (id !== null) tell(id);
+  else {
     if (tree.view.scale === tree.view.whole) tree.view.all();
     card.hidden = true;
-    return;
   }
+}
+
+async function tell(id) {
   try {
     const told = await service.node(id);
     if (tree.chosen !== id) return;
@@ -42,6 +45,7 @@ async function choose(id) {
 
 let waiting = 0;
 function typed() {
+  performance.clearMarks("typed");
   performance.mark("typed");
   clearTimeout(waiting);
   state.k = STEP;
@@ -78,9 +82,10 @@ function show(answer, asked) {
   const found = answer.hits.length ? `${answer.hits.length} of ${count(state.documents)} passages` : "nothing found";
   say(`${found} · ${answer.took_ms.toFixed(answer.took_ms < 10 ? 1 : 0)} ms · ${version(answer.model)}`);
   at("more").hidden = asked.k >= MOST || answer.hits.length < asked.k;
+  performance.clearMarks("shown");
   performance.mark("shown", { detail: asked.query });
   if (!ours && !state.others.has(answer.model.digest)) load(answer.model.digest);
-  if (tree.chosen !== null && !card.hidden) choose(tree.chosen);
+  if (tree.chosen !== null) tell(tree.chosen);
 }
 
 function say(text, fault = false) {

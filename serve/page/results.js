@@ -22,7 +22,7 @@ export class Results {
     const known = query === this.query ? this.ranks : new Map();
     const held = document.activeElement;
     const items = new Map(hits.map((hit, rank) => {
-      const item = this.shown.get(hit.id) || this.item(hit);
+      const item = this.shown.get(hit.id) || this.item();
       this.fill(item, hit, rank, known.size ? (known.get(hit.id) ?? hits.length) - rank : 0, wanted);
       return [hit.id, item];
     }));
@@ -48,7 +48,7 @@ export class Results {
     }
   }
 
-  item(hit) {
+  item() {
     const item = element("li", { class: "hit", tabindex: 0 });
     item.addEventListener("click", (event) => {
       if (!event.target.closest("button") && !String(getSelection())) this.toggle(item);

@@ -13,14 +13,12 @@ import ray
 from ray.cluster_utils import Cluster
 from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
-from retreever import checkpoint, environment
+from retreever import checkpoint
 from retreever.cluster import launch
 from retreever.cluster.faults import explain
 from retreever.cluster.launch import train
 from retreever.cluster.runtime import cluster
-from retreever.data import beir
 from retreever.errors import ConfigError, TrainingError
-from retreever.workspace import Workspace
 from tests.support import tiny
 
 pytestmark = [
@@ -29,15 +27,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
 ]
-
-
-@pytest.fixture(scope="module")
-def workspace(tmp_path_factory):
-    place = Workspace.at(tmp_path_factory.mktemp("workspace"))
-    tiny.tiny_bert(place.root / "bert")
-    beir.write(tiny.tiny_dataset(), place.dataset("tiny"))
-    environment.prepare(place)
-    return place
 
 
 def config(workspace, **settings):

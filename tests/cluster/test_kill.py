@@ -1,27 +1,28 @@
-"""A driver killed in the middle of a grid, and eight trials that write to one store: nothing is lost or done twice."""
+"""A driver killed in the middle of a grid, eight trials that write to one store, one killed for memory: nothing is
+lost or done twice."""
 
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 
+import numpy as np
+import psutil
 import pytest
 
-from retreever import checkpoint, environment
+from retreever import checkpoint
 from retreever.cluster import space as spaces
 from retreever.cluster.grammar import SearchSpace
 from retreever.cluster.runtime import cluster
 from retreever.cluster.sweep import sweep
 from retreever.cluster.tracking import Tracker
-from retreever.data import beir
 from retreever.errors import ConfigError
 from retreever.files import read_json
-from retreever.workspace import Workspace
 from tests.support import tiny
+from tests.support.sweeps import start, wait_until
 
+GIB = 2**30
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(900),
@@ -29,15 +30,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
 ]
-
-
-@pytest.fixture(scope="module")
-def workspace(tmp_path_factory):
-    place = Workspace.at(tmp_path_factory.mktemp("workspace"))
-    tiny.tiny_bert(place.root / "bert")
-    beir.write(tiny.tiny_dataset(), place.dataset("tiny"))
-    environment.prepare(place)
-    return place
 
 
 def written_space(workspace, **train):
@@ -49,26 +41,9 @@ def written_space(workspace, **train):
     return file
 
 
-def start(workspace, file):
-    command = [sys.executable, "-m", "jobs.sweep", str(file), "--workspace", str(workspace.root), "--json"]
-    environ = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "PYTEST"))}
-    return subprocess.Popen(
-        command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-
-
-def wait_until(found, seconds, process=None):
-    for _ in range(seconds * 10):
-        if found():
-            return
-        assert process is None or process.poll() is None, process.stderr.read()
-        time.sleep(0.1)
-    raise AssertionError("it did not come to that in time")
-
-
 def test_a_grid_whose_driver_is_killed_goes_on_where_it_was(workspace):
     file = written_space(workspace, steps=400, eval_every=50)
-    process = start(workspace, file)
+    process = start(file, workspace)
     (pattern,) = ["killed-*/trials/*/"]
     ended = lambda: sorted(workspace.sweeps.glob(pattern + "trial.json"))  # noqa: E731
     begun = lambda: {path.parent for path in workspace.sweeps.glob(pattern + "checkpoint")}  # noqa: E731
@@ -88,7 +63,7 @@ def test_a_grid_whose_driver_is_killed_goes_on_where_it_was(workspace):
     ends = Counter(run.data.tags["status"] for run in tracker.children(parent))
     assert ends == {"finished": len(before), "interrupted": ends["interrupted"]} and ends["interrupted"]
 
-    again = start(workspace, file)
+    again = start(file, workspace)
     out, err = again.communicate(timeout=600)
     assert again.returncode == 0, err
     assert [trial["status"] for trial in json.loads(out)["trials"]] == ["finished"] * 24
@@ -126,3 +101,25 @@ def test_eight_trials_at_once_lose_no_figure_in_one_sqlite_file(workspace):
             kept = tracker.client.get_metric_history(outcome.run_id, name)
             assert [point.value for point in kept] == [figures[name] for figures in state.history], name
     assert together[True] > 60  # they did run beside each other
+
+
+def test_a_trial_that_ray_kills_for_memory_is_named_and_the_next_goes_on(workspace, monkeypatch):
+    """Ray's own memory monitor, on a node that another process fills up."""
+    settings = tiny.tiny_config(workspace.root / "bert").model_dump(mode="json")
+    settings["train"]["steps"] = {"grid": [20_000, 30]}
+    space = SearchSpace(name="memory", scheduler="none", config=settings)
+    memory, ballast = psutil.virtual_memory(), []
+    monkeypatch.setenv("RAY_memory_usage_threshold", str(1 - (memory.available - 2 * GIB) / memory.total))
+
+    def watch(event):
+        if event.status == "running" and "20000" in event.trial and not ballast:
+            ballast.append(np.ones(3 * GIB, np.uint8))
+        if event.status == "failed":
+            ballast.clear()
+
+    with cluster(workspace, cpus=1):
+        result = sweep(space, workspace, watch=watch)
+    found = {o.varied["train.steps"]: o for o in result.outcomes}
+    assert found[30].status == "finished"
+    assert found[20_000].status == "failed" and "memory" in str(found[20_000].error)
+    assert Tracker.of(workspace).run(found[20_000].run_id).info.status == "FAILED"

@@ -3,25 +3,21 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 
 import psutil
 import pytest
 import ray
 
-from retreever import environment
-from retreever.cluster.grammar import AshaConfig, SearchSpace
+from retreever.cluster.grammar import AshaConfig, Budget, SearchSpace
 from retreever.cluster.launch import train
 from retreever.cluster.runtime import cluster
 from retreever.cluster.sweep import sweep
 from retreever.cluster.tracking import Tracker
-from retreever.data import beir
 from retreever.errors import ConfigError, TrainingError
 from retreever.files import read_json
-from retreever.workspace import Workspace
 from tests.support import tiny
+from tests.support.sweeps import start, wait_until
 
 pytestmark = [
     pytest.mark.timeout(300),
@@ -29,15 +25,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
 ]
-
-
-@pytest.fixture(scope="module")
-def workspace(tmp_path_factory):
-    place = Workspace.at(tmp_path_factory.mktemp("workspace"))
-    tiny.tiny_bert(place.root / "bert")
-    beir.write(tiny.tiny_dataset(), place.dataset("tiny"))
-    environment.prepare(place)
-    return place
 
 
 @pytest.fixture(scope="module")
@@ -136,6 +123,28 @@ def test_trials_of_two_workers_are_train_runs_that_the_scheduler_can_stop(worksp
         time.sleep(0.2)
 
 
+@pytest.mark.slow
+def test_the_median_rule_stops_a_trial_that_learns_nothing(workspace, ray_cluster):
+    space = grid(workspace, "median", train__lr=[0.05, 0.04, 0.03, 0.02, 1e-7])
+    space = space.model_copy(update={"scheduler": "median"})
+    found = {o.varied["train.lr"]: o.status for o in sweep(space, workspace).outcomes}
+    assert found.pop(1e-7) == "stopped" and "finished" in found.values()
+
+
+@pytest.mark.slow
+def test_a_spent_budget_of_minutes_starts_no_trial_and_the_same_command_goes_on(workspace, ray_cluster):
+    space = grid(workspace, "budget", train__seed=[0, 1, 2, 3, 4, 5], train__steps=[300])
+    space = space.model_copy(update={"scheduler": "none", "budget": Budget(minutes=0.02)})
+    tracker, calls = Tracker.of(workspace), []
+    while not calls or (calls[-1].spent and len(calls) < 12):
+        calls.append(sweep(space, workspace))
+        assert {o.status for o in calls[-1].outcomes} <= {"finished"}
+        assert tracker.run(calls[-1].parent).info.status == "FINISHED"
+    assert calls[0].spent and len(calls[0].outcomes) < 6
+    assert not calls[-1].spent and [o.status for o in calls[-1].outcomes] == ["finished"] * 6
+    assert len(tracker.children(calls[-1].parent)) == 6 and len({call.parent for call in calls}) == 1
+
+
 def test_a_sweep_that_can_never_start_is_an_error(workspace, ray_cluster):
     space = grid(workspace, "huge", tree__depth=[2]).model_copy(update={"workers": 64})
     with pytest.raises(ConfigError, match="a trial needs 64 CPUs"):
@@ -171,11 +180,9 @@ def test_ctrl_c_keeps_what_is_finished_and_leaves_nothing_running(workspace, tmp
     plain["train"]["eval_every"] = 10
     file = tmp_path / "space.yaml"
     file.write_text(json.dumps({"name": "interrupted", "scheduler": "none", "config": plain}))
-    command = [sys.executable, "-m", "jobs.sweep", str(file), "--workspace", str(workspace.root)]
-    environ = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "PYTEST"))}
-    process = subprocess.Popen(command, env=environ, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    process = start(file, workspace)
     try:
-        folder = wait_for_one_trial(workspace, process)
+        folder = wait_until(lambda: one_ended_one_begun(workspace), 240, process)
         os.killpg(process.pid, signal.SIGINT)
         _, errors = process.communicate(timeout=60)
     finally:
@@ -188,14 +195,9 @@ def test_ctrl_c_keeps_what_is_finished_and_leaves_nothing_running(workspace, tmp
     assert Tracker.of(workspace).run(parent).info.status == "KILLED"
 
 
-def wait_for_one_trial(workspace, process, seconds=240):
+def one_ended_one_begun(workspace):
     """The sweep's folder, once one of its trials has ended and another has begun."""
-    for _ in range(seconds * 10):
-        for folder in workspace.sweeps.glob("interrupted-*"):
-            ended = list(folder.glob("trials/*/trial.json"))
-            begun = list(folder.glob("trials/*/checkpoint"))
-            if ended and len(begun) > 1:
-                return folder
-        assert process.poll() is None, process.stderr.read()
-        time.sleep(0.1)
-    raise AssertionError("no trial ended in time")
+    for folder in workspace.sweeps.glob("interrupted-*"):
+        if list(folder.glob("trials/*/trial.json")) and len(list(folder.glob("trials/*/checkpoint"))) > 1:
+            return folder
+    return None

@@ -48,8 +48,8 @@ def test_a_flow_is_the_query_own_distribution(retreever):
         expected = retreever.embed(["ba be bi"], "query", level)[0]
         start = 2**level - 1
         for i, probability in enumerate(expected.tolist()):
-            assert masses.get(start + i, 0) == pytest.approx(probability, abs=2e-4)
-    assert masses[0] == pytest.approx(1, abs=1e-4)
+            assert masses.get(start + i) == pytest.approx(probability, rel=1e-3) or probability < 0.11 / 2**level
+    assert masses[0] == pytest.approx(1, abs=1e-4) and len(masses) > 10
 
 
 @pytest.mark.parametrize("level", [1, 3, None])
