@@ -1,6 +1,7 @@
 """Searches sent at given moments, whether or not earlier ones were answered: load does not wait for the service."""
 
 import asyncio
+import json
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -97,17 +98,17 @@ class Load:
             begun = time.perf_counter()
             try:
                 async with session.post(self._url, json=asked) as reply:
-                    status, body = reply.status, await reply.json(content_type=None)
-            except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-                status, body = 0, {"detail": repr(error)}
+                    status, body = reply.status, await reply.text()
+            except (aiohttp.ClientError, TimeoutError) as error:
+                status, body = 0, repr(error)
             if status == 200 or not left:
                 return self._note(status, body, time.perf_counter() - begun)
             await asyncio.sleep(1)
 
-    def _note(self, status: int, body: dict, seconds: float) -> None:
+    def _note(self, status: int, body: str, seconds: float) -> None:
         self.outcome.statuses[status] += 1
         if status == 200:
             self.outcome.seconds.append(seconds)
-            self.outcome.versions[body["model"]["version"]] += 1
+            self.outcome.versions[json.loads(body)["model"]["version"]] += 1
         elif status != 429 and len(self.outcome.faults) < 5:
-            self.outcome.faults.append(f"{status}: {body.get('detail')}")
+            self.outcome.faults.append(f"{status}: {body[:200]}")

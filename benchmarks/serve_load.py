@@ -251,7 +251,7 @@ def _killing(kind: str, url: str, rate: float) -> None:
     from benchmarks.open_loop import Load
 
     async def play(retries: int):
-        load = asyncio.create_task(Load(url, QUERIES, retries=retries).open(rate, 25))
+        load = asyncio.create_task(Load(url, QUERIES, retries=retries).open(rate, 20))
         await asyncio.sleep(3)
         for process in _processes(f":{kind}"):
             process.send_signal(signal.SIGKILL)

@@ -33,6 +33,8 @@ from serve.keeper import Keeper, Serving, Table, Wanted
 from serve.metrics import Metrics, merged
 from serve.refusal import Refused
 from serve.remote import RemoteEngine
+from serve.routing import WARM_UP
+from serve.schema import SearchRequest
 from serve.starter import QUIET, RayStarter
 
 T = TypeVar("T")
@@ -149,15 +151,17 @@ class Ingress:
         if table.champion is None and self._seen.champion is not None:
             table = replace(table, champion=self._seen.champion)  # a new keeper that has not looked yet
         self._front.faults = table.faults
-        self._front.champion = self._live(table.champion, self._seen.champion, self._front.champion)
-        self._front.canary = self._live(table.canary, self._seen.canary, self._front.canary)
-        self._seen = table
+        champion = await self._live(table.champion, self._seen.champion, self._front.champion)
+        canary = await self._live(table.canary, self._seen.canary, self._front.canary)
+        self._front.champion, self._front.canary, self._seen = champion, canary, table
 
-    def _live(self, new: Serving | None, old: Serving | None, live: Live | None) -> Live | None:
+    async def _live(self, new: Serving | None, old: Serving | None, live: Live | None) -> Live | None:
         if new is None:
             return None
         if live is None or old is None or new.app != old.app:
-            return Live(new.info, RemoteEngine(new.app), self._front.metrics, self._settings.waiting)
+            engine = RemoteEngine(new.app)
+            await engine.search([SearchRequest(query=WARM_UP)])  # the way there is known before callers go it
+            return Live(new.info, engine, self._front.metrics, self._settings.waiting)
         live.info = new.info
         return live
 

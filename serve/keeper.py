@@ -124,7 +124,7 @@ class Keeper:
         self._copies = Copies(self.workspace.root)
         self._swapping, self._writing = asyncio.Lock(), asyncio.Lock()
         self._failed: dict[str, float] = {}
-        self._leaving: list[Serving] = []  # replaced, and asked by callers who have not noticed yet
+        self._leaving: dict[str, float] = {}  # when a version was replaced: callers who have not noticed still ask it
         self._retiring: set[asyncio.Task[None]] = set()
 
     async def check(self, force: bool = False) -> None:
@@ -176,7 +176,9 @@ class Keeper:
         self.table = replace(self.table, faults=faults)
 
     def _set(self, role: str, serving: Serving) -> None:
-        self._leaving += [s for s in (getattr(self.table, role),) if s is not None and s.app != serving.app]
+        before: Serving | None = getattr(self.table, role)
+        if before is not None and before.app != serving.app:
+            self._leaving[before.app] = asyncio.get_running_loop().time()
         champion = serving if role == "champion" else self.table.champion
         canary = serving if role == "canary" else self.table.canary
         self.table = replace(self.table, champion=champion, canary=canary)
@@ -269,11 +271,13 @@ class Keeper:
         await asyncio.sleep(self.drain_s)
         async with self._swapping:
             kept = [s for s in (self.table.champion, self.table.canary) if s]
+            since = asyncio.get_running_loop().time() - self.drain_s
+            self._leaving = {app: left for app, left in self._leaving.items() if left > since}
             for app in await self.starter.running():
-                if app not in {s.app for s in kept}:
+                if app not in self._leaving.keys() | {s.app for s in kept}:
                     await self.starter.stop(app)
-            self._leaving.clear()
-            await asyncio.to_thread(self._copies.keep_only, {s.copy for s in kept})
+            if not self._leaving:
+                await asyncio.to_thread(self._copies.keep_only, {s.copy for s in kept})
 
     async def add(self, passages: Sequence[Passage]) -> bytes | Refused:
         """Add passages; on disk, and found by the next search, when it returns."""
@@ -296,9 +300,9 @@ class Keeper:
             self.table = replace(self.table, champion=replace(champion, info=info))
             if canary is not None and canary.app != champion.app:
                 await self._follow(canary, champion, what, items)
-            for leaving in [s for s in self._leaving if s.app != champion.app]:
+            for app in self._leaving.keys() - {champion.app, canary and canary.app}:
                 with contextlib.suppress(Exception):
-                    await getattr(self.starter.engine(leaving.app), what)(items)
+                    await getattr(self.starter.engine(app), what)(items)
             return reply
 
     async def _follow(self, canary: Serving, champion: Serving, what: str, items: Any) -> None:

@@ -89,12 +89,12 @@ def until(done, seconds):
         time.sleep(0.1)
 
 
-def loaded(url, seconds, change, rate=8, retries=0):
+def loaded(url, seconds, change, rate=8, **settings):
     """What came of searches that go on while something is changed."""
 
     async def play():
         done = asyncio.Event()
-        load = asyncio.create_task(Load(url, ["ba be", "so", "ti ta"], retries=retries).open(rate, seconds, done))
+        load = asyncio.create_task(Load(url, ["ba be", "so", "ti ta"], **settings).open(rate, seconds, done))
         await asyncio.sleep(2)
         await asyncio.to_thread(change)
         await asyncio.sleep(8)  # what was replaced has ended
@@ -193,7 +193,11 @@ def test_a_canary_answers_its_share_and_a_damaged_one_is_told_of(served, tmp_pat
 def test_a_burst_brings_a_second_replica_and_only_200_and_429(served, tmp_path):
     workspace = Workspace.at(tmp_path / "workspace")
     with running(workspace, tmp_path / "log", model=str(served[1]), max_replicas=2) as service:
-        outcome = loaded(service.url, 90, lambda: until(lambda: len(service.replicas("Encoder")) == 2, 30), rate=300)
+
+        def replicas(count, seconds):
+            until(lambda: len(service.replicas("Retriever")) == count, seconds)
+
+        outcome = loaded(service.url, 90, lambda: replicas(2, 40), rate=100, k=300)
         assert outcome.failed == 0 and set(outcome.statuses) <= {200, 429}, outcome.faults
-        outcome = loaded(service.url, 120, lambda: until(lambda: len(service.replicas("Encoder")) == 1, 90), rate=4)
+        outcome = loaded(service.url, 120, lambda: replicas(1, 90), rate=4)
         assert outcome.statuses.keys() == {200}, outcome.faults
