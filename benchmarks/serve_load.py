@@ -174,10 +174,14 @@ def _replicas(serve) -> int:
 def _overload(url: str, rate: float, seconds: float) -> None:
     from benchmarks.open_loop import Load
 
-    before = _memory()
+    before, replicas = _memory(), len(_processes("ServeReplica"))
     outcome = asyncio.run(Load(url, QUERIES).open(rate, seconds))
     print(f"\noverload, {rate:.0f} a second for {seconds:.0f} s: {outcome}")
-    print(f"  memory of the service: {before:.0f} MiB before, {_memory():.0f} MiB after {outcome.faults}", flush=True)
+    print(
+        f"  memory of the service: {before:.0f} MiB before, {_memory():.0f} MiB after; "
+        f"replicas of all kinds {replicas}, then {len(_processes('ServeReplica'))} {outcome.faults}",
+        flush=True,
+    )
 
 
 def _memory() -> float:

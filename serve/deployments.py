@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from ray import serve
-from ray.exceptions import RayError
 from ray.serve.handle import DeploymentHandle
 
 from retreever.data.dataset import Passage
@@ -18,6 +17,7 @@ from serve.answers import Answer, Answers
 from serve.changes import Changes
 from serve.engine import Engine, Look
 from serve.refusal import Refused
+from serve.remote import LOST
 from serve.routing import WARM_UP, Routed, Routing
 from serve.schema import EmbedRequest, SearchRequest
 
@@ -58,7 +58,7 @@ class Retriever:
     async def _route(self, texts: Sequence[str], kind: Kind) -> Routed:
         try:
             return await self._encoder.route.remote(texts, kind)
-        except RayError:  # an encoder was lost: another one reads the same
+        except LOST:  # an encoder was lost: another one reads the same
             return await self._encoder.route.remote(texts, kind)
 
     async def search(self, asked: list[SearchRequest]) -> list[Answer | Exception]:

@@ -17,7 +17,6 @@ from serve.refusal import Refused
 from serve.schema import EmbedRequest, ModelState, SearchRequest, VersionInfo
 
 LARGEST = 16  # queries of a batch
-AT_ONCE = 4  # batches under way: one is encoded, one searched, two on their way; more of them ask for another replica
 COMPARED = 16  # comparisons under way; beyond that they are left out
 
 
@@ -48,11 +47,16 @@ class Writing(Protocol):
 
 
 class Live:
-    """A version as seen from here, and the searches that wait for it."""
+    """A version as seen from here, and the searches that wait for it.
 
-    def __init__(self, info: VersionInfo, working: Working, metrics: Metrics, most: int):
+    Args:
+        most: queries that may wait.
+        at_once: batches under way; the more there are, the smaller they are.
+    """
+
+    def __init__(self, info: VersionInfo, working: Working, metrics: Metrics, most: int, at_once: int = 2):
         self.info, self.working, self._metrics = info, working, metrics
-        self._gather: Gather[SearchRequest, Answer] = Gather(self._run, LARGEST, AT_ONCE, most)
+        self._gather: Gather[SearchRequest, Answer] = Gather(self._run, LARGEST, at_once, most)
 
     async def _run(self, asked: list[SearchRequest]) -> list[Answer | Exception]:
         self._metrics.batches.observe(sum(len(one.texts) for one in asked))

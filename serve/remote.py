@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import grpc
 from ray import serve
 from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
@@ -15,6 +16,7 @@ from serve.refusal import Refused
 from serve.schema import EmbedRequest, SearchRequest
 
 RETRIEVER = "Retriever"
+LOST = (RayError, RayServeException, grpc.RpcError)  # what a call raises when a replica is lost
 TRIES = 2  # what only reads is asked again of another replica when one is lost
 
 
@@ -56,7 +58,7 @@ class RemoteEngine:
         for left in reversed(range(tries)):
             try:
                 return await getattr(self._handle, method).remote(*arguments)
-            except (RayError, RayServeException) as error:
+            except LOST as error:
                 if not left:
                     words = str(error).strip().splitlines()
                     raise Refused(503, f"a replica was lost: {words[-1] if words else error!r}", 1) from None

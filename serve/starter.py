@@ -63,7 +63,7 @@ def version_app(settings: AppArguments, folder: Path, version: str) -> serve.App
         "autoscaling_config": AutoscalingConfig(
             min_replicas=settings.min_replicas,
             max_replicas=settings.max_replicas,
-            target_ongoing_requests=2,  # batches: of the four that an ingress has under way when it is full
+            target_ongoing_requests=1.25,  # batches under way: one caller has one, many have one more than replicas
             upscale_delay_s=2,
             downscale_delay_s=20,
             look_back_period_s=4,
