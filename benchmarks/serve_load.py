@@ -192,7 +192,7 @@ def _processes(kind: str) -> list[psutil.Process]:
             line = " ".join(process.cmdline())
         except psutil.Error:
             continue
-        if line.startswith(("ray::ServeReplica", "ray::ProxyActor")) and kind in line:
+        if line.startswith("ray::") and ("ServeReplica:" in line or "ProxyActor" in line) and kind in line:
             found.append(process)
     return found
 

@@ -27,13 +27,11 @@ class Routed:
         nodes: float32 (texts, nodes); zeros where there is a fault.
         faults: what is wrong with a text, by its place.
         seconds: that the batch took to encode.
-        together: texts in that batch.
     """
 
     nodes: np.ndarray
     faults: dict[int, str]
     seconds: float
-    together: int
 
 
 class Routing:
@@ -62,7 +60,6 @@ class Routing:
 
     def _batch(self, batch: list[tuple[Sequence[str], Kind]]) -> list[Routed | Exception]:
         begun = time.perf_counter()
-        together = sum(len(texts) for texts, _ in batch)
         parts: dict[int, tuple[np.ndarray, dict[int, str]]] = {}
         for kind in {kind for _, kind in batch}:
             own = [place for place, asked in enumerate(batch) if asked[1] == kind]
@@ -73,7 +70,7 @@ class Routing:
                 parts[place] = nodes[start:end], {n - start: f for n, f in faults.items() if start <= n < end}
                 start = end
         took = time.perf_counter() - begun
-        return [Routed(*parts[place], took, together) for place in range(len(batch))]
+        return [Routed(*parts[place], took) for place in range(len(batch))]
 
     def _nodes(self, texts: Sequence[str], kind: Kind) -> tuple[np.ndarray, dict[int, str]]:
         try:

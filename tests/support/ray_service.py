@@ -41,7 +41,7 @@ class Service:
         for process in self.process.children(recursive=True):
             with suppress(psutil.Error):
                 line = " ".join(process.cmdline())
-                if line.startswith("ray::ServeReplica") and f":{kind}" in line:
+                if line.startswith("ray::") and "ServeReplica:" in line and f":{kind}" in line:
                     found.append(process)
         return found
 
