@@ -11,7 +11,7 @@ export MPLCONFIGDIR ?= $(RETREEVER_WORKSPACE)/cache/matplotlib
 # pip compiles all of every package, half of the set-up's time; what is imported is compiled, and kept, when it is.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo test test-slow test-gpu lint format clean
+.PHONY: help setup demo test test-slow test-gpu test-page lint format clean
 help:  ## show the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
@@ -35,6 +35,9 @@ test-slow: setup  ## tests that take minutes
 
 test-gpu: setup  ## tests that need a CUDA device
 	@$(BIN)/python -m pytest -m gpu
+
+test-page: setup  ## tests of the page in chromium
+	@$(BIN)/python -m pytest -m page
 
 lint: setup  ## ruff, mypy, import-linter
 	@$(BIN)/ruff check .

@@ -382,20 +382,56 @@ def search(
 
 
 @_verb
+def tree(
+    model: Model = CHAMPION,
+    levels: Annotated[int, typer.Option(min=1, help="levels to print, from the root")] = 4,
+    workspace: Where = None,
+    json: Json = False,
+) -> None:
+    """Print what the upper nodes of a bundle's tree mean: their words, and how many passages reach them."""
+    from retreever.cluster.promote import locate
+    from retreever.retriever import Retreever
+    from serve.tree_view import tree_view
+
+    place, screen = _open(workspace, json)
+    view = tree_view(Retreever.load(locate(model, place), encoder=False))
+    tables.show_tree(screen, view, levels)
+    nodes = [node.model_dump() for node in view.nodes if node.level <= levels]
+    screen.result({**view.model_dump(exclude={"nodes"}), "nodes": nodes})
+
+
+@_verb
 def serve(
     model: Model = CHAMPION,
     host: Annotated[str, typer.Option(help="address to bind; 0.0.0.0 opens it to the network")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
+    canary: Annotated[
+        str | None, typer.Option(help="a version to try beside it, e.g. models:/retreever@challenger")
+    ] = None,
+    canary_share: Annotated[float, typer.Option(min=0, max=1, help="of the searches that the canary answers")] = 0.1,
+    max_replicas: Annotated[int, typer.Option(min=1, help="of encoder and retriever, when many ask")] = 1,
     workspace: Where = None,
 ) -> None:
-    """Serve a bundle over HTTP until Ctrl-C."""
+    """Serve a version over HTTP until Ctrl-C, and follow its alias.
+
+    Documents may be changed by who bears the token in RETREEVER_WRITE_TOKEN; where it is not set, by nobody.
+    """
     from retreever.cluster.promote import locate
     from retreever.cluster.runtime import cluster
     from serve.app import start
+    from serve.arguments import AppArguments
 
     place, screen = _open(workspace, False)
+    locate(model, place)
+    settings = AppArguments(
+        model=model,
+        workspace=str(place.root),
+        canary=canary,
+        canary_share=canary_share,
+        max_replicas=max_replicas,
+    )
     with cluster(place):
-        url = start(str(locate(model, place)), host=host, port=port)
+        url = start(settings, host=host, port=port)
         screen.say(f"serving {model} at {url}  (docs at {url}/docs, Ctrl-C ends it)")
         wait_for_interrupt()
 

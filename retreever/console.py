@@ -22,8 +22,11 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.tree import Tree
 
 T = TypeVar("T")
+Branch = tuple[str, Sequence["Branch"]]
+"""A label, and what is below it."""
 
 
 class Screen:
@@ -78,6 +81,17 @@ class Screen:
         for row in body:
             table.add_row(*row)
         self.out.print(table)
+
+    def tree(self, branch: Branch) -> None:
+        """A tree on stdout."""
+
+        def grow(onto: Tree, branches: Sequence[Branch]) -> Tree:
+            for label, below in branches:
+                grow(onto.add(escape(label)), below)
+            return onto
+
+        label, below = branch
+        self.out.print(grow(Tree(escape(label), guide_style="dim"), below))
 
     def result(self, value: dict[str, Any]) -> None:
         """The command's result as one line of JSON on stdout, in JSON mode only."""

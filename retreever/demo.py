@@ -16,7 +16,7 @@ from retreever import tables
 from retreever.cluster import space as spaces
 from retreever.cluster.grammar import SearchSpace
 from retreever.cluster.launch import train
-from retreever.cluster.promote import CHAMPION, MODEL, locate
+from retreever.cluster.promote import CHAMPION, MODEL
 from retreever.cluster.promotion import promote_run
 from retreever.cluster.runtime import cluster
 from retreever.cluster.sweep import SweepResult, sweep
@@ -31,6 +31,7 @@ from retreever.evaluation.verdict import Verdict
 from retreever.retriever import load_model, make_bundle
 from retreever.workspace import Workspace
 from serve.app import start
+from serve.arguments import AppArguments
 
 QUESTIONS = (
     "how do I read a csv file into a table",
@@ -154,7 +155,7 @@ def _promote(name: str, workspace: Workspace, screen: Screen) -> str:
 def _service(uri: str, port: int, workspace: Workspace, screen: Screen) -> Iterator[tuple[str, float]]:
     """The champion behind HTTP; yields its address and the median latency of the sample queries in milliseconds."""
     screen.heading("7/7  Service: Ray Serve answers over HTTP")
-    url = start(str(locate(uri, workspace)), port=port)
+    url = start(AppArguments(model=uri, workspace=str(workspace.root)), port=port)
     with httpx.Client(base_url=url, timeout=30) as client:
         for question in QUESTIONS:
             hits = _ask(client, question)["hits"]

@@ -61,6 +61,15 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def flush(path: Path) -> None:
+    """Have a file, or a folder's list of names, on the disk itself before going on."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def sha256(path: Path) -> str:
     """Hex digest of a file's bytes."""
     with open(path, "rb") as file:
@@ -77,10 +86,18 @@ def digest(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented UTF-8 JSON, whole or not at all."""
+def write_json(path: Path, value: Any, *, durable: bool = False) -> None:
+    """Write `value` as indented UTF-8 JSON, whole or not at all.
+
+    Args:
+        durable: it outlives a loss of power from the moment this returns.
+    """
     with write_aside(path) as aside:
         aside.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        if durable:
+            flush(aside)
+    if durable:
+        flush(path.parent)
 
 
 def read_json(path: Path) -> Any:

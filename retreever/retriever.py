@@ -1,14 +1,16 @@
 """What one loads and asks: encoder, tree and index as one object, and the bundle on disk that holds them.
 
 A *model* folder has `model.safetensors` (weights) and `model.json` (the arguments that rebuild the tree, and the whole
-configuration). A *bundle* is a model folder with `index/` and `documents/` beside it. Neither holds a pickle. The
-encoder is named, not copied: it is frozen.
+configuration). A *bundle* is a model folder with `index/`, `documents/` and `explanation/` beside it. Neither holds a
+pickle. The encoder is named, not copied: it is frozen.
 """
 
+import functools
 import hashlib
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from numbers import Integral
 from pathlib import Path
 from typing import Any, cast
@@ -19,9 +21,11 @@ from safetensors.torch import load_file, save_file
 
 from retreever import config as configs
 from retreever.config import Config
+from retreever.data.dataset import Passage
 from retreever.encoder import Encoder, Kind
 from retreever.encodings import EncodedDataset, Encodings, open_dataset
 from retreever.errors import BundleError, ConfigError
+from retreever.explanation import Explanation, explain, explanation_of
 from retreever.files import read_json, seal, unseal, write_aside, write_json
 from retreever.index.documents import Documents, write_documents
 from retreever.index.layout import Layout
@@ -32,6 +36,7 @@ from retreever.workspace import Workspace
 
 FORMAT = 1
 MODEL_FILES = ("model.safetensors", "model.json")
+EXPLANATION = "explanation"
 CHUNK = {False: 1024, True: 64}  # texts routed at once: pooled, tokens
 LONGEST_K = 1000
 
@@ -52,17 +57,28 @@ class Retreever:
 
     Attributes:
         digest: of the weights and configuration; an index knows it.
+        folder: of the bundle; None where it is in memory only.
     """
 
     def __init__(
-        self, tree: RoutingTree, config: Config, encoder: Encoder, index: TreeIndex, documents: Documents, digest: str
+        self,
+        tree: RoutingTree,
+        config: Config,
+        encoder: Encoder | None,
+        index: TreeIndex,
+        documents: Documents,
+        digest: str,
+        folder: Path | None = None,
     ):
         self.tree, self.config, self.encoder = tree.eval(), config, encoder
-        self.index, self.documents, self.digest = index, documents, digest
+        self.index, self.documents, self.digest, self.folder = index, documents, digest, folder
 
     @classmethod
-    def load(cls, folder: Path | str, device: str = "cpu", mmap: bool = True) -> "Retreever":
+    def load(cls, folder: Path | str, device: str = "cpu", mmap: bool = True, encoder: bool = True) -> "Retreever":
         """Open a bundle: the model's checksums and the sizes of all files are checked, the index is mapped.
+
+        Args:
+            encoder: load it too; without it, what needs no text routed can be asked.
 
         Raises:
             BundleError: a file is missing, damaged, or made for another model.
@@ -76,9 +92,14 @@ class Retreever:
         digest = model_digest(folder)
         index = TreeIndex.load(folder / "index", digest, mmap)
         documents = Documents(folder / "documents")
-        if len(index) != len(documents):
-            raise BundleError(f"{folder}: the index has {len(index)} passages, documents has {len(documents)}")
-        return cls(tree.to(device), config, Encoder.load(config.encoder, device), index, documents, digest)
+        documents.require(index.numbers)
+        reader = Encoder.load(config.encoder, device) if encoder else None
+        return cls(tree.to(device), config, reader, index, documents, digest, folder)
+
+    @cached_property
+    def explanation(self) -> Explanation:
+        """Words, sizes and examples of the tree's nodes; made at the first call where the bundle has none."""
+        return explanation_of(self.index, self.documents, self.folder and self.folder / EXPLANATION)
 
     def embed(self, texts: Sequence[str], kind: Kind = "query", level: int | None = None) -> np.ndarray:
         """Probabilities (texts, 2**level) at a level; the finest where it is None.
@@ -87,7 +108,7 @@ class Retreever:
             ValueError: texts that are not a list of texts, an empty one, or a level out of range.
         """
         chosen = self._level(level)
-        return self._nodes(texts, kind)[:, self.tree.tree.level(chosen)]
+        return self.nodes(texts, kind)[:, self.tree.tree.level(chosen)]
 
     def search(self, texts: Sequence[str], k: int | None = None, level: int | None = None) -> list[list[Hit]]:
         """The exact best passages for each text.
@@ -103,7 +124,7 @@ class Retreever:
         if not isinstance(wanted, Integral) or not 1 <= wanted <= LONGEST_K:
             raise ValueError(f"k: must be a whole number in [1, {LONGEST_K}], got {wanted!r}")
         chosen = self._level(level)
-        rows, scores = self.index.search(self._nodes(texts, "query"), wanted, chosen)
+        rows, scores = self.index.search(self.nodes(texts, "query"), wanted, chosen)
         return [
             [self._hit(int(row), float(score)) for row, score in zip(r, s, strict=True)]
             for r, s in zip(rows, scores, strict=True)
@@ -119,17 +140,58 @@ class Retreever:
         passage = self.documents[row]
         return Hit(passage.id, score, passage.title, passage.text, passage.metadata)
 
-    def _nodes(self, texts: Sequence[str], kind: Kind) -> np.ndarray:
-        """Node probabilities (texts, nodes)."""
-        _check(texts)
-        if self.config.tree.split == "cross_attention":
-            x, mask = self.encoder.tokens(texts, kind)
-        else:
-            x, mask = torch.from_numpy(self.encoder.pooled(texts, kind)), None
-        device = next(self.tree.parameters()).device
-        with torch.inference_mode():
-            nodes = self.tree(x.to(device), None if mask is None else mask.to(device))
-        return cast(np.ndarray, nodes.float().exp().cpu().numpy())
+    def nodes(self, texts: Sequence[str], kind: Kind = "query") -> np.ndarray:
+        """Probabilities of all nodes in heap order, float32 (texts, nodes).
+
+        Raises:
+            ValueError: texts that are not a list of texts, or an empty one.
+        """
+        if self.encoder is None:
+            raise ValueError("texts: this bundle was opened without its encoder, it routes none")
+        return route_texts(self.tree, self.config, self.encoder, texts, kind)
+
+    def add(self, passages: Sequence[Passage]) -> None:
+        """Add passages: found by the next search, and on disk where the bundle is, before this returns.
+
+        Raises:
+            ValueError: an id that the index has already, or twice; an empty text. Nothing is added then.
+            BundleError: another process is changing the bundle.
+        """
+        self.add_routed(passages, self.nodes([passage.full for passage in passages], "passage"))
+
+    def add_routed(self, passages: Sequence[Passage], nodes: np.ndarray) -> None:
+        """The same of passages that are routed already: probabilities of all nodes, (passages, nodes)."""
+        first = functools.partial(self.documents.add, passages)
+        self.index.add(nodes, [passage.id for passage in passages], first)
+
+    def delete(self, ids: Sequence[str]) -> None:
+        """Delete passages from what is searched; their texts stay in the bundle's files until it is made anew.
+
+        Raises:
+            ValueError: an id that the index does not have. Nothing is deleted then.
+            BundleError: another process is changing the bundle.
+        """
+        self.index.delete(ids)
+
+
+def route_texts(
+    tree: RoutingTree, config: Config, encoder: Encoder, texts: Sequence[str], kind: Kind = "query"
+) -> np.ndarray:
+    """Probabilities of all nodes in heap order, float32 (texts, nodes).
+
+    Raises:
+        ValueError: texts that are not a list of texts, or an empty one.
+        EncoderError: a text of which the encoder reads nothing.
+    """
+    _check(texts)
+    if config.tree.split == "cross_attention":
+        x, mask = encoder.tokens(texts, kind)
+    else:
+        x, mask = torch.from_numpy(encoder.pooled(texts, kind)), None
+    device = next(tree.parameters()).device
+    with torch.inference_mode():
+        nodes = tree(x.to(device), None if mask is None else mask.to(device))
+    return cast(np.ndarray, nodes.float().exp().cpu().numpy())
 
 
 def _check(texts: Sequence[str]) -> None:
@@ -210,6 +272,7 @@ def write_bundle(model: Path, target: Path, data: EncodedDataset, build: Callabl
             shutil.copy2(model / name, aside / name)
         index = build(aside / "index")
         write_documents(data.dataset.corpus, aside / "documents")
+        explain(index, Documents(aside / "documents")).save(aside / EXPLANATION, index.layout.model)
         seal(aside, {"format": FORMAT, "dataset": data.dataset.name, "dataset_digest": data.dataset.digest})
     return index.stats()
 

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from retreever.config import Config
-from retreever.console import Screen
+from retreever.console import Branch, Screen
 from retreever.data.dataset import RetrievalDataset
 
 if TYPE_CHECKING:  # they bring ray or mlflow, which most verbs do without
@@ -13,6 +13,7 @@ if TYPE_CHECKING:  # they bring ray or mlflow, which most verbs do without
     from retreever.cluster.sweep import Event, SweepResult
     from retreever.evaluation.report import Report
     from retreever.evaluation.verdict import Verdict
+    from serve.tree_view import TreeView
 
 METRICS = {"ndcg_at_10": "NDCG@10", "recall_at_10": "R@10", "recall_at_100": "R@100"}
 
@@ -171,6 +172,20 @@ def show_report(screen: Screen, report: "Report") -> None:
     screen.table(f"{report.protocol.dataset}", ["representation", "bytes", "NDCG@10", "ms"], rows)
     columns = ["question", "tree", "rival", "NDCG@10, tree / rival", "p", "tree is faster"]
     screen.table("tree against rivals", columns, [duel.cells() for duel in report.duels()])
+
+
+def show_tree(screen: Screen, view: "TreeView", levels: int) -> None:
+    """The upper nodes of a tree, by their words and sizes."""
+
+    def branch(node: int) -> Branch:
+        known = view.nodes[node]
+        words = " ".join(known.words) or ("-" if node else "all passages")
+        below = (
+            [branch(child) for child in (2 * node + 1, 2 * node + 2)] if known.level < min(levels, view.depth) else []
+        )
+        return f"{words}  ({known.size:,.0f})", below
+
+    screen.tree(branch(0))
 
 
 def short(text: str, width: int = 90) -> str:

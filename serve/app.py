@@ -1,154 +1,192 @@
-"""The Ray Serve application: a bundle behind `POST /v1/search`, `GET /healthz` and OpenAPI docs.
+"""The Ray Serve application: the ingress, which answers HTTP, and the keeper, which brings versions up beside it.
 
-`api` makes the HTTP interface around anything that searches, so that it is tested without Ray; `Retriever` is the
-deployment that holds a bundle; `build` is what `serve run` and `serve deploy` import; `start` runs it in this cluster.
+    caller -> Ingress -> Retriever (index, texts) -> Encoder (transformer, tree)      one such pair for every version
+                  \\-> Keeper: follows the alias, hands over, is the only one to change the corpus
+
+`build` is what `serve run` and `serve deploy` import; `start` runs it in this cluster.
 """
 
+import asyncio
+import contextlib
 import os
 import time
-from typing import Any
+from collections.abc import Coroutine, Sequence
+from contextvars import Context
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
 
-import torch
-from fastapi import FastAPI, HTTPException, Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field
+import httpx
+from fastapi import FastAPI
 from ray import serve
+from ray.serve.config import BackpressureConfig
+from ray.serve.handle import DeploymentHandle
 
-from retreever import __version__
-from retreever.errors import EncoderError
-from retreever.retriever import Retreever
-from serve.schema import Health, ModelInfo, PassageFound, Refusal, SearchRequest, SearchResponse
+from retreever.data.dataset import Passage
+from retreever.errors import RetreeverError
+from retreever.workspace import Workspace
+from serve.api import make_api
+from serve.arguments import AppArguments
+from serve.deployments import SERVICE
+from serve.front import Front, Live
+from serve.keeper import Keeper, Serving, Table, Wanted
+from serve.metrics import Metrics, merged
+from serve.refusal import Refused
+from serve.remote import RemoteEngine
+from serve.starter import QUIET, RayStarter
 
+T = TypeVar("T")
 APPLICATION = "retreever"
-WARM_UP = "what is there"
+TOKEN = "RETREEVER_WRITE_TOKEN"
+NOTICE_S = 0.5  # after which an ingress has noticed another version
+DRAIN_S = 5  # after which the version before is ended
+SILENT_S = 30  # after which the figures of an ingress are dropped
 
 
-class AppArguments(BaseModel):
-    """Arguments of the application, as in the `args` of a Serve configuration."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    model: str = Field(description="folder of a bundle, the same on every node")
-    replicas: int = Field(1, ge=1)
-    threads: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, description="torch threads of a replica")
-
-
-def describe(retreever: Retreever) -> ModelInfo:
-    """Which model this is."""
-    config = retreever.config
-    return ModelInfo(
-        digest=retreever.digest[:16],
-        depth=config.tree.depth,
-        similarity=config.loss.similarity,
-        encoder=config.encoder.name,
-    )
-
-
-def answer(retreever: Retreever, request: SearchRequest) -> SearchResponse:
-    """Search for one query.
-
-    Raises:
-        HTTPException: 422 for a level that the tree does not have, or a query of which the encoder reads nothing.
-    """
-    depth = retreever.config.tree.depth
-    level = depth if request.level is None else request.level
-    if level > depth:
-        fault = {"loc": ["body", "level"], "msg": f"must lie within [1, {depth}]", "input": level}
-        raise HTTPException(422, [fault])
-    started = time.perf_counter()
-    try:
-        hits = retreever.search([request.query], request.k, level)[0]
-    except EncoderError as error:
-        raise HTTPException(422, [{"loc": ["body", "query"], "msg": str(error)}]) from None
-    return SearchResponse(
-        query=request.query,
-        level=level,
-        hits=[PassageFound(id=hit.id, score=hit.score, title=hit.title, text=hit.text) for hit in hits],
-        took_ms=round((time.perf_counter() - started) * 1000, 3),
-        model=describe(retreever),
-    )
-
-
-def api() -> FastAPI:
-    """The HTTP interface without its endpoints: name, version, and refusals that can always be encoded."""
-    app = FastAPI(
-        title="retreever",
-        version=__version__,
-        description="Exact search over a corpus routed by a learned binary tree, at any level of it.",
-        responses={422: {"model": Refusal}},
-    )
-
-    @app.exception_handler(RequestValidationError)
-    async def refuse(request: Request, error: RequestValidationError) -> JSONResponse:
-        """Field and rule of every fault; the input is not repeated, it may be large or no valid Unicode."""
-        faults = [{"loc": list(f["loc"]), "msg": f["msg"].removeprefix("Value error, ")} for f in error.errors()]
-        return JSONResponse({"detail": faults}, status_code=422)
-
-    return app
-
-
-def with_endpoints(app: FastAPI, retreever: Retreever) -> FastAPI:
-    """The interface around one loaded bundle, outside of Ray."""
-
-    @app.post("/v1/search")
-    def search(request: SearchRequest) -> SearchResponse:
-        """The best passages for a query."""
-        return answer(retreever, request)
-
-    @app.get("/healthz")
-    def healthz() -> Health:
-        """Whether the service answers, and with what."""
-        return health(retreever)
-
-    return app
-
-
-def health(retreever: Retreever) -> Health:
-    """The service is up."""
-    return Health(status="ok", documents=len(retreever.documents), model=describe(retreever))
-
-
-_app = api()
-
-
-@serve.deployment(max_ongoing_requests=32)
-@serve.ingress(_app)
-class Retriever:
-    """One replica: a bundle, loaded and warmed before it takes traffic."""
+@serve.deployment(name="Keeper", num_replicas=1, ray_actor_options={"num_cpus": 0}, **SERVICE)
+class KeeperReplica:
+    """The one process that decides which versions serve and changes the corpus."""
 
     def __init__(self, arguments: dict[str, Any]):
         settings = AppArguments(**arguments)
-        torch.set_num_threads(settings.threads)
-        self.retreever = Retreever.load(settings.model)
-        self.check_health()
+        wanted = Wanted(settings.model, settings.canary, settings.canary_share if settings.canary else 0.0)
+        self._keeper = Keeper(wanted, Workspace.at(Path(settings.workspace)), RayStarter(settings), DRAIN_S)
+        self._poll_s = settings.poll_s
+        self._figures: dict[str, tuple[float, str]] = {}
+        self._polling: asyncio.Task[None] | None = None
 
-    def check_health(self) -> None:
-        """A query of our own; Serve replaces a replica that cannot answer it."""
-        self.retreever.search([WARM_UP], k=1)
+    async def _poll(self) -> None:
+        while True:
+            await self._keeper.check()
+            await asyncio.sleep(self._poll_s)
 
-    @_app.post("/v1/search")
-    def search(self, request: SearchRequest) -> SearchResponse:
-        """The best passages for a query."""
-        return answer(self.retreever, request)
+    async def table(self, ingress: str, figures: str) -> Table:
+        """What serves; the caller leaves its figures."""
+        if self._polling is None:
+            self._polling = asyncio.create_task(self._poll(), context=Context())
+        self._figures[ingress] = time.monotonic(), figures
+        return self._keeper.table
 
-    @_app.get("/healthz")
-    def healthz(self) -> Health:
-        """Whether the service answers, and with what."""
-        return health(self.retreever)
+    async def figures(self, ingress: str, figures: str) -> str:
+        """The figures of all ingresses as Prometheus reads them."""
+        await self.table(ingress, figures)
+        fresh = time.monotonic() - SILENT_S
+        return merged({name: text for name, (since, text) in self._figures.items() if since > fresh})
+
+    async def reload(self) -> None:
+        """See whether other versions are to serve, and wait until they do or have failed to."""
+        await _to_its_end(self._keeper.check(force=True))
+
+    async def add(self, passages: Sequence[Passage]) -> bytes | Refused:
+        """Add passages."""
+        return await _to_its_end(self._keeper.add(passages))
+
+    async def delete(self, ids: Sequence[str]) -> bytes | Refused:
+        """Delete passages."""
+        return await _to_its_end(self._keeper.delete(ids))
+
+
+async def _to_its_end(call: Coroutine[Any, Any, T]) -> T | Refused:
+    """What a call returns, or its refusal. It goes on where the caller leaves: a change is made whole or not at all."""
+    try:
+        return await asyncio.shield(asyncio.create_task(call, context=Context()))
+    except Refused as refused:
+        return refused
+
+
+class _RemoteKeeper(RemoteEngine):
+    """The keeper, asked from another process."""
+
+    def __init__(self, handle: DeploymentHandle):
+        self._handle = handle
+
+    async def reload(self) -> None:
+        await self._ask("reload")
+
+    async def table(self, ingress: str, figures: str) -> Table:
+        table: Table = await self._ask("table", ingress, figures)
+        return table
+
+    async def figures(self, ingress: str, figures: str) -> str:
+        return str(await self._ask("figures", ingress, figures))
+
+
+@serve.deployment(
+    name="Ingress",
+    ray_actor_options={"num_cpus": 0.125},
+    max_queued_requests=256,
+    backpressure_config=BackpressureConfig(status_code=429, retry_after_s=1),
+    **(SERVICE | {"max_ongoing_requests": 512}),
+)
+@serve.ingress()
+class Ingress:
+    """HTTP in front of the versions."""
+
+    def __init__(self, arguments: dict[str, Any], keeper: DeploymentHandle):
+        self._settings = AppArguments(**arguments)
+        self._keeper = _RemoteKeeper(keeper)
+        self._name = serve.get_replica_context().replica_id.unique_id
+        self._front = Front(self._keeper, Metrics(), self._figures, self._look)
+        self._seen = Table()
+        self._following: asyncio.Task[None] | None = None
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        self._following = asyncio.get_running_loop().create_task(self._follow())
+        return make_api(self._front, os.environ.get(TOKEN) or None, self._settings.timeout_s)
+
+    async def _figures(self) -> str:
+        return await self._keeper.figures(self._name, self._front.metrics.text())
+
+    async def _follow(self) -> None:
+        while True:
+            with contextlib.suppress(Refused):  # while the keeper is replaced, what serves goes on
+                await self._look()
+            await asyncio.sleep(NOTICE_S)
+
+    async def _look(self) -> None:
+        """Take over which versions serve."""
+        table = await self._keeper.table(self._name, self._front.metrics.text())
+        if table.champion is None and self._seen.champion is not None:
+            table = replace(table, champion=self._seen.champion)  # a new keeper that has not looked yet
+        self._front.faults = table.faults
+        self._front.champion = self._live(table.champion, self._seen.champion, self._front.champion)
+        self._front.canary = self._live(table.canary, self._seen.canary, self._front.canary)
+        self._seen = table
+
+    def _live(self, new: Serving | None, old: Serving | None, live: Live | None) -> Live | None:
+        if new is None:
+            return None
+        if live is None or old is None or new.app != old.app:
+            return Live(new.info, RemoteEngine(new.app), self._front.metrics, self._settings.waiting)
+        live.info = new.info
+        return live
 
 
 def build(arguments: AppArguments) -> serve.Application:
     """The application for `serve run serve.app:build model=FOLDER` and for Serve configurations."""
-    return Retriever.options(num_replicas=arguments.replicas).bind(arguments.model_dump())  # type: ignore[attr-defined]
+    values = arguments.model_dump()
+    ingress = Ingress.options(num_replicas=arguments.ingress_replicas)  # type: ignore[attr-defined]
+    application: serve.Application = ingress.bind(values, KeeperReplica.bind(values))  # type: ignore[attr-defined]
+    return application
 
 
-def start(model: str, *, host: str = "127.0.0.1", port: int = 8000, replicas: int = 1) -> str:
-    """Serve a bundle in the Ray cluster that this process has joined; returns the service's address once it is ready.
+def start(arguments: AppArguments, *, host: str = "127.0.0.1", port: int = 8000) -> str:
+    """Serve in the Ray cluster that this process has joined; returns the service's address once it answers searches.
 
     Raises:
-        RuntimeError: a replica could not be started; the message is its own.
+        RetreeverError: the version asked for does not load; the message says why.
     """
-    serve.start(http_options={"host": host, "port": port})
-    serve.run(build(AppArguments(model=model, replicas=replicas)), name=APPLICATION, route_prefix="/", blocking=False)
-    return f"http://{host}:{port}"
+    serve.start(http_options={"host": host, "port": port, "request_timeout_s": 8 * arguments.timeout_s})
+    serve.run(build(arguments), name=APPLICATION, route_prefix="/", blocking=False, logging_config=QUIET)
+    shown = "127.0.0.1" if host == "0.0.0.0" else host
+    url = f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
+    with httpx.Client(base_url=url, timeout=arguments.start_s, trust_env=False) as client:
+        while True:
+            reply = client.get("/readyz")
+            if reply.status_code == 200:
+                return url
+            fault = reply.json().get("fault") if "json" in reply.headers.get("content-type", "") else None
+            if fault:
+                serve.delete(APPLICATION)
+                raise RetreeverError(fault)
+            time.sleep(0.2)

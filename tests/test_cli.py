@@ -66,6 +66,9 @@ def test_the_life_of_a_tree(capsys, place, monkeypatch):
     assert code == 0 and answer["hits"][0]["id"] == "p0007" and len(answer["hits"]) == 5
     code, coarse, _ = call(capsys, place, "search", text, "--level", "2", "--json")
     assert code == 0 and len(coarse["hits"]) == 10
+    code, known, err = call(capsys, place, "tree", "--levels", "2", "--json")
+    assert code == 0 and [node["id"] for node in known["nodes"]] == list(range(7)) and known["passages"] == 300
+    assert "all passages  (300)" in err
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", place.mlflow_uri)
     model = mlflow.pyfunc.load_model("models:/retreever@champion")
@@ -107,7 +110,21 @@ def test_all_config_faults_come_at_once(capsys, place):
 
 @pytest.mark.parametrize(
     "verb",
-    ["data", "encode", "train", "sweep", "evaluate", "compare", "promote", "index", "search", "serve", "demo", "runs"],
+    [
+        "data",
+        "encode",
+        "train",
+        "sweep",
+        "evaluate",
+        "compare",
+        "promote",
+        "index",
+        "search",
+        "tree",
+        "serve",
+        "demo",
+        "runs",
+    ],
 )
 def test_every_verb_explains_itself_and_is_a_job(capsys, verb):
     with pytest.raises(SystemExit) as ended:

@@ -2,6 +2,9 @@
 
 import json
 import shutil
+import subprocess
+import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -9,6 +12,7 @@ import pytest
 import torch
 
 from retreever import retriever as module
+from retreever.data.dataset import Passage
 from retreever.encodings import open_dataset
 from retreever.errors import BundleError
 from retreever.model import similarity
@@ -83,7 +87,7 @@ def test_many_texts_are_answered_as_each_alone(retreever):
 
 def test_k_is_the_configuration_own_and_no_more_than_there_are(retreever):
     assert len(retreever.search(["ba"])[0]) == retreever.config.index.k == 10
-    assert len(retreever.search(["ba"], k=1000)[0]) == len(retreever.documents) == 300
+    assert len(retreever.search(["ba"], k=1000)[0]) == len(retreever.index) == 300
     assert retreever.search([]) == []
 
 
@@ -214,3 +218,80 @@ def test_nothing_is_left_of_a_bundle_that_fails(place, bundle, tmp_path, monkeyp
     with pytest.raises(OSError, match="disk full"):
         make_bundle(bundle.parent / "model", tmp_path / "bundle", place[1])
     assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def live(bundle, tmp_path):
+    """A copy of the bundle that may be changed."""
+    shutil.copytree(bundle, tmp_path / "live")
+    return tmp_path / "live"
+
+
+NEW = Passage("new", "ba be bi ba be bi", "", {"half": 7})
+
+
+def test_what_is_added_is_found_with_its_text_by_all_who_open_or_refresh(live):
+    retreever, other = Retreever.load(live), Retreever.load(live, encoder=False)
+    retreever.add([NEW, Passage("newer", "so sa si")])
+    best = retreever.search([NEW.text], k=1)[0][0]
+    assert (best.id, best.text, best.metadata) == (NEW.id, NEW.text, NEW.metadata)
+    nodes = retreever.nodes([NEW.text])
+    assert other.index.refresh() and other.documents[int(other.index.search(nodes, 1)[0][0, 0])] == NEW
+    again = Retreever.load(live)
+    assert len(again.index) == 302 and again.search([NEW.text], k=1)[0][0] == best
+    again.delete(["new"])
+    assert Retreever.load(live).search([NEW.text], k=1)[0][0].id != "new"
+
+
+def test_what_cannot_be_added_leaves_no_text(live):
+    retreever = Retreever.load(live)
+    with pytest.raises(ValueError, match="the index has 'p0003' already"):
+        retreever.add([NEW, Passage("p0003", "ba")])
+    with pytest.raises(ValueError, match="must be a text with something in it"):
+        retreever.add([Passage("empty", " ")])
+    assert not (live / "documents" / "added.jsonl").exists() and len(Retreever.load(live).index) == 300
+
+
+def test_a_bundle_without_its_encoder_routes_no_text(live):
+    with pytest.raises(ValueError, match="opened without its encoder"):
+        Retreever.load(live, encoder=False).search(["ba"])
+
+
+KILLED = """
+import os, sys, threading, time
+from retreever.data.dataset import Passage
+from retreever.retriever import Retreever
+live = Retreever.load(sys.argv[1])
+for n in range(10_000):
+    name = f"{sys.argv[2]}-{n}"
+    live.add([Passage(name, "ba be bi")])
+    print("added", name, flush=True)
+    if n % 3 == 2:
+        live.delete([name])
+        print("deleted", name, flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_what_was_answered_survives_kill_9_at_any_moment(live):
+    """Killed again and again while it writes: what was said to be done is done, and the next writer goes on."""
+    held, draw = {}, np.random.default_rng(0)
+    for turn in range(8):
+        with subprocess.Popen(
+            [sys.executable, "-c", KILLED, str(live), str(turn)], stdout=subprocess.PIPE, text=True
+        ) as process:
+            lines = [process.stdout.readline()]
+            threading.Timer(float(draw.uniform(0.1, 1.5)), process.kill).start()
+            lines += process.stdout.readlines()
+        said = [line.split() for line in lines if line.endswith("\n")]
+        assert len(said) > 1
+        for done, name in said:
+            held[name] = done == "added"
+        again = Retreever.load(live)
+        there = set(again.index.ids)
+        for name, expected in held.items():
+            last = name == said[-1][1]  # a deletion may have been done and not said
+            assert (name in there) == expected or last
+        for number in again.index.living()[300:]:
+            assert again.documents[int(number)].id == again.index.ids_of([number])[0]
+        held[said[-1][1]] = said[-1][1] in there

@@ -66,6 +66,10 @@ class Layout:
         values = np.ascontiguousarray(probabilities, np.float32)
         return np.sqrt(values) if self.similarity == "bhattacharyya" else values
 
+    def probabilities(self, vectors: Float[np.ndarray, "rows leaves"]) -> Float[np.ndarray, "rows leaves"]:
+        """The reverse of `form`."""
+        return vectors * vectors if self.similarity == "bhattacharyya" else vectors
+
     def coarser(self, vectors: Float[np.ndarray, "rows leaves"], level: int) -> Float[np.ndarray, "rows nodes"]:
         """Vectors of a finer level, in stored form, summed to those of `level`."""
         groups = vectors.reshape(len(vectors), 2**level, -1)

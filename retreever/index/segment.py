@@ -8,6 +8,7 @@ them all costs less.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,11 @@ class Segment:
     def nbytes(self) -> int:
         """Bytes of all its arrays."""
         return sum(array.nbytes for array in _arrays(self).values())
+
+    @cached_property
+    def row_of(self) -> dict[str, int]:
+        """Rows by id."""
+        return {name: row for row, name in enumerate(self.ids)}
 
     def at(self, level: int) -> np.ndarray:
         """Vectors of the coarsest level kept in full that is not coarser than `level`."""

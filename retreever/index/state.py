@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from retreever.index.codes import Code
+from retreever.index.layout import Layout
 from retreever.index.search import View
 
 
@@ -30,10 +31,13 @@ class State:
         """How many passages are alive."""
         return sum(int(view.rows_alive.sum()) for view in self.views)
 
-    @cached_property
-    def numbers(self) -> dict[str, int]:
-        """Number of every living passage by id."""
-        return dict(self.named())
+    def number(self, name: str) -> int | None:
+        """Number of the living passage of that id; None where there is none."""
+        for view in reversed(self.views):
+            row = view.segment.row_of.get(name)
+            if row is not None and view.rows_alive[row]:
+                return int(view.segment.numbers[row])
+        return None
 
     def named(self) -> Iterator[tuple[str, int]]:
         """Ids and numbers of the living, in order."""
@@ -50,11 +54,25 @@ class State:
         Raises:
             ValueError: an id that no living passage has.
         """
-        wanted = list(ids)
-        unknown = [name for name in wanted if name not in self.numbers]
+        found = {name: self.number(name) for name in ids}
+        unknown = [name for name, number in found.items() if number is None]
         if unknown:
             raise ValueError(f"ids: the index has no {', '.join(map(repr, unknown[:3]))}" + _more(len(unknown) - 3))
-        return np.array([self.numbers[name] for name in wanted], np.int64)
+        return np.array(list(found.values()), np.int64)
+
+    def living(self) -> np.ndarray:
+        """Numbers of the living, in order."""
+        return np.concatenate([*(v.segment.numbers[v.rows_alive > 0] for v in self.views), np.empty(0, np.int64)])
+
+    def vectors(self, numbers: np.ndarray, level: int, layout: Layout) -> np.ndarray:
+        """Vectors of a level in stored form, float32, by number; zeros for a number that no passage has."""
+        found = np.zeros((len(numbers), 2**level), np.float32)
+        for view in self.views:
+            rows = np.searchsorted(view.segment.numbers, numbers).clip(max=len(view.segment) - 1)
+            here = view.segment.numbers[rows] == numbers
+            if here.any():
+                found[here] = layout.coarser(view.segment.at(level)[rows[here]].astype(np.float32), level)
+        return found
 
     def ids_of(self, numbers: Sequence[int] | np.ndarray) -> list[str]:
         """Ids by number.

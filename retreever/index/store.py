@@ -10,17 +10,19 @@ interrupted change, and removed by the next one.
 """
 
 import fcntl
+import os
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from retreever.errors import BundleError
-from retreever.files import read_json, seal, unseal, write_aside, write_json
+from retreever.files import flush, read_json, seal, unseal, write_aside, write_json
 from retreever.index import segment as segments
 from retreever.index.build import code_for
 from retreever.index.codes import Code
@@ -31,6 +33,19 @@ from retreever.index.state import State
 
 FORMAT = 2
 MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Where a state lies on disk.
+
+    Attributes:
+        names: of its segments, by identity.
+        edition: what tells this state of the folder from any other.
+    """
+
+    names: Mapping[int, str] = field(default_factory=dict)
+    edition: tuple[Any, ...] = ()
 
 
 @contextmanager
@@ -71,19 +86,23 @@ def finish(folder: Path, layout: Layout, names: Sequence[str], codes: Mapping[in
     publish(folder, layout, state, {id(segment): name for name, segment in opened.items()})
 
 
-def segment_names(folder: Path) -> list[str]:
-    """What the manifest of an index names."""
-    return list(read_json(folder / MANIFEST).get("segments", []))
+def edition(folder: Path) -> tuple[Any, ...]:
+    """What tells one state of an index on disk from another."""
+    return _edition(read_json(folder / MANIFEST))
 
 
-def publish(folder: Path, layout: Layout, state: State, names: dict[int, str]) -> dict[int, str]:
+def _edition(manifest: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(manifest.get("segments", [])), manifest.get("deleted"), manifest.get("next")
+
+
+def publish(folder: Path, layout: Layout, state: State, names: Mapping[int, str]) -> Stored:
     """Write what is new of a state, then the manifest.
 
     Args:
         names: of the segments that are on disk already, by identity.
 
     Returns:
-        The same of all segments of the state.
+        Where the state lies now; a loss of power does not undo it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if state.codes and not (folder / "codes").is_dir():
@@ -94,6 +113,7 @@ def publish(folder: Path, layout: Layout, state: State, names: dict[int, str]) -
         now[key] = names.get(key) or uuid.uuid4().hex
         if key not in names:
             segments.save(view.segment, folder / "segments" / now[key])
+            _flush(folder / "segments" / now[key])
     values = {
         "format": FORMAT,
         **vars(layout),
@@ -102,9 +122,10 @@ def publish(folder: Path, layout: Layout, state: State, names: dict[int, str]) -
         "deleted": _save_deleted(folder / "deleted", state),
         "next": state.next,
     }
-    write_json(folder / MANIFEST, values)
+    flush(folder)
+    write_json(folder / MANIFEST, values, durable=True)
     _clean(folder, set(now.values()), values["deleted"])
-    return now
+    return Stored(now, _edition(values))
 
 
 def _save_codes(folder: Path, state: State) -> None:
@@ -114,6 +135,7 @@ def _save_codes(folder: Path, state: State) -> None:
             for name in code.files:
                 np.save(aside / f"level_{level:02d}_{name}.npy", getattr(code, name))
         seal(aside, {"levels": list(state.codes)})
+    _flush(folder)
 
 
 def _save_deleted(folder: Path, state: State) -> str | None:
@@ -124,7 +146,15 @@ def _save_deleted(folder: Path, state: State) -> str | None:
     name = uuid.uuid4().hex
     with write_aside(folder / f"{name}.npy") as aside, open(aside, "wb") as file:
         np.save(file, numbers)
+        file.flush()
+        os.fsync(file.fileno())
+    flush(folder)
     return name
+
+
+def _flush(folder: Path) -> None:
+    for path in (*folder.iterdir(), folder, folder.parent):
+        flush(path)
 
 
 def _clean(folder: Path, kept: set[str], deleted: str | None) -> None:
@@ -136,7 +166,7 @@ def _clean(folder: Path, kept: set[str], deleted: str | None) -> None:
             path.unlink(missing_ok=True)
 
 
-def open_index(folder: Path, mmap: bool, checksums: bool) -> tuple[Layout, State, dict[int, str]]:
+def open_index(folder: Path, mmap: bool, checksums: bool) -> tuple[Layout, State, Stored]:
     """Read an index; once more where it was changed meanwhile.
 
     Raises:
@@ -151,9 +181,7 @@ def open_index(folder: Path, mmap: bool, checksums: bool) -> tuple[Layout, State
         return open_index(folder, mmap, checksums)
 
 
-def _opened(
-    folder: Path, manifest: dict[str, Any], mmap: bool, checksums: bool
-) -> tuple[Layout, State, dict[int, str]]:
+def _opened(folder: Path, manifest: dict[str, Any], mmap: bool, checksums: bool) -> tuple[Layout, State, Stored]:
     layout = _layout(folder, manifest)
     dead = np.zeros(manifest["next"], bool)
     if manifest["deleted"] is not None:
@@ -165,7 +193,8 @@ def _opened(
             raise BundleError(f"{folder / 'segments' / name}: holds {len(segment)} passages, the index says {passages}")
         views.append(View.of(segment, ~dead[segment.numbers]))
         names[id(segment)] = name
-    return layout, State(tuple(views), _codes(folder, layout, checksums), manifest["next"]), names
+    state = State(tuple(views), _codes(folder, layout, checksums), manifest["next"])
+    return layout, state, Stored(names, _edition(manifest))
 
 
 def _layout(folder: Path, manifest: dict[str, Any]) -> Layout:

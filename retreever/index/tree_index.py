@@ -38,8 +38,8 @@ class TreeIndex:
     A passage's *number* is its place in the order in which passages were added; numbers are never used again.
     """
 
-    def __init__(self, layout: Layout, state: State, folder: Path | None = None, names: dict[int, str] | None = None):
-        self.layout, self._state, self._folder, self._names = layout, state, folder, names or {}
+    def __init__(self, layout: Layout, state: State, folder: Path | None = None, stored: store.Stored | None = None):
+        self.layout, self._state, self._folder, self._stored = layout, state, folder, stored or store.Stored()
         self._writing = threading.Lock()
         self._warm()
 
@@ -74,6 +74,24 @@ class TreeIndex:
             ValueError: a number that no passage has.
         """
         return self._state.ids_of(list(numbers))
+
+    def living(self) -> Int[np.ndarray, " passages"]:
+        """Numbers of all passages, in the order in which they were added."""
+        return self._state.living()
+
+    def find(self, ids: Iterable[str]) -> Int[np.ndarray, " passages"]:
+        """Numbers of passages by id; -1 for an id that the index does not have."""
+        found = (self._state.number(name) for name in ids)
+        return np.array([-1 if number is None else number for number in found], np.int64)
+
+    def probabilities(self, numbers: Int[np.ndarray, " passages"], level: int) -> Float[np.ndarray, "passages nodes"]:
+        """What the index keeps of passages on the nodes of a level, in [0, depth]: float32, as exact as its `dtype`.
+
+        Zeros for a number that no passage has.
+        """
+        if level == 0:
+            return np.ones((len(numbers), 1), np.float32)
+        return self.layout.probabilities(self._state.vectors(numbers, level, self.layout))
 
     @classmethod
     def build(
@@ -171,8 +189,17 @@ class TreeIndex:
         scores = np.array([a[1] for a in answers], np.float32).reshape(numbers.shape)
         return (numbers, scores, [a[2] for a in answers]) if certify else (numbers, scores)
 
-    def add(self, nodes: Float[np.ndarray, "passages nodes"], ids: Sequence[str]) -> np.ndarray:
+    def add(
+        self,
+        nodes: Float[np.ndarray, "passages nodes"],
+        ids: Sequence[str],
+        first: Callable[[int], None] | None = None,
+    ) -> np.ndarray:
         """Add passages; searches find them as soon as this returns, and they are on disk where the index is.
+
+        Args:
+            first: called with the number of the first of them when it is sure that they can be added and before they
+                are, while nobody else may change the index; what it raises keeps them out.
 
         Returns:
             Their numbers.
@@ -184,12 +211,14 @@ class TreeIndex:
         """
         with self._change() as state:
             _refuse_twice(ids)
-            there = [name for name in ids if name in state.numbers]
+            there = [name for name in ids if state.number(name) is not None]
             if there:
                 raise ValueError(f"ids: the index has {there[0]!r} already; delete it first")
             codes = dict(state.codes)
             new = segments([nodes] if len(nodes) else [], ids, self.layout, codes, state.next)
             views = (*state.views, *(View.of(segment) for segment in new))
+            if first is not None:
+                first(state.next)
             self._become(State(views, codes, state.next + len(ids)))
         return np.arange(state.next, state.next + len(ids))
 
@@ -208,7 +237,7 @@ class TreeIndex:
     @contextmanager
     def _change(self) -> Iterator[State]:
         with self._writing, store.writer(self._folder) if self._folder else nullcontext():
-            if self._folder and store.segment_names(self._folder) != list(self._names.values()):
+            if self._folder and self._stale(self._folder):
                 raise BundleError(f"{self._folder}: another process has changed this index; refresh it first")
             yield self._state
 
@@ -217,7 +246,7 @@ class TreeIndex:
         first = not self._state.codes
         state = State(tidied(state.views, self.layout, state.codes), state.codes, state.next)
         if self._folder:
-            self._names = store.publish(self._folder, self.layout, state, self._names)
+            self._stored = store.publish(self._folder, self.layout, state, self._stored.names)
         self._state = state
         if first and state.codes:
             self._warm()
@@ -228,11 +257,16 @@ class TreeIndex:
         Raises:
             BundleError: a file is missing or damaged; the index goes on with what it has.
         """
+        if not self._folder or not self._stale(self._folder):  # no waiting for a change that this process is making
+            return False
         with self._writing:
-            if not self._folder or store.segment_names(self._folder) == list(self._names.values()):
+            if not self._stale(self._folder):
                 return False
-            _, self._state, self._names = store.open_index(self._folder, mmap=True, checksums=False)
+            _, self._state, self._stored = store.open_index(self._folder, mmap=True, checksums=False)
         return True
+
+    def _stale(self, folder: Path) -> bool:
+        return store.edition(folder) != self._stored.edition
 
     def stats(self) -> dict[str, Any]:
         """What it holds, and what a passage costs: in all, read by every search of a level, and as a vector of it."""
@@ -270,10 +304,10 @@ class TreeIndex:
         Raises:
             BundleError: a file is missing, damaged or of another size, or the index was built for another model.
         """
-        layout, state, names = store.open_index(folder, mmap, checksums)
+        layout, state, stored = store.open_index(folder, mmap, checksums)
         if model is not None and model != layout.model:
             raise BundleError(f"{folder}: was built for model {layout.model[:16]}, it is asked by model {model[:16]}")
-        return cls(layout, state, folder, names)
+        return cls(layout, state, folder, stored)
 
 
 def _answer(vector: np.ndarray, level: int, k: int, layout: Layout, state: State) -> Any:

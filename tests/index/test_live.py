@@ -130,7 +130,7 @@ def test_a_write_that_breaks_off_changes_nothing_and_is_cleared_away(tmp_path, m
     TreeIndex.build([nodes(40)], named(40), layout(), tmp_path / "index")
     index = TreeIndex.load(tmp_path / "index")
     with monkeypatch.context() as broken:
-        broken.setattr(store, "write_json", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+        broken.setattr(store, "write_json", lambda *_, **__: (_ for _ in ()).throw(OSError("disk full")))
         with pytest.raises(OSError, match="disk full"):
             index.add(nodes(10, seed=1), named(10, 40))
     assert len(index) == 40 and len(TreeIndex.load(tmp_path / "index")) == 40
@@ -151,6 +151,17 @@ def test_a_reader_takes_over_what_another_process_wrote(tmp_path):
     writer.add(nodes(1, seed=2), ["newer"])
     with pytest.raises(BundleError, match="another process has changed this index; refresh it first"):
         stale.add(nodes(1, seed=3), ["other"])
+
+
+def test_what_another_process_deleted_is_noticed(tmp_path):
+    TreeIndex.build([nodes(40)], named(40), layout(), tmp_path / "index")
+    reader, writer = TreeIndex.load(tmp_path / "index"), TreeIndex.load(tmp_path / "index")
+    writer.delete(["d3"])  # no segment is changed by it
+    with pytest.raises(BundleError, match="refresh it first"):
+        reader.add(nodes(1, seed=1), ["new"])
+    assert reader.refresh() and reader.ids == writer.ids
+    reader.add(nodes(1, seed=1), ["new"])
+    assert "d3" not in TreeIndex.load(tmp_path / "index").ids
 
 
 def _hold(folder, ready, done):

@@ -1,14 +1,18 @@
-"""One bundle for all tests of the service."""
+"""One bundle for all tests of the service, and a service around a copy of it in this process."""
 
+import shutil
 import warnings
 
 import pytest
+from fastapi.testclient import TestClient
 
 from tests.support.bundles import tiny_bundle, tiny_workspace
 
 with warnings.catch_warnings():  # of Ray's own settings, at its first import
     warnings.filterwarnings("ignore", "Using extra keyword arguments on `Field` is deprecated", DeprecationWarning)
     import ray.serve  # noqa: F401
+
+from tests.support.local_service import TOKEN, local_service
 
 
 @pytest.fixture(scope="session")
@@ -17,3 +21,22 @@ def served(tmp_path_factory):
     folder = tmp_path_factory.mktemp("served")
     workspace = tiny_workspace(folder)
     return workspace, tiny_bundle(folder, workspace)
+
+
+@pytest.fixture
+def live(served, tmp_path):
+    """A copy of the bundle that may be changed."""
+    return shutil.copytree(served[1], tmp_path / "live")
+
+
+@pytest.fixture(scope="module")
+def client(served, tmp_path_factory):
+    """The interface around a copy of the bundle, which a module's tests share."""
+    app, _ = local_service(shutil.copytree(served[1], tmp_path_factory.mktemp("api") / "live"))
+    with TestClient(app, raise_server_exceptions=False) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def bearer():
+    return {"authorization": f"Bearer {TOKEN}"}

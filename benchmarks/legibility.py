@@ -1,0 +1,65 @@
+"""How much do the words of a node say of it? Asked of passages that the words were not taken from.
+
+    python -m benchmarks.legibility BUNDLE [LEVEL ...]
+
+A fifth of the passages is held out. For every node, they are ordered by how many of the node's words they have; the
+figure is the area under the ROC curve for finding the 2 % that are most probable on the node, mean over the nodes of a
+level: .5 says nothing, 1 all. Rivals in the same run: c-TF-IDF (how often a word is in passages weighted by their
+probability on the node, times the logarithm of its rarity, as BERTopic labels clusters), and the words of another node
+of the level.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+from sklearn.metrics import roc_auc_score
+
+from retreever.explanation import SAMPLE, WORDS, node_words, presence
+from retreever.index.documents import Documents
+from retreever.index.tree_index import TreeIndex
+
+HELD_OUT, TOP = 0.2, 0.02
+
+
+def main() -> None:
+    """Print one line a level."""
+    folder, *chosen = sys.argv[1:]
+    index, documents = TreeIndex.load(Path(folder) / "index"), Documents(Path(folder) / "documents")
+    draw = np.random.default_rng(0)
+    numbers = draw.permutation(index.living())[:SAMPLE]
+    terms, present = presence([documents[int(number)].full for number in numbers])
+    cut = int(len(numbers) * HELD_OUT)
+    print(f"{len(numbers) - cut:,} passages read, {cut:,} held out, {WORDS} words a node")
+    print("level  correlation  c-TF-IDF  ratio  another node's words")
+    for level in map(int, chosen) if chosen else range(1, index.layout.depth + 1):
+        probabilities = index.probabilities(numbers, level)
+        ours = node_words(terms, present[cut:], probabilities[cut:])
+        theirs = tf_idf(terms, present[cut:], probabilities[cut:])
+        other = ours[len(ours) // 2 :] + ours[: len(ours) // 2]
+        a, b, chance = (found(terms, present[:cut], words, probabilities[:cut]) for words in (ours, theirs, other))
+        print(f"{level:5d}  {a:11.3f}  {b:8.3f}  {a / b:5.2f}  {chance:20.3f}", flush=True)
+
+
+def tf_idf(terms, present, probabilities):
+    """The words of each node by c-TF-IDF."""
+    counts = np.asarray(present.T @ probabilities)
+    every = counts.sum(axis=1, keepdims=True)
+    scores = counts / counts.sum(axis=0) * np.log(1 + counts.sum() / counts.shape[1] / np.maximum(every, 1e-9))
+    return [terms[column].tolist() for column in np.argsort(-scores, axis=0)[:WORDS].T]
+
+
+def found(terms, present, words, probabilities):
+    """Mean over nodes of the area under the curve."""
+    place = {term: i for i, term in enumerate(terms.tolist())}
+    areas = []
+    for node, chosen in enumerate(words):
+        column = probabilities[:, node]
+        top = column >= np.partition(column, -int(TOP * len(column)))[-int(TOP * len(column))]
+        has = np.asarray(present[:, [place[word] for word in chosen]].sum(axis=1)).reshape(-1)
+        areas.append(roc_auc_score(top, has))
+    return float(np.mean(areas))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""The rival of the service: FastAPI, uvicorn, the same encoder and faiss's flat index, as one writes it in an hour.
+
+    python -m benchmarks.plain_service BUNDLE PORT
+
+It answers with the same texts. Its vectors are drawn at random: how long a flat search takes does not depend on them.
+"""
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+import uvicorn
+from fastapi import FastAPI
+from pydantic import BaseModel, Field
+
+from retreever.retriever import Retreever
+
+
+class Asked(BaseModel):
+    """A query."""
+
+    query: str = Field(min_length=1, max_length=20_000)
+    k: int = Field(10, ge=1, le=1000)
+
+
+def plain(bundle: Path) -> FastAPI:
+    """The application."""
+    loaded = Retreever.load(bundle)
+    vectors = np.random.default_rng(0).standard_normal((len(loaded.index), loaded.encoder.dim), np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    flat = faiss.IndexFlatIP(vectors.shape[1])
+    flat.add(vectors)
+    loaded.encoder.pooled(["what is there"], "query")
+    app = FastAPI()
+
+    @app.post("/v1/search")
+    def search(asked: Asked) -> dict[str, Any]:
+        begun = time.perf_counter()
+        scores, rows = flat.search(loaded.encoder.pooled([asked.query], "query"), asked.k)
+        hits = []
+        for row, score in zip(rows[0], scores[0], strict=True):
+            passage = loaded.documents[int(row)]
+            hits.append({"id": passage.id, "score": float(score), "title": passage.title, "text": passage.text})
+        took = (time.perf_counter() - begun) * 1000
+        return {"query": asked.query, "hits": hits, "took_ms": took, "model": {"version": "plain"}}
+
+    return app
+
+
+if __name__ == "__main__":
+    uvicorn.run(plain(Path(sys.argv[1])), host="127.0.0.1", port=int(sys.argv[2]), log_level="warning")

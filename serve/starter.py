@@ -1,0 +1,88 @@
+"""Versions as applications of Ray Serve: an encoder and a retriever each, without a route of their own."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+from ray import serve
+from ray.serve.config import AutoscalingConfig
+from ray.serve.schema import LoggingConfig
+
+from serve.arguments import AppArguments
+from serve.deployments import Encoder, Retriever
+from serve.remote import RemoteEngine
+
+PREFIX = "retreever-"
+QUIET = LoggingConfig(enable_access_log=False)
+
+
+class RayStarter:
+    """Starts versions in the cluster that this process belongs to."""
+
+    def __init__(self, settings: AppArguments):
+        self._settings = settings
+
+    async def start(self, app: str, folder: Path, version: str) -> None:
+        """Bring a version up.
+
+        Raises:
+            RuntimeError: it does not come up in time, with the reason; nothing of it is left then.
+        """
+        deploying = asyncio.create_task(asyncio.to_thread(self._run, app, folder, version))
+        done, _ = await asyncio.wait({deploying}, timeout=self._settings.start_s)
+        if done and deploying.exception() is None:
+            return
+        await self.stop(app)
+        if not done:
+            deploying.add_done_callback(lambda task: task.exception())
+            raise RuntimeError(f"not up within {self._settings.start_s:g} s; are there CPUs or GPUs left for it?")
+        raise RuntimeError(_reason(str(deploying.exception())))
+
+    def _run(self, app: str, folder: Path, version: str) -> None:
+        serve.run(version_app(self._settings, folder, version), name=app, route_prefix=None, logging_config=QUIET)
+
+    async def stop(self, app: str) -> None:
+        """End a version when what it was asked is answered."""
+        await asyncio.to_thread(serve.delete, app)
+
+    async def running(self) -> list[str]:
+        """Versions that are up."""
+        status = await asyncio.to_thread(serve.status)
+        return [
+            name for name, app in status.applications.items() if name.startswith(PREFIX) and app.status == "RUNNING"
+        ]
+
+    def engine(self, app: str) -> RemoteEngine:
+        """A version to ask."""
+        return RemoteEngine(app)
+
+
+def version_app(settings: AppArguments, folder: Path, version: str) -> serve.Application:
+    """The application of one version."""
+    replicas: dict[str, Any] = {
+        "autoscaling_config": AutoscalingConfig(
+            min_replicas=settings.min_replicas,
+            max_replicas=settings.max_replicas,
+            target_ongoing_requests=2,  # batches: of the four that an ingress has under way when it is full
+            upscale_delay_s=2,
+            downscale_delay_s=20,
+            look_back_period_s=4,
+        ),
+        "max_constructor_retry_count": 2,
+    }
+    encoder = Encoder.options(  # type: ignore[attr-defined]
+        ray_actor_options={"num_cpus": settings.encoder_cpus, "num_gpus": settings.encoder_gpus}, **replicas
+    )
+    retriever = Retriever.options(  # type: ignore[attr-defined]
+        ray_actor_options={"num_cpus": settings.retriever_cpus}, **replicas
+    )
+    bound = encoder.bind(str(folder), settings.threads, settings.encoder_gpus > 0)
+    application: serve.Application = retriever.bind(str(folder), version, settings.threads, bound)
+    return application
+
+
+def _reason(words: str) -> str:
+    """The error in what Serve says of a replica that does not start: traceback and all."""
+    lines = [line.strip() for line in words.splitlines() if line.strip()]
+    errors = [line for line in lines if "Error: " in line or "Error(" in line]
+    return (errors or lines or ["unknown"])[-1]

@@ -1,0 +1,98 @@
+"""The service as it runs, on Ray in a process of its own: Ray reads its settings when it is first imported.
+
+`python -m tests.support.ray_service WORKSPACE PORT SETTINGS` serves until its input ends.
+"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+TOKEN = "secret"
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@dataclass(frozen=True)
+class Service:
+    """A service that runs.
+
+    Attributes:
+        process: its driver, whose children Ray's processes are.
+    """
+
+    url: str
+    process: psutil.Process
+
+    def replicas(self, kind):
+        """Processes of a deployment's replicas."""
+        found = []
+        for process in self.process.children(recursive=True):
+            with suppress(psutil.Error):
+                line = " ".join(process.cmdline())
+                if line.startswith("ray::") and "ServeReplica:" in line and f":{kind}" in line:
+                    found.append(process)
+        return found
+
+    def kill(self):
+        """End everything at once with signal 9."""
+        everything = [self.process, *self.process.children(recursive=True)]
+        for process in everything:
+            with suppress(psutil.Error):
+                process.kill()
+        psutil.wait_procs(everything, 30)
+
+
+@contextmanager
+def running(workspace, log, **settings):
+    """A service with these arguments; it ends with the block, or is killed where the block fails."""
+    command = [sys.executable, "-m", __name__, str(workspace.root), str(free_port()), json.dumps(settings)]
+    own = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    own["RETREEVER_WRITE_TOKEN"] = TOKEN
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with (
+        open(log, "w") as errors,
+        subprocess.Popen(command, stderr=errors, env=own, start_new_session=True, **pipes) as process,
+    ):
+        try:
+            url = process.stdout.readline().strip()
+            assert url, log.read_text()[-4000:]
+            yield Service(url, psutil.Process(process.pid))
+            process.stdin.close()
+            assert process.wait(60) in (0, -signal.SIGKILL)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def main(root, port, settings):
+    """Serve until the input ends."""
+    from retreever import environment
+    from retreever.workspace import Workspace
+
+    workspace = Workspace.at(Path(root))
+    environment.prepare(workspace)
+    from retreever.cluster.runtime import cluster
+    from serve.app import start
+    from serve.arguments import AppArguments
+
+    arguments = AppArguments(**{"workspace": root, "threads": 1, "poll_s": 0.5, **json.loads(settings)})
+    with cluster(workspace, cpus=2):
+        sys.stdout.write(start(arguments, port=int(port)) + "\n")
+        sys.stdout.flush()
+        sys.stdin.read()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
