@@ -100,139 +100,6 @@ def score_rows(query: np.ndarray, vectors: np.ndarray, roots: bool, rows: np.nda
 
 
 @_fast
-def _project(strip: np.ndarray, weights: np.ndarray, sums: np.ndarray) -> None:
-    """sums[i] = sum_j weights[j] * digit[i, j] in 16 bits: wrapping is harmless, as the total is known to fit."""
-    sums[:] = 0
-    for j in range(0, strip.shape[0], 4):
-        a, b, c, d = strip[j], strip[j + 1], strip[j + 2], strip[j + 3]
-        w = weights[2 * j : 2 * j + 8]
-        for i in range(sums.shape[0]):
-            total = sums[i]
-            total += np.int16(a[i] & 15) * w[0] + np.int16(a[i] >> 4) * w[1]
-            total += np.int16(b[i] & 15) * w[2] + np.int16(b[i] >> 4) * w[3]
-            total += np.int16(c[i] & 15) * w[4] + np.int16(c[i] >> 4) * w[5]
-            total += np.int16(d[i] & 15) * w[6] + np.int16(d[i] >> 4) * w[7]
-            sums[i] = total
-
-
-@_plain
-def _keep(
-    bounds: np.ndarray,
-    first: int,
-    floor: np.float32,
-    alive: np.ndarray,
-    found: np.ndarray,
-    above: np.ndarray,
-    count: int,
-) -> int:
-    """Append the strip's living passages whose bound reaches the floor; returns how many there are by now."""
-    best = bounds[0]
-    for i in range(bounds.shape[0]):
-        best = max(best, bounds[i])
-    if best >= floor:
-        for i in range(bounds.shape[0]):
-            if bounds[i] >= floor and alive[first + i]:
-                found[count], above[count] = first + i, bounds[i]
-                count += 1
-    return count
-
-
-@_fast
-def _bound(
-    sums: np.ndarray,
-    factor: np.float32,
-    base: np.ndarray,
-    beside: np.ndarray,
-    shares: np.ndarray,
-    first: int,
-    bounds: np.ndarray,
-) -> None:
-    own, inner, outer = base[first:], beside[0, first:], beside[1, first:]
-    for i in range(bounds.shape[0]):
-        rest = shares[0] * np.float32(inner[i]) + shares[1] * np.float32(outer[i]) + shares[3]
-        bounds[i] = factor * np.float32(sums[i]) + own[i] + rest
-
-
-@_plain
-def scan_projection(
-    strips: np.ndarray,
-    base: np.ndarray,
-    beside: np.ndarray,
-    order: np.ndarray,
-    alive: np.ndarray,
-    weights: np.ndarray,
-    factor: np.float32,
-    shares: np.ndarray,
-    floor: np.float32,
-    found: np.ndarray,
-    above: np.ndarray,
-) -> int:
-    """Places whose upper bound of the inner product reaches a floor.
-
-    Args:
-        strips: digits of 4 bits, two a byte, uint8 (strips, dims / 2, STRIP).
-        base: what is added to the bound of every place, float32 (places,).
-        beside: how much of a passage lies beside its code, in units: within the basis by the upper digits, outside the
-            basis, within the basis by both digits; uint8 (3, places).
-        order: which strips to look at.
-        alive: whether a place counts, uint8 (places,).
-        weights: of the query for every digit, int16 (dims,), such that no sum of products leaves 16 bits.
-        factor: what a unit of those sums is worth.
-        shares: what a unit of the three numbers in `beside` adds, and what is added to every bound, float32 (4,).
-        found, above: receive places (int32) and their bounds (float32).
-
-    Returns:
-        How many were found.
-    """
-    sums, bounds = np.empty(STRIP, np.int16), np.empty(STRIP, np.float32)
-    count = 0
-    for s in order:
-        _project(strips[s], weights, sums)
-        _bound(sums, factor, base, beside, shares, s * STRIP, bounds)
-        count = _keep(bounds, s * STRIP, floor, alive, found, above, count)
-    return count
-
-
-@_fast
-def _refined(low: np.ndarray, steps: np.ndarray) -> np.float32:
-    total = np.float32(0)
-    for j in range(low.shape[0]):
-        total += steps[2 * j] * np.float32(low[j] & 15) + steps[2 * j + 1] * np.float32(low[j] >> 4)
-    return total
-
-
-@_plain
-def refine_projection(
-    low: np.ndarray,
-    beside: np.ndarray,
-    steps: np.ndarray,
-    shares: np.ndarray,
-    floor: np.float32,
-    found: np.ndarray,
-    above: np.ndarray,
-) -> int:
-    """Tighten the bounds of found places by the digits that the scan did not read; keep what still reaches the floor.
-
-    Args:
-        low: lower 4 bits of every digit, uint8 (places, dims / 2).
-        beside, shares: as in the scan.
-        steps: what a unit of a lower digit is worth to the query, float32 (dims,), then what is added to all.
-
-    Returns:
-        How many are kept, at the front of `found` and `above`.
-    """
-    kept = 0
-    for i in range(found.shape[0]):
-        place = found[i]
-        tighter = shares[2] * np.float32(beside[2, place]) - shares[0] * np.float32(beside[0, place])
-        bound = above[i] + _refined(low[place], steps) + steps[-1] + tighter
-        if bound >= floor:
-            found[kept], above[kept] = place, bound
-            kept += 1
-    return kept
-
-
-@_fast
 def _overlaps(strip: np.ndarray, query: np.ndarray, sums: np.ndarray) -> None:
     sums[:] = 0
     for node in range(strip.shape[0]):
@@ -244,34 +111,81 @@ def _overlaps(strip: np.ndarray, query: np.ndarray, sums: np.ndarray) -> None:
 @_plain
 def scan_sums(
     strips: np.ndarray,
-    order: np.ndarray,
     alive: np.ndarray,
+    order: np.ndarray,
+    start: int,
+    queries: np.ndarray,
+    unit: np.float32,
+    floors: np.ndarray,
+    found: np.ndarray,
+    above: np.ndarray,
+    counts: np.ndarray,
+) -> int:
+    """Collect, for each of several queries, the places whose upper bound of the nTVD similarity reaches its floor.
+
+    Args:
+        strips: probabilities in units, rounded up, uint16 (strips, nodes, STRIP).
+        queries: the same of the queries, uint16 (queries, nodes).
+        unit: what one is worth.
+        alive, order, start, floors, found, above, counts: as in `scan_digits`, and what is returned too.
+    """
+    sums = np.empty(STRIP, np.uint16)
+    for position in range(start, order.shape[0]):
+        if counts.max() + STRIP > found.shape[1]:
+            return position
+        first = order[position] * STRIP
+        for query in range(queries.shape[0]):
+            _overlaps(strips[order[position]], queries[query], sums)
+            count, floor = counts[query], (floors[query] + np.float32(1)) / unit
+            if sums.max() >= floor:
+                for i in range(STRIP):
+                    if sums[i] >= floor and alive[first + i]:
+                        found[query, count], above[query, count] = first + i, np.float32(sums[i]) * unit - np.float32(1)
+                        count += 1
+                counts[query] = count
+    return order.shape[0]
+
+
+@_fast
+def _shared(passage: np.ndarray, query: np.ndarray) -> np.int32:
+    total = np.int32(0)
+    for node in range(query.shape[0]):
+        total += np.int32(min(passage[node], query[node]))
+    return total
+
+
+@_plain
+def refine_sums(
+    low: np.ndarray,
+    over: np.ndarray,
     query: np.ndarray,
     unit: np.float32,
+    constant: np.float32,
     floor: np.float32,
     found: np.ndarray,
     above: np.ndarray,
 ) -> int:
-    """Places whose upper bound of the nTVD similarity reaches a floor.
+    """Tighten bounds by probabilities of more nodes, in bytes; returns how many are kept, at the front.
 
     Args:
-        strips: probabilities in units, rounded up, uint16 (strips, nodes, STRIP).
-        query: the same of the query, uint16 (nodes,).
-        unit: what one is worth.
-        order, alive, floor, found, above: as in `scan_projection`.
+        low: probabilities in units, rounded, uint8 (places, nodes).
+        over: how much of a passage's was rounded off, float32 (places,).
+        query: the query's in units, rounded, uint8 (nodes,).
+        constant: what is added to every bound.
+        found, above: places and their bounds; those that are kept go to the front.
     """
-    sums, bounds = np.empty(STRIP, np.uint16), np.empty(STRIP, np.float32)
-    count = 0
-    for s in order:
-        _overlaps(strips[s], query, sums)
-        for i in range(STRIP):
-            bounds[i] = np.float32(sums[i]) * unit - np.float32(1)
-        count = _keep(bounds, s * STRIP, floor, alive, found, above, count)
-    return count
+    kept = 0
+    for i in range(found.shape[0]):
+        place = found[i]
+        bound = min(above[i], unit * np.float32(_shared(low[place], query)) + over[place] + constant)
+        if bound >= floor:
+            found[kept], above[kept] = place, bound
+            kept += 1
+    return kept
 
 
 @_plain
-def _sift(heap: np.ndarray, value: np.float32) -> None:
+def sift(heap: np.ndarray, value: np.float32) -> None:
     """Put a value in the place of the least of a heap."""
     place, size = 0, heap.shape[0]
     while True:
@@ -288,12 +202,13 @@ def _sift(heap: np.ndarray, value: np.float32) -> None:
 
 
 @_plain
-def score_while_needed(
+def score_best_first(
     query: np.ndarray,
     vectors: np.ndarray,
     roots: bool,
     rows: np.ndarray,
     above: np.ndarray,
+    floor: np.float32,
     best: np.ndarray,
     scores: np.ndarray,
 ) -> int:
@@ -301,6 +216,7 @@ def score_while_needed(
 
     Args:
         rows, above: passages and their bounds, the largest bound first.
+        floor: the k-th best similarity of all is known to be no less.
         best: a heap of the k best similarities so far, the least of them first; -inf where there are fewer.
         scores: receives the similarities.
 
@@ -309,10 +225,18 @@ def score_while_needed(
     """
     wide, node = np.empty(vectors.shape[1], np.float32), np.empty(query.shape[0], np.float32)
     for i in range(rows.shape[0]):
-        if above[i] < best[0]:
+        if above[i] < max(floor, best[0]):
             return i
         widen(vectors[rows[i]], wide)
         scores[i] = score_widened(query, wide, node, roots)
         if scores[i] > best[0]:
-            _sift(best, scores[i])
+            sift(best, scores[i])
     return rows.shape[0]
+
+
+@_plain
+def keep_best(values: np.ndarray, best: np.ndarray) -> None:
+    """Bring a heap of the best up to date."""
+    for value in values:
+        if value > best[0]:
+            sift(best, value)

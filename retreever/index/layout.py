@@ -14,6 +14,7 @@ from retreever.model.tree import Tree
 
 ROUNDING = 1e-4  # how far above one a probability may be for having been summed in float32
 SMALL = 6  # levels up to this one, of 64 nodes, are cheap enough to have a code each
+FEW, FINER = 4, 8  # nTVD: levels up to this one have a code each, and the level that bounds all others
 
 
 @dataclass(frozen=True)
@@ -42,23 +43,30 @@ class Layout:
         """Levels with a code to bound similarities by.
 
         Without a hierarchy all; else the small ones, and for Bhattacharyya every second of the others up to the last.
-        For nTVD a code is the level itself, merged to 64 nodes, and a finer level's would be the same.
+        For nTVD the one of 256 nodes, whose first part is the one of 64 nodes, serves all others.
 
         >>> Layout(10, "bhattacharyya", True, "").coded_levels
         (1, 2, 3, 4, 5, 6, 8, 10)
+        >>> Layout(10, "ntvd", True, "").coded_levels
+        (1, 2, 3, 4, 8)
         """
         levels = range(1, self.depth + 1)
         if not self.exact_hierarchy:
             return tuple(levels)
-        finer = self.similarity == "bhattacharyya"
-        return tuple(d for d in levels if d <= SMALL or (finer and (self.depth - d) % 2 == 0))
+        if self.similarity == "ntvd":
+            return tuple(d for d in levels if d in (*range(1, FEW + 1), min(self.depth, FINER)))
+        return tuple(d for d in levels if d <= SMALL or (self.depth - d) % 2 == 0)
 
     def coded(self, level: int) -> int:
         """The level whose code bounds similarities at `level`: itself, or the nearest coarser one that has one.
 
         >>> Layout(10, "bhattacharyya", True, "").coded(9)
         8
+        >>> [Layout(10, "ntvd", True, "").coded(d) for d in (5, 6, 7)]
+        [4, 8, 8]
         """
+        if level not in self.coded_levels and self.similarity == "ntvd" and level >= SMALL:
+            return max(self.coded_levels)
         return max(d for d in self.coded_levels if d <= level)
 
     def form(self, probabilities: Float[np.ndarray, "rows leaves"]) -> Float[np.ndarray, "rows leaves"]:

@@ -18,8 +18,9 @@ from typing import ClassVar, Self
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from retreever.index.codes import SLACK, Coded, Found, in_strips
-from retreever.index.kernels import STRIP, refine_projection, scan_projection
+from retreever.index.codes import SLACK, Coded, Found, Room
+from retreever.index.digits import WEIGHT, blocks_of, parted, refine_digits, scan_digits
+from retreever.index.kernels import STRIP
 
 DIMS = 128  # main directions kept: 64 bytes of upper digits
 DIGITS = 256  # of a coordinate
@@ -28,24 +29,23 @@ MIDDLE = (DIGITS - 1) / 2
 LEAST = 1e-7  # standard deviation taken for a direction in which nothing varies
 ROUNDING = 1e-7  # of a squared length in float32
 WIDTH = 8  # digits that the scan takes at once
-SPAN = 31_000  # largest sum of weighted digits; with all roundings up, 128 * 15 / 2, it stays within 16 bits
 
 
 @dataclass(frozen=True)
 class AskedProjection:
-    """A query's coordinates and the kernels' numbers of it.
+    """Queries' coordinates and the kernels' numbers of them, a row a query.
 
     Attributes:
-        place: its coordinates, then 1.
-        weights: of a passage's upper digits, int16 (dims,), in units of `unit`.
+        places: their coordinates, then 1.
+        weights: of a passage's upper digits, in units of `units`, as the scan takes them.
         lengths: within the basis, outside of it, and what is added to every bound.
-        lower: what a unit of a lower digit is worth, float32 (dims,), then what is added to all.
+        lower: what a unit of a lower digit is worth, float32 (queries, dims), then what is added to all.
     """
 
-    place: np.ndarray
+    places: np.ndarray
     weights: np.ndarray
-    unit: np.float32
-    lengths: tuple[float, float, float]
+    units: np.ndarray
+    lengths: np.ndarray
     lower: np.ndarray
 
 
@@ -101,52 +101,67 @@ class Projection:
         bases = terms[0].reshape(-1, STRIP).mean(axis=1)
         units = np.maximum(terms[1:].max(axis=1), LEAST) / 255
         return Coded(
-            in_strips((digits[:, ::2] >> 4) | (digits[:, 1::2] & 0xF0)),
+            blocks_of(digits >> 4).reshape(len(means), -1),
             (digits[:, ::2] & 0x0F) | (digits[:, 1::2] << 4),
             terms[0],
-            np.minimum(np.ceil(terms[1:] / units[:, None]), 255).astype(np.uint8),
+            np.ascontiguousarray(np.minimum(np.ceil(terms[1:] / units[:, None]), 255), np.uint8),
             (units * (1 + ROUNDING * 10)).astype(np.float32),
             np.column_stack([means, bases]).astype(np.float32),
         )
 
-    def ask(self, vector: Float[np.ndarray, " nodes"]) -> AskedProjection:
-        """A query's vector in stored form."""
-        centred = vector - self.mean
-        place = (centred @ self.basis).astype(np.float64)
-        worth = place * self.step * 16  # of one upper digit
-        unit = max(worth[worth > 0].sum(), -worth[worth < 0].sum(), 1e-12) * 15 / SPAN
-        weights = np.rint(worth / unit)
-        whole = float(centred @ centred)
-        outside = np.sqrt(max(whole - place @ place, 0) + ROUNDING * whole)
-        lost = 7.5 * np.abs(worth - weights * unit).sum()
-        constant = centred @ self.mean - 7.5 * unit * weights.sum() + lost + SLACK
+    def scanned(self, coded: Coded) -> float:
+        """Upper digits, what is added, two lengths."""
+        return len(self.step) / 2 + 4 + 2
+
+    def ask(self, vectors: Float[np.ndarray, "queries nodes"]) -> AskedProjection:
+        """Queries' vectors in stored form."""
+        centred = vectors - self.mean
+        places = (centred @ self.basis).astype(np.float64)
+        worth = places * self.step * 16  # of one upper digit
+        units = np.maximum(np.abs(worth).max(axis=1), 1e-12) / WEIGHT
+        weights = np.rint(worth / units[:, None])
+        whole, within = (np.einsum("qd,qd->q", x, x, dtype=np.float64) for x in (centred, places))
+        outside = np.sqrt(np.maximum(whole - within, 0) + ROUNDING * whole)
+        lost = 7.5 * np.abs(worth - weights * units[:, None]).sum(axis=1)
+        constant = centred @ self.mean - 7.5 * units * weights.sum(axis=1) + lost + SLACK
+        lower = places * self.step
+        ones = np.ones((len(vectors), 1))
         return AskedProjection(
-            np.append(place, 1).astype(np.float32),
-            weights.astype(np.int16),
-            np.float32(unit),
-            (float(np.linalg.norm(place)), float(outside), float(constant)),
-            np.append(place * self.step, -7.5 * (place * self.step).sum()).astype(np.float32),
+            np.hstack([places, ones]).astype(np.float32),
+            np.stack([parted(own.astype(np.int16)) for own in weights]),
+            units,
+            np.column_stack([np.sqrt(within), outside, constant]),
+            np.hstack([lower, -7.5 * lower.sum(axis=1, keepdims=True)]).astype(np.float32),
         )
 
     def likeness(self, asked: AskedProjection, centres: np.ndarray) -> np.ndarray:
         """Inner products with the strips' means, but for a constant."""
-        return centres @ asked.place
+        return asked.places @ centres.T
 
     def scan(
-        self, asked: AskedProjection, coded: Coded, order: np.ndarray, alive: np.ndarray, floor: np.float32, room: Found
-    ) -> Found:
+        self,
+        asked: AskedProjection,
+        coded: Coded,
+        alive: np.ndarray,
+        order: np.ndarray,
+        start: int,
+        floors: np.ndarray,
+        room: Room,
+    ) -> int:
         """Bounds by the upper digits."""
-        own = (asked.weights, asked.unit, _shares(asked, coded))
-        codes = (coded.strips, coded.base, coded.beside)
-        return room.first(scan_projection(*codes, order, alive, *own, floor, room.places, room.bounds))
+        worth = asked.lengths[:, :2] * coded.units[:2]
+        numbers = np.column_stack([asked.units, worth, asked.lengths[:, 2]]).astype(np.float32)
+        codes = (coded.strips, coded.base, coded.beside, alive, order, start)
+        return int(scan_digits(*codes, asked.weights, numbers, floors, room.places, room.bounds, room.counts))
 
-    def refine(self, asked: AskedProjection, coded: Coded, floor: np.float32, found: Found) -> Found:
+    def guess(self, asked: AskedProjection, query: int) -> AskedProjection:
+        """One query without what may lie beside codes."""
+        one = slice(query, query + 1)
+        lengths = asked.lengths[one] * [0, 0, 1]
+        return AskedProjection(asked.places[one], asked.weights[one], asked.units[one], lengths, asked.lower[one])
+
+    def refine(self, asked: AskedProjection, query: int, coded: Coded, floor: np.float32, found: Found) -> Found:
         """Bounds by both digits."""
-        own = (asked.lower, _shares(asked, coded))
-        return found.first(refine_projection(coded.lower, coded.beside, *own, floor, found.places, found.bounds))
-
-
-def _shares(asked: AskedProjection, coded: Coded) -> np.ndarray:
-    """What a unit of each number in `beside` adds to a bound, and what is added to all."""
-    within, outside, constant = asked.lengths
-    return np.append(coded.units * np.array([within, outside, within], np.float32), np.float32(constant))
+        within = asked.lengths[query, 0] * coded.units
+        own = (asked.lower[query], np.float32(within[0]), np.float32(within[2]))
+        return found.first(refine_digits(coded.lower, coded.beside, *own, floor, found.places, found.bounds))

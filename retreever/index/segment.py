@@ -94,7 +94,7 @@ def _encoded(
 
 def _at(rows: np.ndarray, digits: np.ndarray, terms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """By place instead of by row; filling places repeat the last row and are never alive."""
-    return digits[rows], terms[:, rows]
+    return digits[rows], np.ascontiguousarray(terms[:, rows])
 
 
 def save(segment: Segment, folder: Path) -> None:
@@ -152,7 +152,8 @@ def load_array(path: Path, mmap: bool) -> np.ndarray:
         BundleError: the file holds none.
     """
     try:
-        array: np.ndarray = np.load(path, mmap_mode="r" if mmap else None, allow_pickle=False)
+        # As a plain array: numpy's own class of mapped ones is slow to take parts of, and numba to recognise.
+        array = np.asarray(np.load(path, mmap_mode="r" if mmap else None, allow_pickle=False))
     except (OSError, ValueError) as error:
         if mmap and path.is_file() and "empty" in str(error):  # an array of nothing cannot be mapped
             return load_array(path, mmap=False)

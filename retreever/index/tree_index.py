@@ -7,7 +7,7 @@ it up to date: a change is on disk before the call returns. Texts and encoders a
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -23,12 +23,14 @@ from retreever.index.build import segments
 from retreever.index.codes import Code
 from retreever.index.layout import Layout, checked
 from retreever.index.merge import tidied
-from retreever.index.search import Evidence, Query, View
+from retreever.index.search import Evidence, Search, View
 from retreever.index.segment import Segment
 from retreever.index.state import State
 from retreever.model.tree import Tree
 
 Found = tuple[Int[np.ndarray, "queries k"], Float[np.ndarray, "queries k"]]
+Answer = tuple[np.ndarray, np.ndarray, Evidence]
+TOGETHER = 64  # queries at most that read codes together
 Where = Bool[np.ndarray, " numbers"] | Sequence[str]
 
 
@@ -166,7 +168,7 @@ class TreeIndex:
         state = self._state if where is None else self._state.only(_mask(where, self._state))
         vectors = self.layout.form(checked(queries, depth, "queries")[:, Tree(depth).level(chosen)])
         size = min(k, state.alive)
-        answers = _side_by_side(lambda vector: _answer(vector, chosen, size, self.layout, state), vectors, threads)
+        answers = _side_by_side(vectors, chosen, size, self.layout, state, threads)
         numbers = np.array([a[0] for a in answers], np.int64).reshape(len(vectors), size)
         scores = np.array([a[1] for a in answers], np.float32).reshape(numbers.shape)
         return (numbers, scores, [a[2] for a in answers]) if certify else (numbers, scores)
@@ -249,7 +251,7 @@ class TreeIndex:
             "exact_hierarchy": layout.exact_hierarchy,
             "dtype": layout.dtype,
             "bytes_per_document": round(stored / max(1, sum(len(view.segment) for view in state.views)), 1),
-            "bytes_scanned_by_level": {d: code.scanned for d, code in coded.items()},
+            "bytes_scanned_by_level": {d: state.codes[d].scanned(code) for d, code in coded.items()},
             "bytes_per_document_by_level": {d: size * 2**d for d in range(1, layout.depth + 1)},
         }
 
@@ -276,20 +278,23 @@ class TreeIndex:
         return cls(layout, state, folder, names)
 
 
-def _answer(vector: np.ndarray, level: int, k: int, layout: Layout, state: State) -> Any:
-    """Numbers, scores and evidence for one query in stored form."""
-    if not k:
-        return [], np.empty(0, np.float32), Evidence(layout.coded(level), 0, 0, 0, 0, -np.inf, -np.inf)
-    hits, scores, evidence = Query(vector, level, k, layout, state.codes).answer(state.views)
-    return [int(state.views[view].segment.numbers[row]) for view, row in hits], scores, evidence
-
-
-def _side_by_side(answer: Callable[[np.ndarray], Any], vectors: np.ndarray, threads: int | None) -> list[Any]:
+def _side_by_side(
+    vectors: np.ndarray, level: int, k: int, layout: Layout, state: State, threads: int | None
+) -> list[Answer]:
+    """Answers to queries in stored form, in groups that threads take turns at."""
+    if not k or not len(vectors):
+        nothing = Evidence(layout.coded(level), 0, 0, 0, 0, -np.inf, -np.inf)
+        return [(np.empty(0, np.int64), np.empty(0, np.float32), nothing) for _ in vectors]
     workers = min(len(vectors), threads or os.cpu_count() or 1)
+    groups = np.array_split(vectors, max(workers, -(-len(vectors) // TOGETHER)))
+
+    def answers(group: np.ndarray) -> list[Answer]:
+        return Search(group, level, k, layout, state.codes, state.views).answers()
+
     if workers < 2:
-        return [answer(vector) for vector in vectors]
+        return [answer for group in groups for answer in answers(group)]
     with ThreadPoolExecutor(workers) as pool:  # the kernels do not hold Python's lock
-        return list(pool.map(answer, vectors))
+        return [answer for part in pool.map(answers, groups) for answer in part]
 
 
 def _mask(where: Where, state: State) -> np.ndarray:

@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retreever.index.build import code_for
+from retreever.index.codes import Room
 from retreever.index.kernels import STRIP
 from retreever.index.projection import Projection
-from retreever.index.search import _room
 from retreever.index.sums import Sums
 from tests.support.nodes import clustered, nodes
 
@@ -20,13 +20,15 @@ def leaves(made, depth):
 def bounds(code, vectors, query, floor=-np.inf):
     """Bounds of all rows by the scan, then by the lower digits too; NaN where a row fell below the floor."""
     padded = vectors[np.minimum(np.arange(-(-len(vectors) // STRIP) * STRIP), len(vectors) - 1)]
-    coded, asked = code.coded(*code.encode(padded)), code.ask(query)
-    alive = (np.arange(len(padded)) < len(vectors)).astype(np.uint8)
-    found = code.scan(asked, coded, np.arange(len(coded.strips)), alive, np.float32(floor), _room(len(padded)))
-    out = np.full((2, len(vectors)), np.nan)
-    out[0, found.places] = found.bounds
-    found = code.refine(asked, coded, np.float32(floor), found)
-    out[1, found.places] = found.bounds
+    coded, asked = code.coded(*code.encode(padded)), code.ask(query[None])
+    alive, order = (np.arange(len(padded)) < len(vectors)).astype(np.uint8), np.arange(len(coded.strips))
+    out, room, start = np.full((2, len(vectors)), np.nan), Room(1), 0
+    while start < len(order):
+        start = code.scan(asked, coded, alive, order, start, np.float32([floor]), room)
+        found = room.taken(0)
+        out[0, found.places] = found.bounds
+        found = code.refine(asked, 0, coded, np.float32(floor), found)
+        out[1, found.places] = found.bounds
     return out
 
 
@@ -79,8 +81,18 @@ def test_passages_that_are_all_alike_are_coded_too():
     assert (upper >= 1 - 1e-6).all() and (upper < 1.001).all()
 
 
-def test_sums_of_a_fine_level_are_those_of_64_nodes():
-    fine = leaves(nodes(300, 8), 8)
-    digits, _ = Sums().encode(fine)
-    assert digits.shape == (300, 64)
-    assert (digits >= fine.reshape(300, 64, 4).sum(axis=2) * 32_000 - 1e-2).all()
+def test_sums_of_a_fine_level_are_those_of_64_nodes_then_bytes_of_256():
+    fine = leaves(nodes(300, 9), 9)
+    code = Sums.fit(fine)
+    digits, over = code.encode(fine)
+    assert digits.shape == (300, 64 + 256)
+    assert (digits[:, :64] >= fine.reshape(300, 64, 8).sum(axis=2) * 32_000 - 1e-2).all()
+    short = fine.reshape(300, 256, 2).sum(axis=2, dtype=np.float64) - digits[:, 64:] * float(code.unit)
+    assert (over[0] >= np.maximum(short, 0).sum(axis=1)).all() and over.mean() < 0.05
+
+
+def test_bytes_tighten_the_bound_of_a_soft_tree():
+    passages = leaves(nodes(2_000, 9, shape=2.0), 9)
+    query = leaves(nodes(1, 9, seed=5, shape=2.0), 9)[0]
+    upper, tighter = bounds(Sums.fit(passages), passages, query)
+    assert (tighter <= upper).all() and (upper - tighter).mean() > 0.02

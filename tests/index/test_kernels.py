@@ -1,9 +1,12 @@
 """The compiled loops against their plain numpy twins."""
 
+import numba
 import numpy as np
 import pytest
 
-from retreever.index.kernels import STRIP, _project, _sift, score_rows, widen
+from retreever.index import digits
+from retreever.index.digits import BLOCK, arithmetic, blocks_of, parted
+from retreever.index.kernels import keep_best, score_rows, widen
 
 
 def drawn(rows, leaves, seed=0):
@@ -81,30 +84,54 @@ def test_equal_passages_have_equal_scores_wherever_they_lie(roots, dtype):
         assert all(len(set(found[which == i].tolist())) == 1 for i in range(40))
 
 
+def block_bounds(by, blocks, groups, weights, base, beside, numbers, floor):
+    """Bounds and masks of all blocks for every query, in one arithmetic."""
+    bounds = digits.bounding(by)
+
+    @numba.njit
+    def run(codes, groups, weights, base, beside, numbers, floor, above, masks):
+        own = np.empty(BLOCK, np.float32)
+        for query in range(masks.shape[0]):
+            for block in range(masks.shape[1]):
+                masks[query, block] = bounds(
+                    codes, block, groups, weights, base, beside, base.shape[0], numbers, query, floor, own
+                )
+                above[query, block * BLOCK : (block + 1) * BLOCK] = own
+
+    queries = len(numbers)
+    above = np.empty((queries, len(base)), np.float32)
+    masks = np.empty((queries, len(blocks)), np.uint32)
+    flat = (weights.reshape(-1), base, beside.reshape(-1), numbers.reshape(-1))
+    run(blocks.reshape(-1), groups, *flat, np.float32(floor), above, masks)
+    return above, masks
+
+
+@pytest.mark.parametrize("by", sorted({"plain", arithmetic()} | ({"avx2"} if arithmetic() == "vnni" else set())))
 @pytest.mark.parametrize("dims", [8, 64, 128])
-def test_weighted_digits_agree_with_their_twin(dims):
+def test_bounds_of_digits_agree_with_their_twin(dims, by):
     draw = np.random.default_rng(0)
-    digits = draw.integers(16, size=(STRIP, dims), dtype=np.int64)
-    weights = draw.integers(-30, 31, size=dims)
-    strip = (digits[:, ::2] | digits[:, 1::2] << 4).astype(np.uint8).T.copy()
-    sums = np.empty(STRIP, np.int16)
-    _project(strip, weights.astype(np.int16), sums)
-    assert np.array_equal(sums, digits @ weights)
+    own = draw.integers(16, size=(3 * BLOCK, dims), dtype=np.uint8)
+    weights = draw.integers(-digits.WEIGHT, digits.WEIGHT + 1, size=(2, dims))
+    weights[:, 0] = digits.WEIGHT, -digits.WEIGHT
+    base, beside = draw.random(len(own), np.float32), draw.integers(256, size=(3, len(own)), dtype=np.uint8)
+    numbers = np.float32([[1e-7, 1e-3, 2e-3, 0.5], [2e-7, 3e-3, 1e-3, -0.5]])
+    flat = np.stack([parted(row.astype(np.int16)) for row in weights])
+    above, masks = block_bounds(by, blocks_of(own), dims // 8, flat, base, beside, numbers, 1.0)
+    sums = weights @ own.T.astype(np.int64)
+    twin = numbers[:, :1] * sums + numbers[:, 1:2] * beside[0] + numbers[:, 2:3] * beside[1] + numbers[:, 3:] + base
+    np.testing.assert_allclose(above, twin, atol=2e-5)
+    bits = (masks[:, :, None] >> np.arange(BLOCK, dtype=np.uint32)) & 1
+    assert np.array_equal(bits.reshape(2, -1).astype(bool), above >= 1)
 
 
-def test_sums_that_wrap_on_the_way_end_right():
-    digits = np.full((STRIP, 128), 15)
-    weights = np.array([2_000] * 64 + [-2_000] * 64)  # half way the sum is 1,920,000
-    strip = (digits[:, ::2] | digits[:, 1::2] << 4).astype(np.uint8).T.copy()
-    sums = np.empty(STRIP, np.int16)
-    _project(strip, weights.astype(np.int16), sums)
-    assert not sums.any()
+def test_weights_are_the_sums_of_their_parts():
+    weights = np.arange(-digits.WEIGHT, digits.WEIGHT + 1, dtype=np.int16)[: 8 * 4_079]
+    parts = parted(weights).reshape(-1, 2, 2, digits.GROUP).astype(np.int64)  # groups, high or low, even or odd
+    whole = digits.HIGH * parts[:, 0] + parts[:, 1]
+    assert np.array_equal(whole.transpose(0, 2, 1).reshape(-1), weights)
 
 
 def test_a_heap_keeps_the_largest():
-    values = np.random.default_rng(0).permutation(100).astype(np.float32)
     heap = np.full(7, -np.inf, np.float32)
-    for value in values:
-        if value > heap[0]:
-            _sift(heap, value)
+    keep_best(np.random.default_rng(0).permutation(100).astype(np.float32), heap)
     assert heap[0] == 93 and sorted(heap) == list(range(93, 100))

@@ -223,7 +223,7 @@ def _without_depth(folder):
             lambda folder: _changed(folder, exact_hierarchy=False),
             r"holds levels \[4\] and codes \[\], the index has others",
         ),
-        (lambda folder: _changed(folder, format=99), "index format 99, this version reads 2"),
+        (lambda folder: _changed(folder, format=99), "index format 99, this version reads 3"),
         (_without_depth, r"manifest\.json: says nothing about depth"),
     ],
 )
