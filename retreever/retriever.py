@@ -235,7 +235,8 @@ def build_index(
 
 def layout_of(tree: RoutingTree, config: Config, digest: str) -> Layout:
     """What an index of a model is."""
-    return Layout(config.tree.depth, config.loss.similarity, tree.exact_hierarchy, digest, config.index.dtype)
+    held = config.index
+    return Layout(config.tree.depth, config.loss.similarity, tree.exact_hierarchy, digest, held.dtype, held.compact)
 
 
 def routed(

@@ -11,6 +11,7 @@ from retreever.index.names import Names
 from retreever.index.projection import Projection
 from retreever.index.segment import FLAT, LARGEST, Segment, make
 from retreever.index.sums import Sums
+from retreever.index.survival import survival
 from retreever.model.tree import Tree
 
 SAMPLE = 16_384  # vectors that codes are fitted to
@@ -34,8 +35,12 @@ def codes_for(vectors: Mapping[int, np.ndarray], layout: Layout, seed: int = 0) 
     rows = len(vectors[layout.depth])
     chosen = np.sort(np.random.default_rng(seed).permutation(rows)[:SAMPLE])
     finest = {d: array[chosen].astype(np.float32) for d, array in vectors.items()}
-    fit = code_for(layout.similarity).fit
-    return {d: fit(layout.coarser(finest[min(s for s in finest if s >= d)], d)) for d in layout.coded_levels}
+    codes: dict[int, Code] = {}
+    for d in layout.coded_levels:
+        sample = layout.coarser(finest[min(s for s in finest if s >= d)], d)
+        codes[d] = code_for(layout.similarity).fit(sample, layout.compact)
+        codes[d].measured = survival(codes[d], sample, layout.similarity == "bhattacharyya").array
+    return codes
 
 
 def batches(
@@ -85,7 +90,7 @@ def segments(
 ) -> Iterator[Segment]:
     """Segments of passages numbered from `first`. Where `codes` is empty and a segment needs some, it is filled."""
     for own, vectors in batches(nodes, ids, layout):
-        if not codes and len(own) >= FLAT:
+        if not codes and (len(own) >= FLAT or layout.compact):
             codes.update(codes_for(vectors, layout))
         yield make(np.arange(first, first + len(own)), Names.of(own), vectors, layout, codes)
         first += len(own)

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Protocol, Self
 import numpy as np
 
 SLACK = 2e-5  # more than the float32 rounding of a similarity and of a bound together
+UNMEASURED = np.full(3, np.nan)
 ROOM = 16_384  # places found for a query before they are looked at
 
 
@@ -68,6 +69,7 @@ class Code(Protocol):
     """A way to bound similarities at a level. `asked` is what `ask` returns, for one or several queries."""
 
     files: ClassVar[tuple[str, ...]]
+    measured: np.ndarray
 
     def encode(self, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Digits of vectors in stored form, (rows, any), and the terms of their bounds, float32 (terms, rows)."""
@@ -75,7 +77,8 @@ class Code(Protocol):
     def coded(self, digits: np.ndarray, terms: np.ndarray) -> Coded:
         """Digits and terms, a row a place, laid in strips."""
 
-    def scanned(self, coded: Coded) -> float:
+    @property
+    def bytes_scanned(self) -> float:
         """Bytes of a passage that every search reads."""
 
     def ask(self, vectors: np.ndarray) -> Any:
@@ -89,8 +92,20 @@ class Code(Protocol):
     ) -> int:
         """Put the living places of strips into `room` whose bound reaches the query's floor; where it stopped."""
 
+    def one(self, asked: Any, query: int) -> Any:
+        """One query of several."""
+
     def guess(self, asked: Any, query: int) -> Any:
-        """One query, asked for estimates instead of bounds."""
+        """One query, asked for first estimates instead of bounds."""
+
+    def nearly(self, asked: Any) -> Any:
+        """Queries asked for bounds of `estimates`, but for `allowance`."""
+
+    def allowance(self, asked: Any, coded: Coded) -> np.ndarray:
+        """By how much an estimate may exceed what a scan finds with `nearly`, (queries,)."""
+
+    def estimates(self, asked: Any, query: int, coded: Coded, found: Found) -> Found:
+        """The same places with the best estimate that the whole code gives; `asked` by `guess` or `nearly`."""
 
     def refine(self, asked: Any, query: int, coded: Coded, floor: np.float32, found: Found) -> Found:
         """Those whose tighter bound reaches the floor still."""

@@ -161,6 +161,7 @@ def refine_sums(
     query: np.ndarray,
     unit: np.float32,
     constant: np.float32,
+    rest: np.float32,
     floor: np.float32,
     found: np.ndarray,
     above: np.ndarray,
@@ -172,12 +173,13 @@ def refine_sums(
         over: how much of a passage's was rounded off, float32 (places,).
         query: the query's in units, rounded, uint8 (nodes,).
         constant: what is added to every bound.
+        rest: how much of `over` is added: 1 for bounds, 0 for estimates.
         found, above: places and their bounds; those that are kept go to the front.
     """
     kept = 0
     for i in range(found.shape[0]):
         place = found[i]
-        bound = min(above[i], unit * np.float32(_shared(low[place], query)) + over[place] + constant)
+        bound = min(above[i], unit * np.float32(_shared(low[place], query)) + rest * over[place] + constant)
         if bound >= floor:
             found[kept], above[kept] = place, bound
             kept += 1

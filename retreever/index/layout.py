@@ -25,6 +25,7 @@ class Layout:
         exact_hierarchy: parents are sums of children, so that coarse levels need not be stored.
         model: digest of the tree whose probabilities it holds.
         dtype: of the stored vectors.
+        compact: codes of the last level are kept and no vectors: search is by estimate, of that level alone.
     """
 
     depth: int
@@ -32,11 +33,12 @@ class Layout:
     exact_hierarchy: bool
     model: str
     dtype: Literal["float32", "float16"] = "float32"
+    compact: bool = False
 
     @property
     def stored_levels(self) -> tuple[int, ...]:
-        """Levels whose vectors are kept in full: the last where the others are sums of it."""
-        return (self.depth,) if self.exact_hierarchy else tuple(range(1, self.depth + 1))
+        """Levels whose vectors codes are made of, and kept in full: the last where the others are sums of it."""
+        return (self.depth,) if self.exact_hierarchy or self.compact else tuple(range(1, self.depth + 1))
 
     @property
     def coded_levels(self) -> tuple[int, ...]:
@@ -51,6 +53,8 @@ class Layout:
         (1, 2, 3, 4, 8)
         """
         levels = range(1, self.depth + 1)
+        if self.compact:
+            return (self.depth,)
         if not self.exact_hierarchy:
             return tuple(levels)
         if self.similarity == "ntvd":

@@ -12,17 +12,19 @@ which P has one direction a node of that level, its signs and weights given; mai
 and need no hierarchy.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from retreever.index.codes import SLACK, Coded, Found, Room
+from retreever.index.codes import SLACK, UNMEASURED, Coded, Found, Room
 from retreever.index.digits import WEIGHT, blocks_of, parted, refine_digits, scan_digits
 from retreever.index.kernels import STRIP
+from retreever.index.survival import survival
 
-DIMS = 128  # main directions kept: 64 bytes of upper digits
+DIMS = (64, 96, 128, 160, 192, 256)  # numbers of main directions to choose from: half as many bytes are scanned
+COMPACT = 256  # main directions where nothing else is kept
 DIGITS = 256  # of a coordinate
 GRID = 0.0223  # distance of two grid points in standard deviations: the grid ends at 2.85 of them
 MIDDLE = (DIGITS - 1) / 2
@@ -56,25 +58,43 @@ class Projection:
         mean: float32 (nodes,).
         basis: orthonormal columns, float32 (nodes, dims); dims is a multiple of eight, zero columns fill it up.
         step: distance of two grid points in each direction, float32 (dims,).
+        measured: what it leaves of a sample, float64 (3,): see `Survival`.
     """
 
-    files: ClassVar[tuple[str, ...]] = ("mean", "basis", "step")
+    files: ClassVar[tuple[str, ...]] = ("mean", "basis", "step", "measured")
 
-    def __init__(self, mean: np.ndarray, basis: np.ndarray, step: np.ndarray):
-        self.mean, self.basis, self.step = mean, basis, step
+    def __init__(self, mean: np.ndarray, basis: np.ndarray, step: np.ndarray, measured: np.ndarray = UNMEASURED):
+        self.mean, self.basis, self.step, self.measured = mean, basis, step, measured
 
     @classmethod
-    def fit(cls, sample: Float[np.ndarray, "rows nodes"], dims: int = DIMS) -> Self:
-        """Main directions of a sample of vectors in stored form."""
+    def fit(cls, sample: Float[np.ndarray, "rows nodes"], compact: bool = False) -> Self:
+        """Main directions of a sample of vectors in stored form, as many as cost least to search it.
+
+        Args:
+            compact: as many as give good estimates.
+        """
+        nodes = sample.shape[1]
+        widest = cls._directions(sample, min(nodes, COMPACT if compact else DIMS[-1]))
+        if compact or nodes <= DIMS[0]:
+            return widest
+        tried = [widest.first(dims) for dims in DIMS if dims <= nodes]
+        costs = [survival(code, sample, roots=True).cost(code.bytes_scanned) for code in tried]
+        return tried[int(np.argmin(costs))]
+
+    @classmethod
+    def _directions(cls, sample: np.ndarray, dims: int) -> Self:
         mean = sample.mean(axis=0, dtype=np.float64)
         centred = (sample - mean).astype(np.float32)
         values, vectors = np.linalg.eigh((centred.T @ centred).astype(np.float64) / len(sample))
-        kept = min(dims, sample.shape[1])
-        basis = np.zeros((sample.shape[1], -(-kept // WIDTH) * WIDTH), np.float32)
-        basis[:, :kept] = vectors[:, ::-1][:, :kept]
+        basis = np.zeros((sample.shape[1], -(-dims // WIDTH) * WIDTH), np.float32)
+        basis[:, :dims] = vectors[:, ::-1][:, :dims]
         spread = np.full(basis.shape[1], LEAST)
-        spread[:kept] = np.sqrt(np.maximum(values[::-1][:kept], LEAST**2))
+        spread[:dims] = np.sqrt(np.maximum(values[::-1][:dims], LEAST**2))
         return cls(mean.astype(np.float32), basis, (GRID * spread).astype(np.float32))
+
+    def first(self, dims: int) -> Self:
+        """The first so many directions, a multiple of eight."""
+        return type(self)(self.mean, np.ascontiguousarray(self.basis[:, :dims]), self.step[:dims])
 
     def encode(self, vectors: Float[np.ndarray, "rows nodes"]) -> tuple[np.ndarray, np.ndarray]:
         """Coordinates on the grid, uint8 (rows, dims), and the four terms of the bound, float32 (4, rows).
@@ -109,7 +129,8 @@ class Projection:
             np.column_stack([means, bases]).astype(np.float32),
         )
 
-    def scanned(self, coded: Coded) -> float:
+    @property
+    def bytes_scanned(self) -> float:
         """Upper digits, what is added, two lengths."""
         return len(self.step) / 2 + 4 + 2
 
@@ -154,11 +175,28 @@ class Projection:
         codes = (coded.strips, coded.base, coded.beside, alive, order, start)
         return int(scan_digits(*codes, asked.weights, numbers, floors, room.places, room.bounds, room.counts))
 
+    def one(self, asked: AskedProjection, query: int) -> AskedProjection:
+        """One query of several."""
+        return AskedProjection(*(getattr(asked, name)[query : query + 1] for name in AskedProjection.__match_args__))
+
     def guess(self, asked: AskedProjection, query: int) -> AskedProjection:
         """One query without what may lie beside codes."""
-        one = slice(query, query + 1)
-        lengths = asked.lengths[one] * [0, 0, 1]
-        return AskedProjection(asked.places[one], asked.weights[one], asked.units[one], lengths, asked.lower[one])
+        one = self.one(asked, query)
+        return replace(one, lengths=one.lengths * [0, 0, 1])
+
+    def nearly(self, asked: AskedProjection) -> AskedProjection:
+        """Queries without what may lie outside the basis."""
+        return replace(asked, lengths=asked.lengths * [1, 0, 1])
+
+    def allowance(self, asked: AskedProjection, coded: Coded) -> np.ndarray:
+        """How far an inner product with a code of both digits may be from one with the coordinates themselves."""
+        return np.asarray(asked.lengths[:, 0] * (255 * coded.units[2]) + SLACK)
+
+    def estimates(self, asked: AskedProjection, query: int, coded: Coded, found: Found) -> Found:
+        """Inner products by both digits."""
+        within = np.float32(asked.lengths[query, 0] * coded.units[0])
+        own = (asked.lower[query], within, np.float32(0), np.float32(-np.inf))
+        return found.first(refine_digits(coded.lower, coded.beside, *own, found.places, found.bounds))
 
     def refine(self, asked: AskedProjection, query: int, coded: Coded, floor: np.float32, found: Found) -> Found:
         """Bounds by both digits."""

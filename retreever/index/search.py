@@ -5,6 +5,8 @@ promising compared in full, and the k-th best similarity is the floor. Then all 
 all queries; what cannot reach a query's floor is left. The rest is bounded more tightly, sorted by bound, and scored
 until no bound reaches the k-th best. Nothing is approximate: every passage left out has a bound below the k-th best
 score.
+
+Of a compact index the answer is the best by estimate instead, found in the same way.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from retreever.index.codes import Code, Found, Room
+from retreever.index.codes import SLACK, Code, Found, Room
 from retreever.index.kernels import STRIP, keep_best, score_best_first, score_rows
 from retreever.index.layout import Layout
 from retreever.index.segment import Segment
@@ -118,6 +120,8 @@ class Search:
         self.level_coded = layout.coded(level)
         self.code: Any = codes.get(self.level_coded)  # none while all segments are small
         self.asked: Any = self.code and self.code.ask(layout.coarser(vectors, min(level, self.level_coded)))
+        if layout.compact:
+            self.asked = self.code.nearly(self.asked)
         self.progress = [Progress(k) for _ in vectors]
         self.room = Room(len(vectors))
 
@@ -174,16 +178,19 @@ class Search:
         least = np.partition(estimates, -several)[-several]
         heap = own.best.copy()
         for number, found in zip(coded, promising, strict=True):
-            places = found.places[found.bounds >= least]
-            own.scored += len(places)
-            keep_best(self._scores(query, number, places), heap)
+            near = found.bounds >= least
+            keep_best(self._scores(query, number, Found(found.places[near], found.bounds[near])), heap)
+        own.scored += several
         own.floor = heap[0]
 
-    def _scores(self, query: int, number: int, places: np.ndarray) -> np.ndarray:
+    def _scores(self, query: int, number: int, found: Found) -> np.ndarray:
         segment = self.views[number].segment
-        scores = np.empty(len(places), np.float32)
+        if self.layout.compact:
+            guess = self.code.guess(self.asked, query)
+            return np.asarray(self.code.estimates(guess, 0, self._coded(number), found).bounds)
+        scores = np.empty(len(found.places), np.float32)
         vectors, roots = _arguments(segment, self.level, self.layout)
-        score_rows(self.vectors[query], vectors, roots, segment.rows[places].astype(np.int64), scores)
+        score_rows(self.vectors[query], vectors, roots, segment.rows[found.places].astype(np.int64), scores)
         return scores
 
     def _scan(self, number: int) -> None:
@@ -192,11 +199,23 @@ class Search:
         order, start = np.arange(len(coded.strips)), 0
         while start < len(order):
             floors = np.array([own.floor for own in self.progress], np.float32)
+            if self.layout.compact:
+                floors -= self.code.allowance(self.asked, coded).astype(np.float32)
             stop = self.code.scan(self.asked, coded, view.places_alive, order, start, floors, self.room)
             for query, own in enumerate(self.progress):
                 own.scanned += (stop - start) * STRIP
-                self._settle(query, number, self.room.taken(query))
+                settle = self._estimate if self.layout.compact else self._settle
+                settle(query, number, self.room.taken(query))
             start = stop
+
+    def _estimate(self, query: int, number: int, found: Found) -> None:
+        """Rank what a query has found in a view by estimate."""
+        own = self.progress[query]
+        found = self.code.estimates(self.asked, query, self._coded(number), found)
+        keep_best(found.bounds, own.best)
+        near = found.bounds >= max(own.floor - np.float32(SLACK), own.best[0])
+        rows = self.views[number].segment.rows[found.places[near]]
+        own.kept.append((number, rows, found.bounds[near]))
 
     def _settle(self, query: int, number: int, found: Found) -> None:
         """Rule out or score what a query has found in a view."""

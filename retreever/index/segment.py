@@ -34,7 +34,7 @@ class Segment:
     Attributes:
         numbers: of the passages in the index, int64 (rows,): the order in which they were added.
         ids: by row.
-        vectors: in stored form, (rows, nodes), of every level that is kept in full.
+        vectors: in stored form, (rows, nodes), of every level that is kept in full; none in a compact index.
         rows: of every place, int32 (places,); places that fill up the last strip have -1.
         codes: of every coded level; none in a small segment.
     """
@@ -66,13 +66,14 @@ def make(
     codes: Mapping[int, Code],
 ) -> Segment:
     """A segment of vectors in stored form."""
-    if len(numbers) < FLAT:
+    if len(numbers) < FLAT and not layout.compact:
         return Segment(numbers, ids, vectors, np.empty(0, np.int32), {})
     finest = max(layout.coded_levels)
     digits, terms = _encoded(finest, codes[finest], vectors, layout)
     rows = _places(digits[:, :ORDERING].astype(np.float32))
     coded = {d: codes[d].coded(*_at(rows, *_encoded(d, codes[d], vectors, layout))) for d in layout.coded_levels[:-1]}
-    return Segment(numbers, ids, vectors, rows, coded | {finest: codes[finest].coded(*_at(rows, digits, terms))})
+    coded[finest] = codes[finest].coded(*_at(rows, digits, terms))
+    return Segment(numbers, ids, {} if layout.compact else vectors, rows, coded)
 
 
 def _places(points: np.ndarray) -> np.ndarray:
@@ -127,7 +128,7 @@ def load(folder: Path, layout: Layout, mmap: bool, checksums: bool = False) -> S
     """
     manifest = unseal(folder, checksums=checksums)
     levels, coded = manifest.get("levels"), manifest.get("coded")
-    if levels != list(layout.stored_levels) or coded not in ([], list(layout.coded_levels)):
+    if levels != ([] if layout.compact else list(layout.stored_levels)) or coded not in ([], list(layout.coded_levels)):
         raise BundleError(f"{folder}: holds levels {levels} and codes {coded}, the index has others")
 
     def opened(name: str) -> np.ndarray:

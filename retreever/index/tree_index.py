@@ -30,6 +30,7 @@ from retreever.model.tree import Tree
 
 Found = tuple[Int[np.ndarray, "queries k"], Float[np.ndarray, "queries k"]]
 Answer = tuple[np.ndarray, np.ndarray, Evidence]
+MEASURED = ("left_by_first_bound", "left_by_second_bound", "recall_of_estimates")  # for k = 10, passages asking
 TOGETHER = 64  # queries at most that read codes together
 Where = Bool[np.ndarray, " numbers"] | Sequence[str]
 
@@ -48,7 +49,7 @@ class TreeIndex:
     def _warm(self) -> None:
         """Compile the kernels now, not at the first query."""
         even = [np.full(2**d, 0.5**d, np.float32) for d in range(self.layout.depth + 1)]
-        for level in (1, self.layout.depth):
+        for level in {self.layout.coded_levels[0], self.layout.depth}:
             self.search(np.concatenate(even)[None], 1, level)
 
     def __len__(self) -> int:
@@ -142,7 +143,8 @@ class TreeIndex:
         threads: int | None = None,
         certify: bool = False,
     ) -> Any:
-        """The exact best passages of a level; ties go to the id that sorts first.
+        """The exact best passages of a level, or the best by estimate where the index is compact; ties go to the id
+        that sorts first.
 
         Args:
             queries: node probabilities in heap order.
@@ -157,7 +159,7 @@ class TreeIndex:
 
         Raises:
             ValueError: k or level out of range, rows that are not node probabilities, a mask of another length or an
-                id that is not in the index.
+                id that is not in the index; another level than the last, or `certify`, of a compact index.
         """
         depth = self.layout.depth
         chosen = depth if level is None else level
@@ -165,6 +167,10 @@ class TreeIndex:
             raise ValueError(f"k: must be at least 1, got {k}")
         if not 1 <= chosen <= depth:
             raise ValueError(f"level: must lie within [1, {depth}], got {chosen}")
+        if self.layout.compact and chosen != depth:
+            raise ValueError(f"level: a compact index has level {depth} alone, got {chosen}")
+        if self.layout.compact and certify:
+            raise ValueError("certify: a compact index estimates, it has nothing to certify")
         state = self._state if where is None else self._state.only(_mask(where, self._state))
         vectors = self.layout.form(checked(queries, depth, "queries")[:, Tree(depth).level(chosen)])
         size = min(k, state.alive)
@@ -180,10 +186,12 @@ class TreeIndex:
             Their numbers.
 
         Raises:
-            ValueError: an id that the index has, or twice; another number of ids than of passages; rows that are not
+            ValueError: the index is compact; an id that the index has, or twice; another number of ids than of passages; rows that are not
                 node probabilities. Nothing is added then.
             BundleError: another process is changing the index's folder.
         """
+        if self.layout.compact:
+            raise ValueError("compact: an index of codes alone cannot grow; build it anew")
         with self._change() as state:
             _refuse_twice(ids)
             there = [name for name in ids if name in state.numbers]
@@ -237,7 +245,10 @@ class TreeIndex:
         return True
 
     def stats(self) -> dict[str, Any]:
-        """What it holds, and what a passage costs: in all, read by every search of a level, and as a vector of it."""
+        """What it holds, what a passage costs, and how codes did on the sample that they were fitted to.
+
+        A passage costs bytes in all, bytes that every search of a level reads, and bytes of a vector of a level.
+        """
         state, layout = self._state, self.layout
         size = np.dtype(layout.dtype).itemsize
         stored = sum(view.segment.nbytes for view in state.views)
@@ -251,8 +262,12 @@ class TreeIndex:
             "exact_hierarchy": layout.exact_hierarchy,
             "dtype": layout.dtype,
             "bytes_per_document": round(stored / max(1, sum(len(view.segment) for view in state.views)), 1),
-            "bytes_scanned_by_level": {d: state.codes[d].scanned(code) for d, code in coded.items()},
+            "compact": layout.compact,
+            "bytes_scanned_by_level": {d: state.codes[d].bytes_scanned for d in coded},
             "bytes_per_document_by_level": {d: size * 2**d for d in range(1, layout.depth + 1)},
+            "of_a_sample": {
+                d: dict(zip(MEASURED, state.codes[d].measured.round(5).tolist(), strict=True)) for d in coded
+            },
         }
 
     def save(self, folder: Path) -> None:
