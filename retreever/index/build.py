@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import numpy as np
 from jaxtyping import Float
 
-from retreever.index.codes import Code
+from retreever.index.codes import Code, Use
 from retreever.index.layout import Layout, checked
 from retreever.index.names import Names
 from retreever.index.projection import Projection
@@ -38,7 +38,8 @@ def codes_for(vectors: Mapping[int, np.ndarray], layout: Layout, seed: int = 0) 
     codes: dict[int, Code] = {}
     for d in layout.coded_levels:
         sample = layout.coarser(finest[min(s for s in finest if s >= d)], d)
-        codes[d] = code_for(layout.similarity).fit(sample, layout.compact)
+        last: Use = "alone" if layout.compact else "last"
+        codes[d] = code_for(layout.similarity).fit(sample, last if d == layout.depth else "between")
         codes[d].measured = survival(codes[d], sample, layout.similarity == "bhattacharyya").array
     return codes
 

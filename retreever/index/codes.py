@@ -4,12 +4,15 @@ What is kept of one passage is a row here; which row lies at which place is the 
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Literal, Protocol, Self
 
 import numpy as np
 
 SLACK = 2e-5  # more than the float32 rounding of a similarity and of a bound together
 UNMEASURED = np.full(3, np.nan)
+Use = Literal["between", "last", "alone"]
+"""What a code is for: a level above the last, the last, or the last with no vectors beside it."""
+
 ROOM = 16_384  # places found for a query before they are looked at
 
 

@@ -18,12 +18,12 @@ from typing import ClassVar, Self
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from retreever.index.codes import SLACK, UNMEASURED, Coded, Found, Room
+from retreever.index.codes import SLACK, UNMEASURED, Coded, Found, Room, Use
 from retreever.index.digits import WEIGHT, blocks_of, parted, refine_digits, scan_digits
 from retreever.index.kernels import STRIP
 from retreever.index.survival import survival
 
-DIMS = (64, 96, 128, 160, 192, 256)  # numbers of main directions to choose from: half as many bytes are scanned
+DIMS = (64, 96, 128, 160, 192)  # numbers of main directions to choose from: half as many bytes are scanned
 COMPACT = 256  # main directions where nothing else is kept
 DIGITS = 256  # of a coordinate
 GRID = 0.0223  # distance of two grid points in standard deviations: the grid ends at 2.85 of them
@@ -67,17 +67,18 @@ class Projection:
         self.mean, self.basis, self.step, self.measured = mean, basis, step, measured
 
     @classmethod
-    def fit(cls, sample: Float[np.ndarray, "rows nodes"], compact: bool = False) -> Self:
+    def fit(cls, sample: Float[np.ndarray, "rows nodes"], use: Use = "last") -> Self:
         """Main directions of a sample of vectors in stored form, as many as cost least to search it.
 
-        Args:
-            compact: as many as give good estimates.
+        A level between has no more than a quarter of its nodes; a code alone has as many as give good estimates.
         """
-        nodes = sample.shape[1]
-        widest = cls._directions(sample, min(nodes, COMPACT if compact else DIMS[-1]))
-        if compact or nodes <= DIMS[0]:
+        most = min(sample.shape[1], COMPACT if use == "alone" else DIMS[-1])
+        if use == "between":
+            most = min(most, max(DIMS[0], sample.shape[1] // 4))
+        widest = cls._directions(sample, most)
+        if use == "alone" or most <= DIMS[0]:
             return widest
-        tried = [widest.first(dims) for dims in DIMS if dims <= nodes]
+        tried = [widest.first(dims) for dims in DIMS if dims <= most]
         costs = [survival(code, sample, roots=True).cost(code.bytes_scanned) for code in tried]
         return tried[int(np.argmin(costs))]
 

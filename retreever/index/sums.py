@@ -11,7 +11,7 @@ from typing import ClassVar, Self
 import numpy as np
 from jaxtyping import Float, UInt16
 
-from retreever.index.codes import SLACK, UNMEASURED, Coded, Found, Room
+from retreever.index.codes import SLACK, UNMEASURED, Coded, Found, Room, Use
 from retreever.index.kernels import STRIP, refine_sums, scan_sums
 
 UNITS = 32_000  # of nTVD probabilities: sums of minima fit 16 bits with all roundings up
@@ -46,13 +46,15 @@ class Sums:
         self.unit, self.nodes, self.measured = unit, nodes, measured
 
     @classmethod
-    def fit(cls, sample: Float[np.ndarray, "rows nodes"], compact: bool = False) -> Self:
+    def fit(cls, sample: Float[np.ndarray, "rows nodes"], use: Use = "last") -> Self:
         """The unit of bytes by which least is rounded off a sample of probabilities."""
         finer = _merged(sample, FINER)
         largest = max(float(finer.max()), 1 / FINER) / BYTE
         tried = largest * np.geomspace(1, 1 / FINEST, 9)
         lost = [_rounded(finer, unit)[1].mean() for unit in tried]
-        return cls(np.array(tried[int(np.argmin(lost))]), np.array(COMPACT if compact else NODES))
+        return cls(
+            np.array(tried[int(np.argmin(lost))]), np.array(min(sample.shape[1], COMPACT if use == "alone" else NODES))
+        )
 
     def encode(self, vectors: Float[np.ndarray, "rows nodes"]) -> tuple[np.ndarray, np.ndarray]:
         """Units, then bytes, uint16 (rows, any), and what was rounded off the bytes, float32 (1, rows)."""

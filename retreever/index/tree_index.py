@@ -186,8 +186,8 @@ class TreeIndex:
             Their numbers.
 
         Raises:
-            ValueError: the index is compact; an id that the index has, or twice; another number of ids than of passages; rows that are not
-                node probabilities. Nothing is added then.
+            ValueError: the index is compact; an id that the index has, or twice; another number of ids than of
+                passages; rows that are not node probabilities. Nothing is added then.
             BundleError: another process is changing the index's folder.
         """
         if self.layout.compact:
