@@ -61,6 +61,11 @@ class TreeIndex:
         return [name for name, _ in self._state.named()]
 
     @property
+    def living(self) -> Int[np.ndarray, " passages"]:
+        """Numbers of the passages, in the order in which they were added."""
+        return np.concatenate([view.segment.numbers[view.rows_alive == 1] for view in self._state.views])
+
+    @property
     def numbers(self) -> int:
         """How many numbers have been given away: those of the living and of the deleted."""
         return self._state.next
