@@ -6,12 +6,13 @@ import numpy as np
 from jaxtyping import Float
 
 from retreever.index.codes import Code, Use
+from retreever.index.kernels import narrow_rows
 from retreever.index.layout import Layout, checked
 from retreever.index.names import Names
 from retreever.index.projection import Projection
 from retreever.index.segment import FLAT, LARGEST, Segment, make
 from retreever.index.sums import Sums
-from retreever.index.survival import survival
+from retreever.index.survival import Trial
 from retreever.model.tree import Tree
 
 SAMPLE = 16_384  # vectors that codes are fitted to
@@ -27,7 +28,10 @@ def code_for(similarity: str) -> type[Projection] | type[Sums]:
 def vectors_of(nodes: Float[np.ndarray, "rows nodes"], layout: Layout) -> Vectors:
     """Node probabilities as the levels that are kept in full, in stored form and type."""
     tree = Tree(layout.depth)
-    return {d: layout.form(nodes[:, tree.level(d)]).astype(layout.dtype, copy=False) for d in layout.stored_levels}
+    if layout.dtype == "float32":
+        return {d: layout.form(nodes[:, tree.level(d)]) for d in layout.stored_levels}
+    roots = layout.similarity == "bhattacharyya"
+    return {d: narrow_rows(nodes, tree.level(d), roots) for d in layout.stored_levels}
 
 
 def codes_for(vectors: Mapping[int, np.ndarray], layout: Layout, seed: int = 0) -> dict[int, Code]:
@@ -39,8 +43,9 @@ def codes_for(vectors: Mapping[int, np.ndarray], layout: Layout, seed: int = 0) 
     for d in layout.coded_levels:
         sample = layout.coarser(finest[min(s for s in finest if s >= d)], d)
         last: Use = "alone" if layout.compact else "last"
-        codes[d] = code_for(layout.similarity).fit(sample, last if d == layout.depth else "between")
-        codes[d].measured = survival(codes[d], sample, layout.similarity == "bhattacharyya").array
+        trial = Trial(sample, layout.similarity == "bhattacharyya")
+        codes[d] = code_for(layout.similarity).fit(sample, trial, last if d == layout.depth else "between")
+        codes[d].measured = trial.survival(codes[d]).array
     return codes
 
 

@@ -23,8 +23,8 @@ _plain = numba.njit(nogil=True, cache=True)
 def widen(stored: Any, out: Any) -> Any:
     """A stored vector to float32, exactly: float32 as it is, float16 given as its bits (uint16), none of it negative.
 
-    Moved to float32's place, the bits of a float16 read as the number times 2**-112, the difference of the two exponent
-    biases.
+    Moved to float32's place, the bits of a float16 lack the difference of the two exponent biases, 112. The smallest
+    numbers are whole multiples of 2**-24; as bits they would be slow to compute with.
     """
     out[:] = stored.view(np.float16) if stored.dtype == np.uint16 else stored
 
@@ -33,12 +33,52 @@ def widen(stored: Any, out: Any) -> Any:
 def _widen(stored: Any, out: Any) -> Any:
     def halves(stored: Any, out: Any) -> Any:
         for leaf in range(stored.shape[0]):
-            out[leaf] = np.uint32(stored[leaf] << 13).view(np.float32) * np.float32(2.0**112)
+            bits = np.uint32(stored[leaf])
+            moved = np.uint32((bits << np.uint32(13)) + np.uint32(112 << 23)).view(np.float32)
+            out[leaf] = moved if bits >= np.uint32(0x400) else np.float32(np.int32(bits)) * np.float32(2.0**-24)
 
     def whole(stored: Any, out: Any) -> Any:
         out[:] = stored
 
     return halves if stored.dtype == numba.types.uint16 else whole
+
+
+@_plain
+def _widen_rows(stored: np.ndarray, out: np.ndarray) -> None:
+    for row in range(stored.shape[0]):
+        widen(stored[row], out[row])
+
+
+@_plain
+def _narrow_rows(values: np.ndarray, first: int, roots: bool, out: np.ndarray) -> None:
+    own = np.empty(out.shape[1], np.float32)
+    bits = own.view(np.uint32)
+    for row in range(values.shape[0]):
+        own[:] = values[row, first : first + own.shape[0]]
+        if roots:
+            for leaf in range(own.shape[0]):
+                own[leaf] = np.sqrt(own[leaf])
+        for leaf in range(own.shape[0]):
+            even = np.uint32((bits[leaf] >> np.uint32(13)) & np.uint32(1))
+            moved = np.uint32(bits[leaf] + np.uint32(0xFFF) + even - np.uint32(112 << 23)) >> np.uint32(13)
+            small = np.uint32(np.int32(np.rint(own[leaf] * np.float32(2.0**24))))
+            out[row, leaf] = moved if own[leaf] >= np.float32(2.0**-14) else small
+
+
+def narrow_rows(probabilities: np.ndarray, columns: slice, roots: bool) -> np.ndarray:
+    """Some columns of probabilities, or their square roots, as float16: rounded to the nearest, ties to even."""
+    out = np.empty((len(probabilities), columns.stop - columns.start), np.uint16)
+    _narrow_rows(np.ascontiguousarray(probabilities, np.float32), columns.start, roots, out)
+    return out.view(np.float16)
+
+
+def widen_rows(stored: np.ndarray) -> np.ndarray:
+    """Stored vectors as float32."""
+    if stored.dtype == np.float32:
+        return stored
+    out = np.empty(stored.shape, np.float32)
+    _widen_rows(stored.view(np.uint16), out)
+    return out
 
 
 @_fast

@@ -99,6 +99,6 @@ def checked(nodes: Float[np.ndarray, "rows nodes"], depth: int, what: str) -> np
         raise ValueError(
             f"{what}: must be rows of {tree.nodes} node probabilities, got an array of shape {nodes.shape}"
         )
-    if not ((nodes >= 0) & (nodes <= 1 + ROUNDING)).all():  # false for NaN too
+    if nodes.size and not (nodes.min() >= 0 and nodes.max() <= 1 + ROUNDING):  # false for NaN too
         raise ValueError(f"{what}: probabilities must lie within [0, 1], got {nodes.min()} to {nodes.max()}")
     return nodes

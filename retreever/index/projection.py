@@ -21,7 +21,7 @@ from jaxtyping import Float, UInt8
 from retreever.index.codes import SLACK, UNMEASURED, Coded, Found, Room, Use
 from retreever.index.digits import WEIGHT, blocks_of, parted, refine_digits, scan_digits
 from retreever.index.kernels import STRIP
-from retreever.index.survival import survival
+from retreever.index.survival import Trial
 
 DIMS = (64, 96, 128, 160, 192)  # numbers of main directions to choose from: half as many bytes are scanned
 COMPACT = 256  # main directions where nothing else is kept
@@ -67,7 +67,7 @@ class Projection:
         self.mean, self.basis, self.step, self.measured = mean, basis, step, measured
 
     @classmethod
-    def fit(cls, sample: Float[np.ndarray, "rows nodes"], use: Use = "last") -> Self:
+    def fit(cls, sample: Float[np.ndarray, "rows nodes"], trial: Trial, use: Use = "last") -> Self:
         """Main directions of a sample of vectors in stored form, as many as cost least to search it.
 
         A level between has no more than a quarter of its nodes; a code alone has as many as give good estimates.
@@ -79,7 +79,7 @@ class Projection:
         if use == "alone" or most <= DIMS[0]:
             return widest
         tried = [widest.first(dims) for dims in DIMS if dims <= most]
-        costs = [survival(code, sample, roots=True).cost(code.bytes_scanned) for code in tried]
+        costs = [trial.survival(code).cost(code.bytes_scanned) for code in tried]
         return tried[int(np.argmin(costs))]
 
     @classmethod

@@ -6,16 +6,20 @@ passages that are alike (*place*). A segment of few passages has no codes: scori
 them all costs less.
 """
 
+import os
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from threadpoolctl import threadpool_limits
+
 from retreever.errors import BundleError
 from retreever.files import seal, unseal, write_aside
 from retreever.index.codes import Code, Coded
-from retreever.index.kernels import STRIP
+from retreever.index.kernels import STRIP, widen_rows
 from retreever.index.layout import Layout
 from retreever.index.names import Names
 from retreever.index.order import alike
@@ -24,7 +28,7 @@ FLAT = 2_048  # a segment of fewer passages has no codes
 LARGEST = 2**18  # passages of a segment; half a GiB of float16 at 1,024 leaves
 CODE_FILES = tuple(Coded.__dataclass_fields__)
 ORDERING = 32  # digits that places are ordered by
-CHUNK = 4_096  # rows widened at once while a segment is made
+CHUNK = 2_048  # rows widened at once while a segment is made
 
 
 @dataclass(frozen=True)
@@ -68,11 +72,9 @@ def make(
     """A segment of vectors in stored form."""
     if len(numbers) < FLAT and not layout.compact:
         return Segment(numbers, ids, vectors, np.empty(0, np.int32), {})
-    finest = max(layout.coded_levels)
-    digits, terms = _encoded(finest, codes[finest], vectors, layout)
-    rows = _places(digits[:, :ORDERING].astype(np.float32))
-    coded = {d: codes[d].coded(*_at(rows, *_encoded(d, codes[d], vectors, layout))) for d in layout.coded_levels[:-1]}
-    coded[finest] = codes[finest].coded(*_at(rows, digits, terms))
+    encoded = _encoded(codes, vectors, layout)
+    rows = _places(encoded[max(encoded)][0][:, :ORDERING].astype(np.float32))
+    coded = {d: codes[d].coded(*_at(rows, *encoded[d])) for d in layout.coded_levels}
     return Segment(numbers, ids, {} if layout.compact else vectors, rows, coded)
 
 
@@ -84,13 +86,28 @@ def _places(points: np.ndarray) -> np.ndarray:
 
 
 def _encoded(
-    level: int, code: Code, vectors: Mapping[int, np.ndarray], layout: Layout
-) -> tuple[np.ndarray, np.ndarray]:
-    """Digits and terms of all rows."""
-    source = vectors[min(d for d in vectors if d >= level)]
-    starts = range(0, len(source), CHUNK)
-    parts = [code.encode(layout.coarser(source[i : i + CHUNK].astype(np.float32), level)) for i in starts]
-    return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts], axis=1)
+    codes: Mapping[int, Code], vectors: Mapping[int, np.ndarray], layout: Layout
+) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+    """Digits and terms of all rows, by coded level; chunks side by side, each widened once."""
+
+    def encoded(start: int) -> list[tuple[np.ndarray, np.ndarray]]:
+        def widened(level: int) -> np.ndarray:
+            return widen_rows(vectors[level][start : start + CHUNK])
+
+        parts, wide = [], widened(max(vectors))
+        for d in reversed(layout.coded_levels):
+            wide = widened(d) if d in vectors and d < max(vectors) else layout.coarser(wide, d)
+            parts.append(codes[d].encode(wide))
+        return parts
+
+    starts = range(0, len(vectors[max(vectors)]), CHUNK)
+    with threadpool_limits(1), ThreadPoolExecutor(os.cpu_count()) as pool:
+        chunks = list(pool.map(encoded, starts))
+    by_level = zip(reversed(layout.coded_levels), zip(*chunks, strict=True), strict=True)
+    return {
+        d: (np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts], axis=1))
+        for d, parts in by_level
+    }
 
 
 def _at(rows: np.ndarray, digits: np.ndarray, terms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -13,6 +13,7 @@ from jaxtyping import Float, UInt16
 
 from retreever.index.codes import SLACK, UNMEASURED, Coded, Found, Room, Use
 from retreever.index.kernels import STRIP, refine_sums, scan_sums
+from retreever.index.survival import Trial
 
 UNITS = 32_000  # of nTVD probabilities: sums of minima fit 16 bits with all roundings up
 NODES = 64  # at most so many are scanned
@@ -46,7 +47,7 @@ class Sums:
         self.unit, self.nodes, self.measured = unit, nodes, measured
 
     @classmethod
-    def fit(cls, sample: Float[np.ndarray, "rows nodes"], use: Use = "last") -> Self:
+    def fit(cls, sample: Float[np.ndarray, "rows nodes"], trial: Trial, use: Use = "last") -> Self:
         """The unit of bytes by which least is rounded off a sample of probabilities."""
         finer = _merged(sample, FINER)
         largest = max(float(finer.max()), 1 / FINER) / BYTE

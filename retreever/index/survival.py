@@ -38,32 +38,42 @@ class Survival:
         return scanned + REMAINS * self.left + SCORED * self.refined
 
 
-def survival(code: Code, sample: Float[np.ndarray, "rows nodes"], roots: bool) -> Survival:
-    """Measure a code on vectors in stored form; those that ask are the first of them."""
-    if len(sample) < 2:
-        return Survival(1, 1, 1)
-    asking = min(QUERIES, len(sample) // 2)
-    queries, passages = sample[:asking], sample[asking : asking + ROWS]
-    k = min(K, len(passages))
-    rows = np.minimum(np.arange(-(-len(passages) // STRIP) * STRIP), len(passages) - 1)
-    coded = code.coded(*code.encode(passages[rows]))
-    alive = (np.arange(len(rows)) < len(passages)).astype(np.uint8)
-    asked = code.ask(queries)
-    counts = np.zeros(3)
-    every = np.arange(len(passages))
-    for query, vector in enumerate(queries):
-        scores = np.empty(len(passages), np.float32)
-        score_rows(vector, passages, roots, every, scores)
-        kth = np.partition(scores, -k)[-k]
-        found = _scanned(code, code.one(asked, query), coded, alive, kth)
-        counts[0] += len(found.places)
-        counts[1] += len(code.refine(asked, query, coded, kth, found).places)
-        guess = code.guess(asked, query)
-        guesses = code.estimates(guess, 0, coded, _scanned(code, guess, coded, alive, -np.inf))
-        nearest = guesses.by_bound().places[:k]
-        counts[2] += (scores[nearest] >= kth).sum()
-    left, refined, hits = counts / asking
-    return Survival(left / len(passages), refined / len(passages), hits / k)
+class Trial:
+    """Passages of a sample and others that ask for them, with the exact similarities.
+
+    Args:
+        sample: vectors in stored form; those that ask are the first of them.
+        roots: they are square roots (Bhattacharyya), not probabilities (nTVD).
+    """
+
+    def __init__(self, sample: Float[np.ndarray, "rows nodes"], roots: bool):
+        asking = min(QUERIES, len(sample) // 2)
+        self.queries, self.passages = sample[:asking], sample[asking : asking + ROWS]
+        self.k = min(K, len(self.passages))
+        self.scores = np.empty((asking, len(self.passages)), np.float32)
+        for query, scores in zip(self.queries, self.scores, strict=True):
+            score_rows(query, self.passages, roots, np.arange(len(scores)), scores)
+
+    def survival(self, code: Code) -> Survival:
+        """Measure a code."""
+        asking, count = self.scores.shape
+        if not asking:
+            return Survival(1, 1, 1)
+        rows = np.minimum(np.arange(-(-count // STRIP) * STRIP), count - 1)
+        coded = code.coded(*code.encode(self.passages[rows]))
+        alive = (np.arange(len(rows)) < count).astype(np.uint8)
+        asked = code.ask(self.queries)
+        sums = np.zeros(3)
+        for query, scores in enumerate(self.scores):
+            kth = np.partition(scores, -self.k)[-self.k]
+            found = _scanned(code, code.one(asked, query), coded, alive, kth)
+            sums[0] += len(found.places)
+            sums[1] += len(code.refine(asked, query, coded, kth, found).places)
+            guess = code.guess(asked, query)
+            guesses = code.estimates(guess, 0, coded, _scanned(code, guess, coded, alive, -np.inf))
+            sums[2] += (scores[guesses.by_bound().places[: self.k]] >= kth).sum()
+        left, refined, hits = sums / asking
+        return Survival(left / count, refined / count, hits / self.k)
 
 
 def _scanned(code: Code, asked: object, coded: Coded, alive: np.ndarray, floor: float) -> Found:

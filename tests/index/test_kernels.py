@@ -6,7 +6,7 @@ import pytest
 
 from retreever.index import digits
 from retreever.index.digits import BLOCK, arithmetic, blocks_of, parted
-from retreever.index.kernels import keep_best, score_rows, widen
+from retreever.index.kernels import keep_best, narrow_rows, score_rows, widen
 
 
 def drawn(rows, leaves, seed=0):
@@ -71,6 +71,20 @@ def test_every_float16_that_is_not_negative_is_widened_exactly():
         found = np.empty(1, np.float32)
         score_rows(np.float32([1]), np.uint16([[bits]]), True, np.arange(1), found)
         assert found[0] == np.uint16([bits]).view(np.float16).astype(np.float32)
+
+
+def test_every_float16_is_narrowed_to_itself_and_numbers_between_to_the_nearest():
+    halves = np.arange(0x7C00, dtype=np.uint16)
+    exact = halves.view(np.float16).astype(np.float32)
+    between = ((exact[:-1].astype(np.float64) + exact[1:]) / 2).astype(np.float32)
+    draw = np.random.default_rng(0)
+    drawn = (draw.random(10_000) * 10.0 ** draw.uniform(-9, 0, 10_000)).astype(np.float32)
+    for values in (exact, between, np.nextafter(between, np.float32(1)), drawn):
+        padded = np.concatenate([[9, 9], values]).astype(np.float32)[None]
+        narrow = narrow_rows(padded, slice(2, 2 + len(values)), roots=False)
+        assert np.array_equal(narrow[0], values.astype(np.float16))
+    roots = narrow_rows(drawn[None], slice(0, len(drawn)), roots=True)
+    assert np.array_equal(roots[0], np.sqrt(drawn).astype(np.float16))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
