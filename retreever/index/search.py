@@ -120,7 +120,7 @@ class Search:
         self.level_coded = layout.coded(level)
         self.code: Any = codes.get(self.level_coded)  # none while all segments are small
         self.asked: Any = self.code and self.code.ask(layout.coarser(vectors, min(level, self.level_coded)))
-        if layout.compact:
+        if self.code and layout.compact:
             self.asked = self.code.nearly(self.asked)
         self.progress = [Progress(k) for _ in vectors]
         self.room = Room(len(vectors))
@@ -220,7 +220,7 @@ class Search:
     def _settle(self, query: int, number: int, found: Found) -> None:
         """Rule out or score what a query has found in a view."""
         own = self.progress[query]
-        own.rule_out(own.floor)
+        own.rule_out(float(own.floor))
         own.remained += len(found.places)
         found = self.code.refine(self.asked, query, self._coded(number), own.floor, found).by_bound()
         own.refined += len(found.places)

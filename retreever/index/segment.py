@@ -170,8 +170,9 @@ def load_array(path: Path, mmap: bool) -> np.ndarray:
         BundleError: the file holds none.
     """
     try:
-        # As a plain array: numpy's own class of mapped ones is slow to take parts of, and numba to recognise.
-        array = np.asarray(np.load(path, mmap_mode="r" if mmap else None, allow_pickle=False))
+        # A plain array: numpy's own class of mapped ones is slow to take parts of, and numba to recognise. Copied where
+        # written to, which never happens: kernels are compiled for arrays that may be written, and need no others.
+        array = np.asarray(np.load(path, mmap_mode="c" if mmap else None, allow_pickle=False))
     except (OSError, ValueError) as error:
         if mmap and path.is_file() and "empty" in str(error):  # an array of nothing cannot be mapped
             return load_array(path, mmap=False)

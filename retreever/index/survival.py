@@ -17,10 +17,11 @@ SCORED = 8_000  # the same, while one is compared in full
 
 @dataclass(frozen=True)
 class Survival:
-    """Of the passages of a sample, for the K best of queries that are passages themselves.
+    """What was found in a sample whose queries are passages themselves.
 
     Attributes:
-        left, refined: shares that the code's first and second bound leave, with the best floor there is.
+        left, refined: shares of the passages that the code's first and second bound leave where the floor is the best
+            similarity: as the K-th best would be in a corpus K times as large.
         recall: share of the K best that are the K best by estimate too.
     """
 
@@ -65,10 +66,10 @@ class Trial:
         asked = code.ask(self.queries)
         sums = np.zeros(3)
         for query, scores in enumerate(self.scores):
-            kth = np.partition(scores, -self.k)[-self.k]
-            found = _scanned(code, code.one(asked, query), coded, alive, kth)
+            best, kth = scores.max(), np.partition(scores, -self.k)[-self.k]
+            found = _scanned(code, code.one(asked, query), coded, alive, best)
             sums[0] += len(found.places)
-            sums[1] += len(code.refine(asked, query, coded, kth, found).places)
+            sums[1] += len(code.refine(asked, query, coded, best, found).places)
             guess = code.guess(asked, query)
             guesses = code.estimates(guess, 0, coded, _scanned(code, guess, coded, alive, -np.inf))
             sums[2] += (scores[guesses.by_bound().places[: self.k]] >= kth).sum()
@@ -79,7 +80,7 @@ class Trial:
 def _scanned(code: Code, asked: object, coded: Coded, alive: np.ndarray, floor: float) -> Found:
     parts, room, start, order = [], Room(1), 0, np.arange(len(coded.strips))
     while start < len(order):
-        start = code.scan(asked, coded, alive, order, start, np.float32([floor]), room)
+        start = code.scan(asked, coded, alive, order, start, np.full(1, floor, np.float32), room)
         found = room.taken(0)
         parts.append((found.places.copy(), found.bounds.copy()))
     return Found(np.concatenate([p for p, _ in parts]), np.concatenate([b for _, b in parts]))

@@ -30,7 +30,7 @@ from retreever.model.tree import Tree
 
 Found = tuple[Int[np.ndarray, "queries k"], Float[np.ndarray, "queries k"]]
 Answer = tuple[np.ndarray, np.ndarray, Evidence]
-MEASURED = ("left_by_first_bound", "left_by_second_bound", "recall_of_estimates")  # for k = 10, passages asking
+MEASURED = ("left_by_first_bound", "left_by_second_bound", "recall_of_estimates")  # see `Survival`
 TOGETHER = 64  # queries at most that read codes together
 Where = Bool[np.ndarray, " numbers"] | Sequence[str]
 
