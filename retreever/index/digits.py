@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Int8, Int16, UInt8
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
+from numba.core import cgutils, config
 from numba.extending import intrinsic
 
 LANES = 16  # passages of a register
@@ -48,7 +48,9 @@ def parted(weights: Int16[np.ndarray, " dims"]) -> Int8[np.ndarray, " twice_dims
 
 
 def arithmetic() -> Literal["vnni", "avx2", "plain"]:
-    """What this processor multiplies and adds bytes with."""
+    """What this processor multiplies and adds bytes with, where numba may use what it has."""
+    if config.CPU_NAME or config.CPU_FEATURES or not config.ENABLE_AVX:  # type: ignore[attr-defined]
+        return "plain"
     features = llvm.get_host_cpu_features()
     if features.get("avx512vnni"):
         return "vnni"

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-
 from threadpoolctl import threadpool_limits
 
 from retreever.errors import BundleError
