@@ -6,9 +6,7 @@ passages that are alike (*place*). A segment of few passages has no codes: scori
 them all costs less.
 """
 
-import os
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +20,7 @@ from retreever.index.kernels import STRIP, widen_rows
 from retreever.index.layout import Layout
 from retreever.index.names import Names
 from retreever.index.order import alike
+from retreever.index.threads import side_by_side
 
 FLAT = 2_048  # a segment of fewer passages has no codes
 LARGEST = 2**18  # passages of a segment; half a GiB of float16 at 1,024 leaves
@@ -73,7 +72,8 @@ def make(
         return Segment(numbers, ids, vectors, np.empty(0, np.int32), {})
     encoded = _encoded(codes, vectors, layout)
     rows = _places(encoded[max(encoded)][0][:, :ORDERING].astype(np.float32))
-    coded = {d: codes[d].coded(*_at(rows, *encoded[d])) for d in layout.coded_levels}
+    laid = side_by_side(lambda d: codes[d].coded(*_at(rows, *encoded[d])), layout.coded_levels)
+    coded = dict(zip(layout.coded_levels, laid, strict=True))
     return Segment(numbers, ids, {} if layout.compact else vectors, rows, coded)
 
 
@@ -99,9 +99,8 @@ def _encoded(
             parts.append(codes[d].encode(wide))
         return parts
 
-    starts = range(0, len(vectors[max(vectors)]), CHUNK)
-    with threadpool_limits(1), ThreadPoolExecutor(os.cpu_count()) as pool:
-        chunks = list(pool.map(encoded, starts))
+    with threadpool_limits(1):
+        chunks = side_by_side(encoded, range(0, len(vectors[max(vectors)]), CHUNK))
     by_level = zip(reversed(layout.coded_levels), zip(*chunks, strict=True), strict=True)
     return {
         d: (np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts], axis=1))

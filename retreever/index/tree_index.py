@@ -8,7 +8,6 @@ it up to date: a change is on disk before the call returns. Texts and encoders a
 import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -26,6 +25,7 @@ from retreever.index.merge import tidied
 from retreever.index.search import Evidence, Search, View
 from retreever.index.segment import Segment
 from retreever.index.state import State
+from retreever.index.threads import side_by_side
 from retreever.model.tree import Tree
 
 Found = tuple[Int[np.ndarray, "queries k"], Float[np.ndarray, "queries k"]]
@@ -179,7 +179,7 @@ class TreeIndex:
         state = self._state if where is None else self._state.only(_mask(where, self._state))
         vectors = self.layout.form(checked(queries, depth, "queries")[:, Tree(depth).level(chosen)])
         size = min(k, state.alive)
-        answers = _side_by_side(vectors, chosen, size, self.layout, state, threads)
+        answers = _answers(vectors, chosen, size, self.layout, state, threads)
         numbers = np.array([a[0] for a in answers], np.int64).reshape(len(vectors), size)
         scores = np.array([a[1] for a in answers], np.float32).reshape(numbers.shape)
         return (numbers, scores, [a[2] for a in answers]) if certify else (numbers, scores)
@@ -298,7 +298,7 @@ class TreeIndex:
         return cls(layout, state, folder, names)
 
 
-def _side_by_side(
+def _answers(
     vectors: np.ndarray, level: int, k: int, layout: Layout, state: State, threads: int | None
 ) -> list[Answer]:
     """Answers to queries in stored form, in groups that threads take turns at."""
@@ -311,10 +311,7 @@ def _side_by_side(
     def answers(group: np.ndarray) -> list[Answer]:
         return Search(group, level, k, layout, state.codes, state.views).answers()
 
-    if workers < 2:
-        return [answer for group in groups for answer in answers(group)]
-    with ThreadPoolExecutor(workers) as pool:  # the kernels do not hold Python's lock
-        return [answer for part in pool.map(answers, groups) for answer in part]
+    return [answer for part in side_by_side(answers, groups, workers) for answer in part]
 
 
 def _mask(where: Where, state: State) -> np.ndarray:
