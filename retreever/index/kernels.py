@@ -114,6 +114,13 @@ def _merge(passage: np.ndarray, roots: bool, out: np.ndarray) -> None:
 
 
 @_plain
+def merge_rows(passages: np.ndarray, roots: bool, out: np.ndarray) -> None:
+    """float32 vectors of some level summed to those of the level of `out`, (rows, nodes)."""
+    for row in range(out.shape[0]):
+        _merge(passages[row], roots, out[row])
+
+
+@_plain
 def score_widened(query: np.ndarray, wide: np.ndarray, node: np.ndarray, roots: bool) -> np.float32:
     """Similarity of a query, in stored form at its level, and a passage's float32 vector of that or a finer level.
 

@@ -10,8 +10,11 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float
 
+from retreever.index.kernels import merge_rows
+from retreever.index.threads import side_by_side
 from retreever.model.tree import Tree
 
+TOGETHER = 4_096  # rows that a thread checks at a time
 ROUNDING = 1e-4  # how far above one a probability may be for having been summed in float32
 SMALL = 6  # levels up to this one, of 64 nodes, are cheap enough to have a code each
 FEW, FINER = 4, 8  # nTVD: levels up to this one have a code each, and the level that bounds all others
@@ -80,12 +83,11 @@ class Layout:
 
     def coarser(self, vectors: Float[np.ndarray, "rows leaves"], level: int) -> Float[np.ndarray, "rows nodes"]:
         """Vectors of a finer level, in stored form, summed to those of `level`."""
-        groups = vectors.reshape(len(vectors), 2**level, -1)
-        if groups.shape[2] == 1:
+        if vectors.shape[1] == 2**level:
             return vectors
-        if self.similarity == "bhattacharyya":
-            return np.sqrt(np.einsum("rgc,rgc->rg", groups, groups))
-        return groups.sum(axis=2)
+        merged = np.empty((len(vectors), 2**level), np.float32)
+        merge_rows(np.ascontiguousarray(vectors, np.float32), self.similarity == "bhattacharyya", merged)
+        return merged
 
 
 def checked(nodes: Float[np.ndarray, "rows nodes"], depth: int, what: str) -> np.ndarray:
@@ -99,6 +101,11 @@ def checked(nodes: Float[np.ndarray, "rows nodes"], depth: int, what: str) -> np
         raise ValueError(
             f"{what}: must be rows of {tree.nodes} node probabilities, got an array of shape {nodes.shape}"
         )
-    if nodes.size and not (nodes.min() >= 0 and nodes.max() <= 1 + ROUNDING):  # false for NaN too
+    parts = [nodes[start : start + TOGETHER] for start in range(0, len(nodes), TOGETHER)]
+    if not all(side_by_side(_probable, parts)):
         raise ValueError(f"{what}: probabilities must lie within [0, 1], got {nodes.min()} to {nodes.max()}")
     return nodes
+
+
+def _probable(nodes: np.ndarray) -> bool:
+    return bool(nodes.min() >= 0 and nodes.max() <= 1 + ROUNDING)  # false for NaN too
