@@ -20,7 +20,7 @@ from jaxtyping import Float, UInt8
 
 from retreever.index.codes import SLACK, UNMEASURED, Coded, Found, Room, Use
 from retreever.index.digits import WEIGHT, blocks_of, parted, refine_digits, scan_digits
-from retreever.index.kernels import STRIP
+from retreever.index.kernels import STRIP, dots
 from retreever.index.survival import Trial
 
 DIMS = (64, 96, 128, 160, 192)  # numbers of main directions to choose from: half as many bytes are scanned
@@ -65,6 +65,7 @@ class Projection:
 
     def __init__(self, mean: np.ndarray, basis: np.ndarray, step: np.ndarray, measured: np.ndarray = UNMEASURED):
         self.mean, self.basis, self.step, self.measured = mean, basis, step, measured
+        self._directions = np.ascontiguousarray(basis.T)
 
     @classmethod
     def fit(cls, sample: Float[np.ndarray, "rows nodes"], trial: Trial, use: Use = "last") -> Self:
@@ -75,7 +76,7 @@ class Projection:
         most = min(sample.shape[1], COMPACT if use == "alone" else DIMS[-1])
         if use == "between":
             most = min(most, max(DIMS[0], sample.shape[1] // 4))
-        widest = cls._directions(sample, most)
+        widest = cls._main(sample, most)
         if use == "alone" or most <= DIMS[0]:
             return widest
         tried = [widest.first(dims) for dims in DIMS if dims <= most]
@@ -83,7 +84,7 @@ class Projection:
         return tried[int(np.argmin(costs))]
 
     @classmethod
-    def _directions(cls, sample: np.ndarray, dims: int) -> Self:
+    def _main(cls, sample: np.ndarray, dims: int) -> Self:
         mean = sample.mean(axis=0, dtype=np.float64)
         centred = (sample - mean).astype(np.float32)
         values, vectors = np.linalg.eigh((centred.T @ centred).astype(np.float64) / len(sample))
@@ -138,14 +139,14 @@ class Projection:
     def ask(self, vectors: Float[np.ndarray, "queries nodes"]) -> AskedProjection:
         """Queries' vectors in stored form."""
         centred = vectors - self.mean
-        places = (centred @ self.basis).astype(np.float64)
+        places = dots(centred, self._directions).astype(np.float64)
         worth = places * self.step * 16  # of one upper digit
         units = np.maximum(np.abs(worth).max(axis=1), 1e-12) / WEIGHT
         weights = np.rint(worth / units[:, None])
         whole, within = (np.einsum("qd,qd->q", x, x, dtype=np.float64) for x in (centred, places))
         outside = np.sqrt(np.maximum(whole - within, 0) + ROUNDING * whole)
         lost = 7.5 * np.abs(worth - weights * units[:, None]).sum(axis=1)
-        constant = centred @ self.mean - 7.5 * units * weights.sum(axis=1) + lost + SLACK
+        constant = np.einsum("qd,d->q", centred, self.mean) - 7.5 * units * weights.sum(axis=1) + lost + SLACK
         lower = places * self.step
         ones = np.ones((len(vectors), 1))
         return AskedProjection(
@@ -158,7 +159,7 @@ class Projection:
 
     def likeness(self, asked: AskedProjection, centres: np.ndarray) -> np.ndarray:
         """Inner products with the strips' means, but for a constant."""
-        return asked.places @ centres.T
+        return np.asarray(dots(asked.places, centres))
 
     def scan(
         self,
