@@ -90,14 +90,15 @@ class Retreever:
         return self._nodes(texts, kind)[:, self.tree.tree.level(chosen)]
 
     def search(self, texts: Sequence[str], k: int | None = None, level: int | None = None) -> list[list[Hit]]:
-        """The exact best passages for each text.
+        """The exact best passages for each text; the best by estimate where the index is compact.
 
         Args:
             k: how many, in [1, 1000]; `index.k` of the configuration where it is None.
             level: of the tree, in [1, depth]; the finest where it is None.
 
         Raises:
-            ValueError: texts that are not a list of texts, an empty one, or k or level out of range.
+            ValueError: texts that are not a list of texts, an empty one, k or level out of range, or another level than
+                the finest of a compact index.
         """
         wanted = self.config.index.k if k is None else k
         if not isinstance(wanted, Integral) or not 1 <= wanted <= LONGEST_K:

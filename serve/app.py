@@ -49,12 +49,13 @@ def answer(retreever: Retreever, request: SearchRequest) -> SearchResponse:
     """Search for one query.
 
     Raises:
-        HTTPException: 422 for a level that the tree does not have, or a query of which the encoder reads nothing.
+        HTTPException: 422 for a level that the index does not have, or a query of which the encoder reads nothing.
     """
     depth = retreever.config.tree.depth
+    coarsest = depth if retreever.index.layout.compact else 1
     level = depth if request.level is None else request.level
-    if level > depth:
-        fault = {"loc": ["body", "level"], "msg": f"must lie within [1, {depth}]", "input": level}
+    if not coarsest <= level <= depth:
+        fault = {"loc": ["body", "level"], "msg": f"must lie within [{coarsest}, {depth}]", "input": level}
         raise HTTPException(422, [fault])
     started = time.perf_counter()
     try:

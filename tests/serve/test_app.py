@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from retreever.errors import EncoderError
 from retreever.retriever import Retreever
 from serve.app import AppArguments, api, with_endpoints
+from tests.support.bundles import tiny_bundle
 
 JSON = {"content-type": "application/json"}
 
@@ -111,6 +112,15 @@ def test_a_body_that_is_no_request_is_refused(client, body):
     reply = client.post("/v1/search", content=body, headers=JSON)
     assert reply.status_code in (400, 422) and reply.json()["detail"]
     assert "Traceback" not in reply.text
+
+
+def test_a_compact_index_is_asked_at_its_only_level(served):
+    folder = served[1].parent.parent  # where the encoder is
+    compact = Retreever.load(tiny_bundle(folder, served[0], "compact", index__compact=True))
+    client = TestClient(with_endpoints(api(), compact))
+    assert client.post("/v1/search", json={"query": "ba"}).json()["level"] == 4
+    reply = client.post("/v1/search", json={"query": "ba", "level": 2})
+    assert reply.status_code == 422 and "must lie within [4, 4]" in reply.text
 
 
 def test_all_faults_are_reported_at_once(client):
