@@ -217,6 +217,7 @@ bounds = bounding(arithmetic())
 
 
 _plain = numba.njit(nogil=True, cache=True)
+_fast = numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
 
 
 @_plain
@@ -273,7 +274,43 @@ def scan_digits(
     return order.shape[0]
 
 
-@numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
+@_fast
+def centre_rows(vectors: np.ndarray, mean: np.ndarray, centred: np.ndarray, sums: np.ndarray) -> None:
+    """Vectors less a mean; inner products with the mean, and squared lengths of what is left, (2, rows)."""
+    for row in range(vectors.shape[0]):
+        along, length = np.float32(0), np.float32(0)
+        for node in range(mean.shape[0]):
+            rest = vectors[row, node] - mean[node]
+            centred[row, node] = rest
+            along += vectors[row, node] * mean[node]
+            length += rest * rest
+        sums[0, row], sums[1, row] = along, length
+
+
+@_fast
+def digit_rows(exact: np.ndarray, step: np.ndarray, digits: np.ndarray, squares: np.ndarray) -> None:
+    """Coordinates on a grid of 256 points around zero, `step` apart, uint8.
+
+    Args:
+        squares: receives squared lengths of rows, of what is lost where the lower 4 bits are taken as 7.5, and of what
+            is lost with all bits, (3, rows).
+    """
+    for row in range(exact.shape[0]):
+        whole, upper, lower = np.float32(0), np.float32(0), np.float32(0)
+        for d in range(step.shape[0]):
+            value = exact[row, d]
+            point = min(max(np.rint(value / step[d] + np.float32(127.5)), np.float32(0)), np.float32(255))
+            digit = np.uint8(np.int32(point))
+            digits[row, d] = digit
+            coarse = value - (np.float32(digit & 0xF0) - np.float32(120)) * step[d]
+            fine = value - (point - np.float32(127.5)) * step[d]
+            whole += value * value
+            upper += coarse * coarse
+            lower += fine * fine
+        squares[0, row], squares[1, row], squares[2, row] = whole, upper, lower
+
+
+@_fast
 def _lower(low: np.ndarray, steps: np.ndarray) -> np.float32:
     total = np.float32(0)
     for j in range(low.shape[0]):

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from retreever.index.codes import SLACK, UNMEASURED, Coded, Found, Room, Use
-from retreever.index.digits import WEIGHT, blocks_of, parted, refine_digits, scan_digits
+from retreever.index.digits import WEIGHT, blocks_of, centre_rows, digit_rows, parted, refine_digits, scan_digits
 from retreever.index.kernels import STRIP, dots
 from retreever.index.survival import Trial
 
@@ -103,15 +103,15 @@ class Projection:
 
         The terms: <u, m>, |r within| with the upper digits alone, |r outside|, |r within| with both digits.
         """
-        centred = vectors - self.mean
+        centred, sums = np.empty(vectors.shape, np.float32), np.empty((2, len(vectors)), np.float32)
+        centre_rows(vectors, self.mean, centred, sums)
         exact = centred @ self.basis
-        digits = np.clip(np.rint(exact / self.step + MIDDLE), 0, DIGITS - 1).astype(np.uint8)
-        within, whole = np.einsum("rd,rd->r", exact, exact), np.einsum("rd,rd->r", centred, centred)
+        digits, squares = np.empty(exact.shape, np.uint8), np.empty((3, len(vectors)), np.float32)
+        digit_rows(exact, self.step, digits, squares)
         terms = np.empty((4, len(vectors)), np.float32)
-        terms[0] = vectors @ self.mean
-        terms[1] = np.linalg.norm(exact - self._point((digits & 0xF0) + np.float32(7.5)), axis=1)
-        terms[2] = np.sqrt(np.maximum(whole - within, 0) + ROUNDING * whole)
-        terms[3] = np.linalg.norm(exact - self._point(digits), axis=1)
+        terms[0] = sums[0]
+        terms[1], terms[3] = np.sqrt(squares[1]), np.sqrt(squares[2])
+        terms[2] = np.sqrt(np.maximum(sums[1] - squares[0], 0) + ROUNDING * sums[1])
         return digits, terms
 
     def _point(self, digits: np.ndarray) -> np.ndarray:
