@@ -6,7 +6,16 @@ import pytest
 
 from retreever.index import digits
 from retreever.index.digits import BLOCK, arithmetic, blocks_of, parted
-from retreever.index.kernels import keep_best, narrow_rows, score_rows, widen
+from retreever.index.kernels import (
+    dots,
+    keep_best,
+    merge_rows,
+    narrow_rows,
+    refine_sums,
+    scan_sums,
+    score_rows,
+    widen,
+)
 
 
 def drawn(rows, leaves, seed=0):
@@ -149,3 +158,76 @@ def test_a_heap_keeps_the_largest():
     heap = np.full(7, -np.inf, np.float32)
     keep_best(np.random.default_rng(0).permutation(100).astype(np.float32), heap)
     assert heap[0] == 93 and sorted(heap) == list(range(93, 100))
+
+
+def test_rows_are_centred_and_measured_as_their_twin_is():
+    vectors, mean = drawn(50, 64), drawn(1, 64, seed=1)[0]
+    centred, sums = np.empty_like(vectors), np.empty((2, 50), np.float32)
+    digits.centre_rows(vectors, mean, centred, sums)
+    assert np.array_equal(centred, vectors - mean)
+    np.testing.assert_allclose(sums, [vectors @ mean, ((vectors - mean) ** 2).sum(axis=1)], rtol=1e-5)
+
+
+def test_coordinates_are_rounded_and_measured_as_their_twin_is():
+    draw = np.random.default_rng(0)
+    step = draw.uniform(0.01, 0.1, 24).astype(np.float32)
+    exact = (draw.standard_normal((50, 24)) * 60 * step).astype(np.float32)  # some lie beyond the grid
+    own, squares = np.empty((50, 24), np.uint8), np.empty((3, 50), np.float32)
+    digits.digit_rows(exact, step, own, squares)
+    twin = np.clip(np.rint(exact / step + np.float32(127.5)), 0, 255)
+    assert np.abs(own - twin).max() <= 1 and (own != twin).mean() < 1e-2  # a tie may be rounded either way
+    upper = exact - ((own & 0xF0) + 7.5 - 127.5) * step
+    lower = exact - (own - 127.5) * step
+    np.testing.assert_allclose(squares, [(x**2).sum(axis=1) for x in (exact, upper, lower)], rtol=1e-4)
+
+
+@pytest.mark.parametrize("roots", [True, False])
+def test_levels_are_merged_as_their_twin_is(roots):
+    rows, out = drawn(50, 64), np.empty((50, 8), np.float32)
+    merge_rows(rows, roots, out)
+    groups = rows.reshape(50, 8, 8).astype(np.float64)
+    np.testing.assert_allclose(out, np.sqrt((groups**2).sum(axis=2)) if roots else groups.sum(axis=2), rtol=1e-5)
+
+
+def test_inner_products_agree_with_their_twin():
+    vectors, rows = drawn(7, 64), drawn(50, 64, seed=1)
+    np.testing.assert_allclose(dots(vectors, rows), vectors @ rows.T, rtol=1e-5, atol=1e-7)
+
+
+def test_lower_digits_and_bytes_agree_with_their_twins():
+    draw = np.random.default_rng(0)
+    low, beside = draw.integers(256, size=(40, 12), dtype=np.uint8), draw.integers(256, size=(3, 40), dtype=np.uint8)
+    steps, above = draw.standard_normal(25).astype(np.float32), draw.random(40, np.float32)
+    places, bounds = np.arange(40, dtype=np.int32)[::-1].copy(), above.copy()
+    weights = (np.float32(0.01), np.float32(0.002))
+    assert digits.refine_digits(low, beside, steps, *weights, np.float32(-np.inf), places, bounds) == 40
+    sums = (low & 15) @ steps[:-1:2] + (low >> 4) @ steps[1:-1:2] + steps[-1]
+    twin = sums + 0.002 * beside[2].astype(float) - 0.01 * beside[0]
+    np.testing.assert_allclose(bounds, above + twin[::-1], atol=1e-3)
+
+    query, over, sums_found = draw.integers(256, size=12, dtype=np.uint8), draw.random(40, np.float32), above + 9
+    kernel = (np.float32(0.01), np.float32(-0.5), np.float32(1), np.float32(-np.inf))
+    assert refine_sums(low, over, query, *kernel, places, sums_found) == 40
+    twin = 0.01 * np.minimum(low, query).sum(axis=1) + over - 0.5
+    np.testing.assert_allclose(sums_found, np.minimum(above + 9, twin[::-1]), atol=1e-5)
+
+
+def test_sums_of_minima_agree_with_their_twin():
+    draw = np.random.default_rng(0)
+    strips, queries = (
+        draw.integers(400, size=(3, 16, 256), dtype=np.uint16),
+        draw.integers(400, size=(2, 16), dtype=np.uint16),
+    )
+    alive, room = (
+        draw.integers(2, size=768, dtype=np.uint8),
+        (np.empty((2, 900), np.int32), np.empty((2, 900), np.float32)),
+    )
+    counts, floors = np.zeros(2, np.int64), np.float32([-0.85, -0.8])
+    order = np.array([2, 0, 1])
+    assert scan_sums(strips, alive, order, 0, queries, np.float32(1e-4), floors, *room, counts) == 3
+    for query in range(2):
+        twin = np.minimum(strips, queries[query][None, :, None]).sum(axis=1).reshape(-1) * 1e-4 - 1
+        expected = np.concatenate([np.arange(256 * s, 256 * (s + 1)) for s in order])
+        expected = expected[(twin[expected] >= floors[query]) & (alive[expected] == 1)]
+        assert np.array_equal(room[0][query, : counts[query]], expected)
+        np.testing.assert_allclose(room[1][query, : counts[query]], twin[expected], atol=1e-6)
