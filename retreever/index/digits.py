@@ -1,9 +1,10 @@
-"""Bounds of sixteen passages at a time from digits of four bits, in the widest arithmetic the processor has.
+"""Bounds of 32 passages at a time from digits of four bits, in the widest arithmetic the processor has.
 
-Codes lie in blocks of `LANES` passages: four bytes of each passage after one another, then the next four of each. A
-vector register holds such a group, and one instruction (AVX-512 VNNI) multiplies its bytes with four weights and adds
-up the products of every passage. Without it the same sums are written as plain vector operations, which LLVM
-translates to whatever there is. Sums are of integers, so they are the same on every machine.
+Codes lie in blocks of passages: four bytes of each passage after one another, then the next four of each. A vector
+register holds such a group of sixteen passages, and one instruction (AVX-512 VNNI) multiplies its bytes with four
+weights and adds up the products of every passage. AVX2 takes three instructions for half as many; without either the
+same sums are written as plain vector operations, which LLVM translates to whatever there is. Sums are of integers, so
+they are the same on every machine.
 
 A weight has 15 bits, kept as a high part of 8 bits, worth 128, and a low part.
 """
