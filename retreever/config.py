@@ -179,6 +179,9 @@ class IndexConfig(Section):
     dtype: Literal["float32", "float16"] = Field(
         "float16", description="stored probabilities or their roots; search is exact over what is stored"
     )
+    compact: bool = Field(
+        False, description="codes alone, at most 400 bytes a passage: search by estimate, at the last level alone"
+    )
     k: int = Field(10, ge=1, le=1000, description="passages returned where a caller names no k")
 
 
