@@ -1,6 +1,6 @@
 """How much do the words of a node say of it? Asked of passages that the words were not taken from.
 
-    python -m benchmarks.legibility BUNDLE
+    python -m benchmarks.legibility BUNDLE [LEVEL ...]
 
 A fifth of the passages is held out. For every node, they are ordered by how many of the node's words they have; the
 figure is the area under the ROC curve for finding the 2 % that are most probable on the node, mean over the nodes of a
@@ -10,6 +10,7 @@ of the level.
 """
 
 import sys
+from pathlib import Path
 
 import numpy as np
 from sklearn.metrics import roc_auc_score
@@ -23,15 +24,15 @@ HELD_OUT, TOP = 0.2, 0.02
 
 def main() -> None:
     """Print one line a level."""
-    folder = sys.argv[1]
-    index, documents = TreeIndex.load(f"{folder}/index"), Documents(f"{folder}/documents")
+    folder, *chosen = sys.argv[1:]
+    index, documents = TreeIndex.load(Path(folder) / "index"), Documents(Path(folder) / "documents")
     draw = np.random.default_rng(0)
     numbers = draw.permutation(index.living())[:SAMPLE]
     terms, present = presence([documents[int(number)].full for number in numbers])
     cut = int(len(numbers) * HELD_OUT)
     print(f"{len(numbers) - cut:,} passages read, {cut:,} held out, {WORDS} words a node")
     print("level  correlation  c-TF-IDF  ratio  another node's words")
-    for level in range(1, index.layout.depth + 1):
+    for level in map(int, chosen) if chosen else range(1, index.layout.depth + 1):
         probabilities = index.probabilities(numbers, level)
         ours = node_words(terms, present[cut:], probabilities[cut:])
         theirs = tf_idf(terms, present[cut:], probabilities[cut:])

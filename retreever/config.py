@@ -132,6 +132,10 @@ class DepthConfig(Section):
         None, min_length=1, description="all_levels: only these; null: 4, 6, ... and the last"
     )
     decay: float = Field(1.0, ge=0, le=4, description="all_levels: the loss of level d weighs 1 / d**decay")
+    distill: Fraction = Field(
+        0.8,
+        description="all_levels: share of the first level's target that the next level finds; it falls as 1 / d",
+    )
     warmup_fraction: Fraction = Field(0.1, description="warmup_*: share of steps until the full depth is reached")
 
 
@@ -174,6 +178,9 @@ class IndexConfig(Section):
 
     dtype: Literal["float32", "float16"] = Field(
         "float16", description="stored probabilities or their roots; search is exact over what is stored"
+    )
+    compact: bool = Field(
+        False, description="codes alone, at most 400 bytes a passage: search by estimate, at the last level alone"
     )
     k: int = Field(10, ge=1, le=1000, description="passages returned where a caller names no k")
 

@@ -111,14 +111,15 @@ class Retreever:
         return self.nodes(texts, kind)[:, self.tree.tree.level(chosen)]
 
     def search(self, texts: Sequence[str], k: int | None = None, level: int | None = None) -> list[list[Hit]]:
-        """The exact best passages for each text.
+        """The exact best passages for each text; the best by estimate where the index is compact.
 
         Args:
             k: how many, in [1, 1000]; `index.k` of the configuration where it is None.
             level: of the tree, in [1, depth]; the finest where it is None.
 
         Raises:
-            ValueError: texts that are not a list of texts, an empty one, or k or level out of range.
+            ValueError: texts that are not a list of texts, an empty one, k or level out of range, or another level than
+                the finest of a compact index.
         """
         wanted = self.config.index.k if k is None else k
         if not isinstance(wanted, Integral) or not 1 <= wanted <= LONGEST_K:
@@ -298,7 +299,8 @@ def build_index(
 
 def layout_of(tree: RoutingTree, config: Config, digest: str) -> Layout:
     """What an index of a model is."""
-    return Layout(config.tree.depth, config.loss.similarity, tree.exact_hierarchy, digest, config.index.dtype)
+    held = config.index
+    return Layout(config.tree.depth, config.loss.similarity, tree.exact_hierarchy, digest, held.dtype, held.compact)
 
 
 def routed(

@@ -25,7 +25,15 @@ from retreever.config import Config
 from retreever.data.pairs import batch_rows, limit
 from retreever.encodings import EncodedDataset
 from retreever.errors import TrainingError
-from retreever.model import ContrastiveLoss, RoutingTree, level_weights, levels_at, negatives_mask
+from retreever.model import (
+    ContrastiveLoss,
+    RoutingTree,
+    Scores,
+    level_shares,
+    level_weights,
+    levels_at,
+    negatives_mask,
+)
 from retreever.progress import Track, silent
 from retreever.validation import SCORES, Validation
 
@@ -75,30 +83,34 @@ class Learner(nn.Module):
         autocast: bool,
         micro_batch: int | None = None,
         decay: float = 0.0,
+        distill: float = 0.0,
     ):
         super().__init__()
-        self.decay = decay
+        self.decay, self.distill = decay, distill
         self.tree, self.loss = tree, loss
         self.dropout = nn.Dropout(input_dropout)
         self.autocast, self.micro_batch = autocast, micro_batch
 
     def forward(self, queries: "Batch", passages: "Batch", levels: tuple[int, ...], keep: "Masks") -> Tensor:
-        """Mean loss over `levels`, weighted by `level_weights`, of this worker's rows against the rows of all workers.
+        """Mean loss over `levels`, weighted by `level_weights`, of this worker's rows against the rows of all workers;
+        coarse ones learn from finer ones by `level_shares`.
 
         Weighted by its share too, so that the mean of the workers' losses is the loss of the global batch.
         """
         depth, total = max(levels), len(keep[0])
         q, p = self._route(queries, depth), self._route(passages, depth)
         offset = distributed.share(total).start
-        losses = []
-        for level in levels:
+        losses: list[Tensor] = []
+        finer: Scores | None = None
+        for level, share in reversed([*zip(levels, level_shares(levels, self.distill), strict=True)]):
             ql, pl = self.tree.level(q, level), self.tree.level(p, level)
             everyone = {}
             if distributed.world_size() > 1:
                 everyone = {"all_queries": distributed.gather(ql, total), "all_passages": distributed.gather(pl, total)}
-            losses.append(
-                self.loss(ql, pl, keep_queries=keep[0], keep_passages=keep[1], offset=offset, level=level, **everyone)
-            )
+            masks = {"keep_queries": keep[0], "keep_passages": keep[1]}
+            lesson = {"finer": finer, "share": share}
+            loss, finer = self.loss(ql, pl, **masks, **everyone, offset=offset, level=level, **lesson)
+            losses.insert(0, loss)
         mean = torch.stack(losses) @ losses[0].new_tensor(level_weights(levels, self.decay))
         return mean * distributed.weight(total)
 
@@ -238,7 +250,9 @@ class _Run:
         gpu = self.device != "cpu"
         autocast = config.train.precision == "bfloat16" or (config.train.precision == "auto" and gpu)
         train = config.train
-        learner = Learner(tree, loss, train.input_dropout, autocast, train.micro_batch, config.depth.decay)
+        learner = Learner(
+            tree, loss, train.input_dropout, autocast, train.micro_batch, config.depth.decay, config.depth.distill
+        )
         return learner.to(self.device)
 
     def _calibrate(self, tree: RoutingTree) -> None:

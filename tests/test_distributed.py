@@ -46,6 +46,8 @@ def cases(encoder):
         "a batch of shares that differ": config(encoder, train__batch_size=33, loss__negatives=7),
         "micro-batches": config(encoder, tree__split="cross_attention", train__micro_batch=5),
         "accumulated": config(encoder, train__accumulate=3),
+        "taught by finer levels": config(encoder, depth__distill=0.8, loss__negatives=7),
+        "taught, all negatives": config(encoder, depth__distill=0.8),
         "ntvd": config(encoder, loss__similarity="ntvd", loss__scale=20.0),
         "stochastic depth": config(encoder, depth__scheduler="random_square", depth__levels=None),
     }

@@ -70,6 +70,16 @@ def test_search_agrees_with_the_model_own_similarity(place, settings):
     np.testing.assert_allclose([by_id[passage.id] for passage in corpus], expected, atol=atol)
 
 
+def test_a_compact_bundle_finds_nearly_the_same_at_the_finest_level_alone(place, retreever):
+    compact = Retreever.load(tiny_bundle(*place, "compact", index__compact=True))
+    queries = [query.text for query in tiny.tiny_dataset().queries]
+    ours, theirs = compact.search(queries, k=5), retreever.search(queries, k=5)
+    both = [len({hit.id for hit in a} & {hit.id for hit in b}) for a, b in zip(ours, theirs, strict=True)]
+    assert np.mean(both) > 4 and compact.index.stats()["compact"]
+    with pytest.raises(ValueError, match="level: a compact index has level 4 alone, got 2"):
+        compact.search(queries[:1], level=2)
+
+
 def test_a_hit_is_the_passage_with_its_score(retreever):
     corpus = {passage.id: passage for passage in tiny.tiny_dataset().corpus}
     for hit in retreever.search(["ba be bi"], k=5)[0]:

@@ -136,7 +136,9 @@ def test_training_stops_early_where_nothing_improves(tmp_path, encoder, data, mo
 
 
 def test_a_loss_that_is_no_number_ends_the_training_with_its_settings(tmp_path, encoder, data, monkeypatch):
-    monkeypatch.setattr(training.ContrastiveLoss, "forward", lambda self, *a, **k: self.log_scale.sum() * torch.nan)
+    monkeypatch.setattr(
+        training.ContrastiveLoss, "forward", lambda self, *a, **k: (self.log_scale.sum() * torch.nan, None)
+    )
     with pytest.raises(TrainingError, match=r"loss is nan before step 10 .*train\.lr"):
         training.fit(tiny.tiny_config(encoder), data, tmp_path)
 

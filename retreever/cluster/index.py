@@ -113,7 +113,7 @@ def _codes(model: Path, data: EncodedDataset, layout: Layout) -> dict[int, Code]
     """Codes fitted to a sample of the corpus: the same wherever they are made."""
     tree, config = load_model(model)
     rows = len(data.passages)
-    if rows < FLAT:
+    if rows < FLAT and not layout.compact:
         return {}
     chosen = np.sort(np.random.default_rng(0).permutation(rows)[:SAMPLE])
     nodes = np.concatenate(list(routed(tree, config, data.passages, chosen)))

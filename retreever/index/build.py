@@ -5,12 +5,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import numpy as np
 from jaxtyping import Float
 
-from retreever.index.codes import Code
+from retreever.index.codes import Code, Use
+from retreever.index.kernels import narrow_rows
 from retreever.index.layout import Layout, checked
 from retreever.index.names import Names
 from retreever.index.projection import Projection
 from retreever.index.segment import FLAT, LARGEST, Segment, make
 from retreever.index.sums import Sums
+from retreever.index.survival import Trial
 from retreever.model.tree import Tree
 
 SAMPLE = 16_384  # vectors that codes are fitted to
@@ -26,7 +28,10 @@ def code_for(similarity: str) -> type[Projection] | type[Sums]:
 def vectors_of(nodes: Float[np.ndarray, "rows nodes"], layout: Layout) -> Vectors:
     """Node probabilities as the levels that are kept in full, in stored form and type."""
     tree = Tree(layout.depth)
-    return {d: layout.form(nodes[:, tree.level(d)]).astype(layout.dtype, copy=False) for d in layout.stored_levels}
+    if layout.dtype == "float32":
+        return {d: layout.form(nodes[:, tree.level(d)]) for d in layout.stored_levels}
+    roots = layout.similarity == "bhattacharyya"
+    return {d: narrow_rows(nodes, tree.level(d), roots) for d in layout.stored_levels}
 
 
 def codes_for(vectors: Mapping[int, np.ndarray], layout: Layout, seed: int = 0) -> dict[int, Code]:
@@ -34,8 +39,14 @@ def codes_for(vectors: Mapping[int, np.ndarray], layout: Layout, seed: int = 0) 
     rows = len(vectors[layout.depth])
     chosen = np.sort(np.random.default_rng(seed).permutation(rows)[:SAMPLE])
     finest = {d: array[chosen].astype(np.float32) for d, array in vectors.items()}
-    fit = code_for(layout.similarity).fit
-    return {d: fit(layout.coarser(finest[min(s for s in finest if s >= d)], d)) for d in layout.coded_levels}
+    codes: dict[int, Code] = {}
+    for d in layout.coded_levels:
+        sample = layout.coarser(finest[min(s for s in finest if s >= d)], d)
+        last: Use = "alone" if layout.compact else "last"
+        trial = Trial(sample, layout.similarity == "bhattacharyya")
+        codes[d] = code_for(layout.similarity).fit(sample, trial, last if d == layout.depth else "between")
+        codes[d].measured = trial.survival(codes[d]).array
+    return codes
 
 
 def batches(
@@ -85,7 +96,7 @@ def segments(
 ) -> Iterator[Segment]:
     """Segments of passages numbered from `first`. Where `codes` is empty and a segment needs some, it is filled."""
     for own, vectors in batches(nodes, ids, layout):
-        if not codes and len(own) >= FLAT:
+        if not codes and (len(own) >= FLAT or layout.compact):
             codes.update(codes_for(vectors, layout))
         yield make(np.arange(first, first + len(own)), Names.of(own), vectors, layout, codes)
         first += len(own)

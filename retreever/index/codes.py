@@ -4,13 +4,16 @@ What is kept of one passage is a row here; which row lies at which place is the 
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Literal, Protocol, Self
 
 import numpy as np
 
-from retreever.index.kernels import STRIP
-
 SLACK = 2e-5  # more than the float32 rounding of a similarity and of a bound together
+UNMEASURED = np.full(3, np.nan)
+Use = Literal["between", "last", "alone"]
+"""What a code is for: a level above the last, the last, or the last with no vectors beside it."""
+
+ROOM = 16_384  # places found for a query before they are looked at
 
 
 @dataclass(frozen=True)
@@ -18,10 +21,10 @@ class Coded:
     """Codes of the passages of a segment at one level, by place.
 
     Attributes:
-        strips: what a scan reads, (strips, bytes or nodes, STRIP).
-        lower: what is read of the passages that remain, uint8 (places, dims / 2); no columns where all is in `strips`.
-        base: what is added to a passage's bound, float32 (places,); empty where there is no such thing.
-        beside: how much of a passage lies beside its code, in units, uint8 (3, places); likewise.
+        strips: what a scan reads, (strips, any).
+        lower: what is read of the passages that remain, uint8 (places, any); no columns where all is in `strips`.
+        base: what is added to a passage's bound, float32 (places,).
+        beside: how much of a passage lies beside its code, in units, uint8 (3, places); empty where there is none.
         units: what those units are, float32 (3,); likewise.
         centres: what each strip is on average, float32 (strips, any).
     """
@@ -33,34 +36,43 @@ class Coded:
     units: np.ndarray
     centres: np.ndarray
 
-    @property
-    def scanned(self) -> int:
-        """Bytes of a passage that every search reads."""
-        places = len(self.strips) * STRIP
-        return (self.strips.nbytes + self.base.nbytes) // places + (2 if self.beside.size else 0)
-
 
 @dataclass
 class Found:
-    """Places whose bound reaches a floor, and their bounds; room for all places of a segment."""
+    """Places whose bound reaches a floor, and their bounds."""
 
     places: np.ndarray
     bounds: np.ndarray
-
-    @classmethod
-    def room(cls, places: int) -> Self:
-        """Empty room for so many."""
-        return cls(np.empty(places, np.int32), np.empty(places, np.float32))
 
     def first(self, count: int) -> Self:
         """The first so many."""
         return type(self)(self.places[:count], self.bounds[:count])
 
+    def by_bound(self) -> Self:
+        """The largest bound first."""
+        order = np.argsort(-self.bounds)
+        return type(self)(self.places[order], self.bounds[order])
+
+
+class Room:
+    """Room for what several queries find."""
+
+    def __init__(self, queries: int):
+        self.places = np.empty((queries, ROOM), np.int32)
+        self.bounds = np.empty((queries, ROOM), np.float32)
+        self.counts = np.zeros(queries, np.int64)
+
+    def taken(self, query: int) -> Found:
+        """What a query has found, which is then forgotten."""
+        count, self.counts[query] = int(self.counts[query]), 0
+        return Found(self.places[query, :count], self.bounds[query, :count])
+
 
 class Code(Protocol):
-    """A way to bound similarities at a level."""
+    """A way to bound similarities at a level. `asked` is what `ask` returns, for one or several queries."""
 
     files: ClassVar[tuple[str, ...]]
+    measured: np.ndarray
 
     def encode(self, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Digits of vectors in stored form, (rows, any), and the terms of their bounds, float32 (terms, rows)."""
@@ -68,21 +80,35 @@ class Code(Protocol):
     def coded(self, digits: np.ndarray, terms: np.ndarray) -> Coded:
         """Digits and terms, a row a place, laid in strips."""
 
-    def ask(self, vector: np.ndarray) -> Any:
-        """A query's vector at this level, ready for `likeness`, `scan` and `refine`."""
+    @property
+    def bytes_scanned(self) -> float:
+        """Bytes of a passage that every search reads."""
+
+    def ask(self, vectors: np.ndarray) -> Any:
+        """Queries' vectors, (queries, nodes), of this level or of one that has this code too."""
 
     def likeness(self, asked: Any, centres: np.ndarray) -> np.ndarray:
-        """How alike strips are to a query on average, but for a constant: (strips,)."""
+        """How alike strips are to queries on average, but for a constant: (queries, strips)."""
 
     def scan(
-        self, asked: Any, coded: Coded, order: np.ndarray, alive: np.ndarray, floor: np.float32, room: Found
-    ) -> Found:
-        """The living places of some strips whose bound reaches the floor."""
+        self, asked: Any, coded: Coded, alive: np.ndarray, order: np.ndarray, start: int, floors: np.ndarray, room: Room
+    ) -> int:
+        """Put the living places of strips into `room` whose bound reaches the query's floor; where it stopped."""
 
-    def refine(self, asked: Any, coded: Coded, floor: np.float32, found: Found) -> Found:
+    def one(self, asked: Any, query: int) -> Any:
+        """One query of several."""
+
+    def guess(self, asked: Any, query: int) -> Any:
+        """One query, asked for first estimates instead of bounds."""
+
+    def nearly(self, asked: Any) -> Any:
+        """Queries asked for bounds of `estimates`, but for `allowance`."""
+
+    def allowance(self, asked: Any, coded: Coded) -> np.ndarray:
+        """By how much an estimate may exceed what a scan finds with `nearly`, (queries,)."""
+
+    def estimates(self, asked: Any, query: int, coded: Coded, found: Found) -> Found:
+        """The same places with the best estimate that the whole code gives; `asked` by `guess` or `nearly`."""
+
+    def refine(self, asked: Any, query: int, coded: Coded, floor: np.float32, found: Found) -> Found:
         """Those whose tighter bound reaches the floor still."""
-
-
-def in_strips(rows: np.ndarray) -> np.ndarray:
-    """(places, any) as (strips, any, STRIP)."""
-    return np.ascontiguousarray(rows.reshape(-1, STRIP, rows.shape[1]).transpose(0, 2, 1))

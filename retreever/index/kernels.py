@@ -14,7 +14,10 @@ import numba
 import numpy as np
 from numba.extending import overload
 
+from retreever.index.threads import side_by_side
+
 STRIP = 256  # passages whose codes lie together: 16 KiB of code, their sums 512 bytes, all in the nearest cache
+TOGETHER = 2_048  # rows that a thread narrows at a time
 
 _fast = numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
 _plain = numba.njit(nogil=True, cache=True)
@@ -23,8 +26,8 @@ _plain = numba.njit(nogil=True, cache=True)
 def widen(stored: Any, out: Any) -> Any:
     """A stored vector to float32, exactly: float32 as it is, float16 given as its bits (uint16), none of it negative.
 
-    Moved to float32's place, the bits of a float16 read as the number times 2**-112, the difference of the two exponent
-    biases.
+    Moved to float32's place, the bits of a float16 lack the difference of the two exponent biases, 112. The smallest
+    numbers are whole multiples of 2**-24; as bits they would be slow to compute with.
     """
     out[:] = stored.view(np.float16) if stored.dtype == np.uint16 else stored
 
@@ -33,12 +36,54 @@ def widen(stored: Any, out: Any) -> Any:
 def _widen(stored: Any, out: Any) -> Any:
     def halves(stored: Any, out: Any) -> Any:
         for leaf in range(stored.shape[0]):
-            out[leaf] = np.uint32(stored[leaf] << 13).view(np.float32) * np.float32(2.0**112)
+            bits = np.uint32(stored[leaf])
+            moved = np.uint32((bits << np.uint32(13)) + np.uint32(112 << 23)).view(np.float32)
+            out[leaf] = moved if bits >= np.uint32(0x400) else np.float32(np.int32(bits)) * np.float32(2.0**-24)
 
     def whole(stored: Any, out: Any) -> Any:
         out[:] = stored
 
     return halves if stored.dtype == numba.types.uint16 else whole
+
+
+@_plain
+def _widen_rows(stored: np.ndarray, out: np.ndarray) -> None:
+    for row in range(stored.shape[0]):
+        widen(stored[row], out[row])
+
+
+@_plain
+def _narrow_rows(values: np.ndarray, first: int, roots: bool, out: np.ndarray) -> None:
+    own = np.empty(out.shape[1], np.float32)
+    bits = own.view(np.uint32)
+    for row in range(values.shape[0]):
+        own[:] = values[row, first : first + own.shape[0]]
+        if roots:
+            for leaf in range(own.shape[0]):
+                own[leaf] = np.sqrt(own[leaf])
+        for leaf in range(own.shape[0]):
+            even = np.uint32((bits[leaf] >> np.uint32(13)) & np.uint32(1))
+            moved = np.uint32(bits[leaf] + np.uint32(0xFFF) + even - np.uint32(112 << 23)) >> np.uint32(13)
+            small = np.uint32(np.int32(np.rint(own[leaf] * np.float32(2.0**24))))
+            out[row, leaf] = moved if own[leaf] >= np.float32(2.0**-14) else small
+
+
+def narrow_rows(probabilities: np.ndarray, columns: slice, roots: bool) -> np.ndarray:
+    """Some columns of probabilities, or their square roots, as float16: rounded to the nearest, ties to even."""
+    out = np.empty((len(probabilities), columns.stop - columns.start), np.uint16)
+    whole = np.ascontiguousarray(probabilities, np.float32)
+    parts = [slice(start, start + TOGETHER) for start in range(0, len(out), TOGETHER)]
+    side_by_side(lambda rows: _narrow_rows(whole[rows], columns.start, roots, out[rows]), parts)
+    return out.view(np.float16)
+
+
+def widen_rows(stored: np.ndarray) -> np.ndarray:
+    """Stored vectors as float32."""
+    if stored.dtype == np.float32:
+        return stored
+    out = np.empty(stored.shape, np.float32)
+    _widen_rows(stored.view(np.uint16), out)
+    return out
 
 
 @_fast
@@ -47,6 +92,17 @@ def _dot(query: np.ndarray, passage: np.ndarray) -> np.float32:
     for leaf in range(query.shape[0]):
         total += query[leaf] * passage[leaf]
     return total
+
+
+@_plain
+def dots(vectors: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Inner products, float32 (vectors, rows), in the thread that asks: a library's threads would get in one another's
+    way where queries are answered side by side."""
+    out = np.empty((vectors.shape[0], rows.shape[0]), np.float32)
+    for i in range(vectors.shape[0]):
+        for j in range(rows.shape[0]):
+            out[i, j] = _dot(vectors[i], rows[j])
+    return out
 
 
 @_fast
@@ -66,6 +122,13 @@ def _merge(passage: np.ndarray, roots: bool, out: np.ndarray) -> None:
         for leaf in range(node * width, (node + 1) * width):
             total += passage[leaf] * passage[leaf] if roots else passage[leaf]
         out[node] = np.sqrt(total) if roots else total
+
+
+@_plain
+def merge_rows(passages: np.ndarray, roots: bool, out: np.ndarray) -> None:
+    """float32 vectors of some level summed to those of the level of `out`, (rows, nodes)."""
+    for row in range(out.shape[0]):
+        _merge(passages[row], roots, out[row])
 
 
 @_plain
@@ -100,139 +163,6 @@ def score_rows(query: np.ndarray, vectors: np.ndarray, roots: bool, rows: np.nda
 
 
 @_fast
-def _project(strip: np.ndarray, weights: np.ndarray, sums: np.ndarray) -> None:
-    """sums[i] = sum_j weights[j] * digit[i, j] in 16 bits: wrapping is harmless, as the total is known to fit."""
-    sums[:] = 0
-    for j in range(0, strip.shape[0], 4):
-        a, b, c, d = strip[j], strip[j + 1], strip[j + 2], strip[j + 3]
-        w = weights[2 * j : 2 * j + 8]
-        for i in range(sums.shape[0]):
-            total = sums[i]
-            total += np.int16(a[i] & 15) * w[0] + np.int16(a[i] >> 4) * w[1]
-            total += np.int16(b[i] & 15) * w[2] + np.int16(b[i] >> 4) * w[3]
-            total += np.int16(c[i] & 15) * w[4] + np.int16(c[i] >> 4) * w[5]
-            total += np.int16(d[i] & 15) * w[6] + np.int16(d[i] >> 4) * w[7]
-            sums[i] = total
-
-
-@_plain
-def _keep(
-    bounds: np.ndarray,
-    first: int,
-    floor: np.float32,
-    alive: np.ndarray,
-    found: np.ndarray,
-    above: np.ndarray,
-    count: int,
-) -> int:
-    """Append the strip's living passages whose bound reaches the floor; returns how many there are by now."""
-    best = bounds[0]
-    for i in range(bounds.shape[0]):
-        best = max(best, bounds[i])
-    if best >= floor:
-        for i in range(bounds.shape[0]):
-            if bounds[i] >= floor and alive[first + i]:
-                found[count], above[count] = first + i, bounds[i]
-                count += 1
-    return count
-
-
-@_fast
-def _bound(
-    sums: np.ndarray,
-    factor: np.float32,
-    base: np.ndarray,
-    beside: np.ndarray,
-    shares: np.ndarray,
-    first: int,
-    bounds: np.ndarray,
-) -> None:
-    own, inner, outer = base[first:], beside[0, first:], beside[1, first:]
-    for i in range(bounds.shape[0]):
-        rest = shares[0] * np.float32(inner[i]) + shares[1] * np.float32(outer[i]) + shares[3]
-        bounds[i] = factor * np.float32(sums[i]) + own[i] + rest
-
-
-@_plain
-def scan_projection(
-    strips: np.ndarray,
-    base: np.ndarray,
-    beside: np.ndarray,
-    order: np.ndarray,
-    alive: np.ndarray,
-    weights: np.ndarray,
-    factor: np.float32,
-    shares: np.ndarray,
-    floor: np.float32,
-    found: np.ndarray,
-    above: np.ndarray,
-) -> int:
-    """Places whose upper bound of the inner product reaches a floor.
-
-    Args:
-        strips: digits of 4 bits, two a byte, uint8 (strips, dims / 2, STRIP).
-        base: what is added to the bound of every place, float32 (places,).
-        beside: how much of a passage lies beside its code, in units: within the basis by the upper digits, outside the
-            basis, within the basis by both digits; uint8 (3, places).
-        order: which strips to look at.
-        alive: whether a place counts, uint8 (places,).
-        weights: of the query for every digit, int16 (dims,), such that no sum of products leaves 16 bits.
-        factor: what a unit of those sums is worth.
-        shares: what a unit of the three numbers in `beside` adds, and what is added to every bound, float32 (4,).
-        found, above: receive places (int32) and their bounds (float32).
-
-    Returns:
-        How many were found.
-    """
-    sums, bounds = np.empty(STRIP, np.int16), np.empty(STRIP, np.float32)
-    count = 0
-    for s in order:
-        _project(strips[s], weights, sums)
-        _bound(sums, factor, base, beside, shares, s * STRIP, bounds)
-        count = _keep(bounds, s * STRIP, floor, alive, found, above, count)
-    return count
-
-
-@_fast
-def _refined(low: np.ndarray, steps: np.ndarray) -> np.float32:
-    total = np.float32(0)
-    for j in range(low.shape[0]):
-        total += steps[2 * j] * np.float32(low[j] & 15) + steps[2 * j + 1] * np.float32(low[j] >> 4)
-    return total
-
-
-@_plain
-def refine_projection(
-    low: np.ndarray,
-    beside: np.ndarray,
-    steps: np.ndarray,
-    shares: np.ndarray,
-    floor: np.float32,
-    found: np.ndarray,
-    above: np.ndarray,
-) -> int:
-    """Tighten the bounds of found places by the digits that the scan did not read; keep what still reaches the floor.
-
-    Args:
-        low: lower 4 bits of every digit, uint8 (places, dims / 2).
-        beside, shares: as in the scan.
-        steps: what a unit of a lower digit is worth to the query, float32 (dims,), then what is added to all.
-
-    Returns:
-        How many are kept, at the front of `found` and `above`.
-    """
-    kept = 0
-    for i in range(found.shape[0]):
-        place = found[i]
-        tighter = shares[2] * np.float32(beside[2, place]) - shares[0] * np.float32(beside[0, place])
-        bound = above[i] + _refined(low[place], steps) + steps[-1] + tighter
-        if bound >= floor:
-            found[kept], above[kept] = place, bound
-            kept += 1
-    return kept
-
-
-@_fast
 def _overlaps(strip: np.ndarray, query: np.ndarray, sums: np.ndarray) -> None:
     sums[:] = 0
     for node in range(strip.shape[0]):
@@ -244,34 +174,83 @@ def _overlaps(strip: np.ndarray, query: np.ndarray, sums: np.ndarray) -> None:
 @_plain
 def scan_sums(
     strips: np.ndarray,
-    order: np.ndarray,
     alive: np.ndarray,
+    order: np.ndarray,
+    start: int,
+    queries: np.ndarray,
+    unit: np.float32,
+    floors: np.ndarray,
+    found: np.ndarray,
+    above: np.ndarray,
+    counts: np.ndarray,
+) -> int:
+    """Collect, for each of several queries, the places whose upper bound of the nTVD similarity reaches its floor.
+
+    Args:
+        strips: probabilities in units, rounded up, uint16 (strips, nodes, STRIP).
+        queries: the same of the queries, uint16 (queries, nodes).
+        unit: what one is worth.
+        alive, order, start, floors, found, above, counts: as in `scan_digits`, and what is returned too.
+    """
+    sums = np.empty(STRIP, np.uint16)
+    for position in range(start, order.shape[0]):
+        if counts.max() + STRIP > found.shape[1]:
+            return position
+        first = order[position] * STRIP
+        for query in range(queries.shape[0]):
+            _overlaps(strips[order[position]], queries[query], sums)
+            count, floor = counts[query], (floors[query] + np.float32(1)) / unit
+            if sums.max() >= floor:
+                for i in range(STRIP):
+                    if sums[i] >= floor and alive[first + i]:
+                        found[query, count], above[query, count] = first + i, np.float32(sums[i]) * unit - np.float32(1)
+                        count += 1
+                counts[query] = count
+    return order.shape[0]
+
+
+@_fast
+def _shared(passage: np.ndarray, query: np.ndarray) -> np.int32:
+    total = np.int32(0)
+    for node in range(query.shape[0]):
+        total += np.int32(min(passage[node], query[node]))
+    return total
+
+
+@_plain
+def refine_sums(
+    low: np.ndarray,
+    over: np.ndarray,
     query: np.ndarray,
     unit: np.float32,
+    constant: np.float32,
+    rest: np.float32,
     floor: np.float32,
     found: np.ndarray,
     above: np.ndarray,
 ) -> int:
-    """Places whose upper bound of the nTVD similarity reaches a floor.
+    """Tighten bounds by probabilities of more nodes, in bytes; returns how many are kept, at the front.
 
     Args:
-        strips: probabilities in units, rounded up, uint16 (strips, nodes, STRIP).
-        query: the same of the query, uint16 (nodes,).
-        unit: what one is worth.
-        order, alive, floor, found, above: as in `scan_projection`.
+        low: probabilities in units, rounded, uint8 (places, nodes).
+        over: how much of a passage's was rounded off, float32 (places,).
+        query: the query's in units, rounded, uint8 (nodes,).
+        constant: what is added to every bound.
+        rest: how much of `over` is added: 1 for bounds, 0 for estimates.
+        found, above: places and their bounds; those that are kept go to the front.
     """
-    sums, bounds = np.empty(STRIP, np.uint16), np.empty(STRIP, np.float32)
-    count = 0
-    for s in order:
-        _overlaps(strips[s], query, sums)
-        for i in range(STRIP):
-            bounds[i] = np.float32(sums[i]) * unit - np.float32(1)
-        count = _keep(bounds, s * STRIP, floor, alive, found, above, count)
-    return count
+    kept = 0
+    for i in range(found.shape[0]):
+        place = found[i]
+        bound = min(above[i], unit * np.float32(_shared(low[place], query)) + rest * over[place] + constant)
+        if bound >= floor:
+            found[kept], above[kept] = place, bound
+            kept += 1
+    return kept
 
 
 @_plain
-def _sift(heap: np.ndarray, value: np.float32) -> None:
+def sift(heap: np.ndarray, value: np.float32) -> None:
     """Put a value in the place of the least of a heap."""
     place, size = 0, heap.shape[0]
     while True:
@@ -288,12 +267,13 @@ def _sift(heap: np.ndarray, value: np.float32) -> None:
 
 
 @_plain
-def score_while_needed(
+def score_best_first(
     query: np.ndarray,
     vectors: np.ndarray,
     roots: bool,
     rows: np.ndarray,
     above: np.ndarray,
+    floor: np.float32,
     best: np.ndarray,
     scores: np.ndarray,
 ) -> int:
@@ -301,6 +281,7 @@ def score_while_needed(
 
     Args:
         rows, above: passages and their bounds, the largest bound first.
+        floor: the k-th best similarity of all is known to be no less.
         best: a heap of the k best similarities so far, the least of them first; -inf where there are fewer.
         scores: receives the similarities.
 
@@ -309,10 +290,18 @@ def score_while_needed(
     """
     wide, node = np.empty(vectors.shape[1], np.float32), np.empty(query.shape[0], np.float32)
     for i in range(rows.shape[0]):
-        if above[i] < best[0]:
+        if above[i] < max(floor, best[0]):
             return i
         widen(vectors[rows[i]], wide)
         scores[i] = score_widened(query, wide, node, roots)
         if scores[i] > best[0]:
-            _sift(best, scores[i])
+            sift(best, scores[i])
     return rows.shape[0]
+
+
+@_plain
+def keep_best(values: np.ndarray, best: np.ndarray) -> None:
+    """Bring a heap of the best up to date."""
+    for value in values:
+        if value > best[0]:
+            sift(best, value)

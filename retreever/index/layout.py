@@ -10,10 +10,14 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float
 
+from retreever.index.kernels import merge_rows
+from retreever.index.threads import side_by_side
 from retreever.model.tree import Tree
 
+TOGETHER = 4_096  # rows that a thread checks at a time
 ROUNDING = 1e-4  # how far above one a probability may be for having been summed in float32
 SMALL = 6  # levels up to this one, of 64 nodes, are cheap enough to have a code each
+FEW, FINER = 4, 8  # nTVD: levels up to this one have a code each, and the level that bounds all others
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,7 @@ class Layout:
         exact_hierarchy: parents are sums of children, so that coarse levels need not be stored.
         model: digest of the tree whose probabilities it holds.
         dtype: of the stored vectors.
+        compact: codes of the last level are kept and no vectors: search is by estimate, of that level alone.
     """
 
     depth: int
@@ -31,34 +36,44 @@ class Layout:
     exact_hierarchy: bool
     model: str
     dtype: Literal["float32", "float16"] = "float32"
+    compact: bool = False
 
     @property
     def stored_levels(self) -> tuple[int, ...]:
-        """Levels whose vectors are kept in full: the last where the others are sums of it."""
-        return (self.depth,) if self.exact_hierarchy else tuple(range(1, self.depth + 1))
+        """Levels whose vectors codes are made of, and kept in full: the last where the others are sums of it."""
+        return (self.depth,) if self.exact_hierarchy or self.compact else tuple(range(1, self.depth + 1))
 
     @property
     def coded_levels(self) -> tuple[int, ...]:
         """Levels with a code to bound similarities by.
 
         Without a hierarchy all; else the small ones, and for Bhattacharyya every second of the others up to the last.
-        For nTVD a code is the level itself, merged to 64 nodes, and a finer level's would be the same.
+        For nTVD the one of 256 nodes, whose first part is the one of 64 nodes, serves all others.
 
         >>> Layout(10, "bhattacharyya", True, "").coded_levels
         (1, 2, 3, 4, 5, 6, 8, 10)
+        >>> Layout(10, "ntvd", True, "").coded_levels
+        (1, 2, 3, 4, 8)
         """
         levels = range(1, self.depth + 1)
+        if self.compact:
+            return (self.depth,)
         if not self.exact_hierarchy:
             return tuple(levels)
-        finer = self.similarity == "bhattacharyya"
-        return tuple(d for d in levels if d <= SMALL or (finer and (self.depth - d) % 2 == 0))
+        if self.similarity == "ntvd":
+            return tuple(d for d in levels if d in (*range(1, FEW + 1), min(self.depth, FINER)))
+        return tuple(d for d in levels if d <= SMALL or (self.depth - d) % 2 == 0)
 
     def coded(self, level: int) -> int:
         """The level whose code bounds similarities at `level`: itself, or the nearest coarser one that has one.
 
         >>> Layout(10, "bhattacharyya", True, "").coded(9)
         8
+        >>> [Layout(10, "ntvd", True, "").coded(d) for d in (5, 6, 7)]
+        [4, 8, 8]
         """
+        if level not in self.coded_levels and self.similarity == "ntvd" and level >= SMALL:
+            return max(self.coded_levels)
         return max(d for d in self.coded_levels if d <= level)
 
     def form(self, probabilities: Float[np.ndarray, "rows leaves"]) -> Float[np.ndarray, "rows leaves"]:
@@ -72,12 +87,11 @@ class Layout:
 
     def coarser(self, vectors: Float[np.ndarray, "rows leaves"], level: int) -> Float[np.ndarray, "rows nodes"]:
         """Vectors of a finer level, in stored form, summed to those of `level`."""
-        groups = vectors.reshape(len(vectors), 2**level, -1)
-        if groups.shape[2] == 1:
+        if vectors.shape[1] == 2**level:
             return vectors
-        if self.similarity == "bhattacharyya":
-            return np.sqrt(np.einsum("rgc,rgc->rg", groups, groups))
-        return groups.sum(axis=2)
+        merged = np.empty((len(vectors), 2**level), np.float32)
+        merge_rows(np.ascontiguousarray(vectors, np.float32), self.similarity == "bhattacharyya", merged)
+        return merged
 
 
 def checked(nodes: Float[np.ndarray, "rows nodes"], depth: int, what: str) -> np.ndarray:
@@ -91,6 +105,11 @@ def checked(nodes: Float[np.ndarray, "rows nodes"], depth: int, what: str) -> np
         raise ValueError(
             f"{what}: must be rows of {tree.nodes} node probabilities, got an array of shape {nodes.shape}"
         )
-    if not ((nodes >= 0) & (nodes <= 1 + ROUNDING)).all():  # false for NaN too
+    parts = [nodes[start : start + TOGETHER] for start in range(0, len(nodes), TOGETHER)]
+    if not all(side_by_side(_probable, parts)):
         raise ValueError(f"{what}: probabilities must lie within [0, 1], got {nodes.min()} to {nodes.max()}")
     return nodes
+
+
+def _probable(nodes: np.ndarray) -> bool:
+    return bool(nodes.min() >= 0 and nodes.max() <= 1 + ROUNDING)  # false for NaN too

@@ -21,6 +21,8 @@ TIERS = (FLAT, 32 * FLAT)
 
 def tidied(views: Sequence[View], layout: Layout, codes: Mapping[int, Code]) -> tuple[View, ...]:
     """The same living passages in fewer segments; segments that need no change are kept as they are."""
+    if layout.compact:  # there are no vectors to make codes of
+        return tuple(views)
     kept = [_rewritten(view, layout, codes) for view in views]
     kept = [view for view in kept if len(view.segment)]
     for tier in TIERS:

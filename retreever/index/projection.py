@@ -12,40 +12,42 @@ which P has one direction a node of that level, its signs and weights given; mai
 and need no hierarchy.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from retreever.index.codes import SLACK, Coded, Found, in_strips
-from retreever.index.kernels import STRIP, refine_projection, scan_projection
+from retreever.index.codes import SLACK, UNMEASURED, Coded, Found, Room, Use
+from retreever.index.digits import WEIGHT, blocks_of, centre_rows, digit_rows, parted, refine_digits, scan_digits
+from retreever.index.kernels import STRIP, dots
+from retreever.index.survival import Trial
 
-DIMS = 128  # main directions kept: 64 bytes of upper digits
+DIMS = (64, 96, 128, 160, 192)  # numbers of main directions to choose from: half as many bytes are scanned
+COMPACT = 256  # main directions where nothing else is kept
 DIGITS = 256  # of a coordinate
 GRID = 0.0223  # distance of two grid points in standard deviations: the grid ends at 2.85 of them
 MIDDLE = (DIGITS - 1) / 2
 LEAST = 1e-7  # standard deviation taken for a direction in which nothing varies
 ROUNDING = 1e-7  # of a squared length in float32
 WIDTH = 8  # digits that the scan takes at once
-SPAN = 31_000  # largest sum of weighted digits; with all roundings up, 128 * 15 / 2, it stays within 16 bits
 
 
 @dataclass(frozen=True)
 class AskedProjection:
-    """A query's coordinates and the kernels' numbers of it.
+    """Queries' coordinates and the kernels' numbers of them, a row a query.
 
     Attributes:
-        place: its coordinates, then 1.
-        weights: of a passage's upper digits, int16 (dims,), in units of `unit`.
+        places: their coordinates, then 1.
+        weights: of a passage's upper digits, in units of `units`, as the scan takes them.
         lengths: within the basis, outside of it, and what is added to every bound.
-        lower: what a unit of a lower digit is worth, float32 (dims,), then what is added to all.
+        lower: what a unit of a lower digit is worth, float32 (queries, dims), then what is added to all.
     """
 
-    place: np.ndarray
+    places: np.ndarray
     weights: np.ndarray
-    unit: np.float32
-    lengths: tuple[float, float, float]
+    units: np.ndarray
+    lengths: np.ndarray
     lower: np.ndarray
 
 
@@ -56,40 +58,60 @@ class Projection:
         mean: float32 (nodes,).
         basis: orthonormal columns, float32 (nodes, dims); dims is a multiple of eight, zero columns fill it up.
         step: distance of two grid points in each direction, float32 (dims,).
+        measured: what it leaves of a sample, float64 (3,): see `Survival`.
     """
 
-    files: ClassVar[tuple[str, ...]] = ("mean", "basis", "step")
+    files: ClassVar[tuple[str, ...]] = ("mean", "basis", "step", "measured")
 
-    def __init__(self, mean: np.ndarray, basis: np.ndarray, step: np.ndarray):
-        self.mean, self.basis, self.step = mean, basis, step
+    def __init__(self, mean: np.ndarray, basis: np.ndarray, step: np.ndarray, measured: np.ndarray = UNMEASURED):
+        self.mean, self.basis, self.step, self.measured = mean, basis, step, measured
+        self._directions = np.ascontiguousarray(basis.T)
 
     @classmethod
-    def fit(cls, sample: Float[np.ndarray, "rows nodes"], dims: int = DIMS) -> Self:
-        """Main directions of a sample of vectors in stored form."""
+    def fit(cls, sample: Float[np.ndarray, "rows nodes"], trial: Trial, use: Use = "last") -> Self:
+        """Main directions of a sample of vectors in stored form, as many as cost least to search it.
+
+        A level between has no more than a quarter of its nodes; a code alone has as many as give good estimates.
+        """
+        most = min(sample.shape[1], COMPACT if use == "alone" else DIMS[-1])
+        if use == "between":
+            most = min(most, max(DIMS[0], sample.shape[1] // 4))
+        widest = cls._main(sample, most)
+        if use == "alone" or most <= DIMS[0]:
+            return widest
+        tried = [widest.first(dims) for dims in DIMS if dims <= most]
+        costs = [trial.survival(code).cost(code.bytes_scanned) for code in tried]
+        return tried[int(np.argmin(costs))]
+
+    @classmethod
+    def _main(cls, sample: np.ndarray, dims: int) -> Self:
         mean = sample.mean(axis=0, dtype=np.float64)
         centred = (sample - mean).astype(np.float32)
         values, vectors = np.linalg.eigh((centred.T @ centred).astype(np.float64) / len(sample))
-        kept = min(dims, sample.shape[1])
-        basis = np.zeros((sample.shape[1], -(-kept // WIDTH) * WIDTH), np.float32)
-        basis[:, :kept] = vectors[:, ::-1][:, :kept]
+        basis = np.zeros((sample.shape[1], -(-dims // WIDTH) * WIDTH), np.float32)
+        basis[:, :dims] = vectors[:, ::-1][:, :dims]
         spread = np.full(basis.shape[1], LEAST)
-        spread[:kept] = np.sqrt(np.maximum(values[::-1][:kept], LEAST**2))
+        spread[:dims] = np.sqrt(np.maximum(values[::-1][:dims], LEAST**2))
         return cls(mean.astype(np.float32), basis, (GRID * spread).astype(np.float32))
+
+    def first(self, dims: int) -> Self:
+        """The first so many directions, a multiple of eight."""
+        return type(self)(self.mean, np.ascontiguousarray(self.basis[:, :dims]), self.step[:dims])
 
     def encode(self, vectors: Float[np.ndarray, "rows nodes"]) -> tuple[np.ndarray, np.ndarray]:
         """Coordinates on the grid, uint8 (rows, dims), and the four terms of the bound, float32 (4, rows).
 
         The terms: <u, m>, |r within| with the upper digits alone, |r outside|, |r within| with both digits.
         """
-        centred = vectors - self.mean
+        centred, sums = np.empty(vectors.shape, np.float32), np.empty((2, len(vectors)), np.float32)
+        centre_rows(vectors, self.mean, centred, sums)
         exact = centred @ self.basis
-        digits = np.clip(np.rint(exact / self.step + MIDDLE), 0, DIGITS - 1).astype(np.uint8)
-        within, whole = np.einsum("rd,rd->r", exact, exact), np.einsum("rd,rd->r", centred, centred)
+        digits, squares = np.empty(exact.shape, np.uint8), np.empty((3, len(vectors)), np.float32)
+        digit_rows(exact, self.step, digits, squares)
         terms = np.empty((4, len(vectors)), np.float32)
-        terms[0] = vectors @ self.mean
-        terms[1] = np.linalg.norm(exact - self._point((digits & 0xF0) + np.float32(7.5)), axis=1)
-        terms[2] = np.sqrt(np.maximum(whole - within, 0) + ROUNDING * whole)
-        terms[3] = np.linalg.norm(exact - self._point(digits), axis=1)
+        terms[0] = sums[0]
+        terms[1], terms[3] = np.sqrt(squares[1]), np.sqrt(squares[2])
+        terms[2] = np.sqrt(np.maximum(sums[1] - squares[0], 0) + ROUNDING * sums[1])
         return digits, terms
 
     def _point(self, digits: np.ndarray) -> np.ndarray:
@@ -101,52 +123,85 @@ class Projection:
         bases = terms[0].reshape(-1, STRIP).mean(axis=1)
         units = np.maximum(terms[1:].max(axis=1), LEAST) / 255
         return Coded(
-            in_strips((digits[:, ::2] >> 4) | (digits[:, 1::2] & 0xF0)),
+            blocks_of(digits >> 4).reshape(len(means), -1),
             (digits[:, ::2] & 0x0F) | (digits[:, 1::2] << 4),
             terms[0],
-            np.minimum(np.ceil(terms[1:] / units[:, None]), 255).astype(np.uint8),
+            np.ascontiguousarray(np.minimum(np.ceil(terms[1:] / units[:, None]), 255), np.uint8),
             (units * (1 + ROUNDING * 10)).astype(np.float32),
             np.column_stack([means, bases]).astype(np.float32),
         )
 
-    def ask(self, vector: Float[np.ndarray, " nodes"]) -> AskedProjection:
-        """A query's vector in stored form."""
-        centred = vector - self.mean
-        place = (centred @ self.basis).astype(np.float64)
-        worth = place * self.step * 16  # of one upper digit
-        unit = max(worth[worth > 0].sum(), -worth[worth < 0].sum(), 1e-12) * 15 / SPAN
-        weights = np.rint(worth / unit)
-        whole = float(centred @ centred)
-        outside = np.sqrt(max(whole - place @ place, 0) + ROUNDING * whole)
-        lost = 7.5 * np.abs(worth - weights * unit).sum()
-        constant = centred @ self.mean - 7.5 * unit * weights.sum() + lost + SLACK
+    @property
+    def bytes_scanned(self) -> float:
+        """Upper digits, what is added, two lengths."""
+        return len(self.step) / 2 + 4 + 2
+
+    def ask(self, vectors: Float[np.ndarray, "queries nodes"]) -> AskedProjection:
+        """Queries' vectors in stored form."""
+        centred = vectors - self.mean
+        places = dots(centred, self._directions).astype(np.float64)
+        worth = places * self.step * 16  # of one upper digit
+        units = np.maximum(np.abs(worth).max(axis=1), 1e-12) / WEIGHT
+        weights = np.rint(worth / units[:, None])
+        whole, within = (np.einsum("qd,qd->q", x, x, dtype=np.float64) for x in (centred, places))
+        outside = np.sqrt(np.maximum(whole - within, 0) + ROUNDING * whole)
+        lost = 7.5 * np.abs(worth - weights * units[:, None]).sum(axis=1)
+        constant = np.einsum("qd,d->q", centred, self.mean) - 7.5 * units * weights.sum(axis=1) + lost + SLACK
+        lower = places * self.step
+        ones = np.ones((len(vectors), 1))
         return AskedProjection(
-            np.append(place, 1).astype(np.float32),
-            weights.astype(np.int16),
-            np.float32(unit),
-            (float(np.linalg.norm(place)), float(outside), float(constant)),
-            np.append(place * self.step, -7.5 * (place * self.step).sum()).astype(np.float32),
+            np.hstack([places, ones]).astype(np.float32),
+            np.stack([parted(own.astype(np.int16)) for own in weights]),
+            units,
+            np.column_stack([np.sqrt(within), outside, constant]),
+            np.hstack([lower, -7.5 * lower.sum(axis=1, keepdims=True)]).astype(np.float32),
         )
 
     def likeness(self, asked: AskedProjection, centres: np.ndarray) -> np.ndarray:
         """Inner products with the strips' means, but for a constant."""
-        return centres @ asked.place
+        return np.asarray(dots(asked.places, centres))
 
     def scan(
-        self, asked: AskedProjection, coded: Coded, order: np.ndarray, alive: np.ndarray, floor: np.float32, room: Found
-    ) -> Found:
+        self,
+        asked: AskedProjection,
+        coded: Coded,
+        alive: np.ndarray,
+        order: np.ndarray,
+        start: int,
+        floors: np.ndarray,
+        room: Room,
+    ) -> int:
         """Bounds by the upper digits."""
-        own = (asked.weights, asked.unit, _shares(asked, coded))
-        codes = (coded.strips, coded.base, coded.beside)
-        return room.first(scan_projection(*codes, order, alive, *own, floor, room.places, room.bounds))
+        worth = asked.lengths[:, :2] * coded.units[:2]
+        numbers = np.column_stack([asked.units, worth, asked.lengths[:, 2]]).astype(np.float32)
+        codes = (coded.strips, coded.base, coded.beside, alive, order, start)
+        return int(scan_digits(*codes, asked.weights, numbers, floors, room.places, room.bounds, room.counts))
 
-    def refine(self, asked: AskedProjection, coded: Coded, floor: np.float32, found: Found) -> Found:
+    def one(self, asked: AskedProjection, query: int) -> AskedProjection:
+        """One query of several."""
+        return AskedProjection(*(getattr(asked, name)[query : query + 1] for name in AskedProjection.__match_args__))
+
+    def guess(self, asked: AskedProjection, query: int) -> AskedProjection:
+        """One query without what may lie beside codes."""
+        one = self.one(asked, query)
+        return replace(one, lengths=one.lengths * [0, 0, 1])
+
+    def nearly(self, asked: AskedProjection) -> AskedProjection:
+        """Queries without what may lie outside the basis."""
+        return replace(asked, lengths=asked.lengths * [1, 0, 1])
+
+    def allowance(self, asked: AskedProjection, coded: Coded) -> np.ndarray:
+        """How far an inner product with a code of both digits may be from one with the coordinates themselves."""
+        return np.asarray(asked.lengths[:, 0] * (255 * coded.units[2]) + SLACK)
+
+    def estimates(self, asked: AskedProjection, query: int, coded: Coded, found: Found) -> Found:
+        """Inner products by both digits."""
+        within = np.float32(asked.lengths[query, 0] * coded.units[0])
+        own = (asked.lower[query], within, np.float32(0), np.float32(-np.inf))
+        return found.first(refine_digits(coded.lower, coded.beside, *own, found.places, found.bounds))
+
+    def refine(self, asked: AskedProjection, query: int, coded: Coded, floor: np.float32, found: Found) -> Found:
         """Bounds by both digits."""
-        own = (asked.lower, _shares(asked, coded))
-        return found.first(refine_projection(coded.lower, coded.beside, *own, floor, found.places, found.bounds))
-
-
-def _shares(asked: AskedProjection, coded: Coded) -> np.ndarray:
-    """What a unit of each number in `beside` adds to a bound, and what is added to all."""
-    within, outside, constant = asked.lengths
-    return np.append(coded.units * np.array([within, outside, within], np.float32), np.float32(constant))
+        within = asked.lengths[query, 0] * coded.units
+        own = (asked.lower[query], np.float32(within[0]), np.float32(within[2]))
+        return found.first(refine_digits(coded.lower, coded.beside, *own, floor, found.places, found.bounds))

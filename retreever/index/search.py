@@ -1,28 +1,27 @@
-"""The exact best passages of a query, found by bounds (ours).
+"""The exact best passages of some queries, found by bounds (ours).
 
-Strips of codes that are most alike the query are looked at first and their most promising passages scored, which
-gives a floor: the k-th best similarity so far. Every other strip is scanned, and what cannot reach the floor is left.
-The rest is bounded more tightly, sorted by bound, and scored until no bound reaches the k-th best. Nothing is
-approximate: every passage left out has a bound below the k-th best score.
+A good first floor comes from the strips of codes most alike a query: their passages are ranked by estimate, the most
+promising compared in full, and the k-th best similarity is the floor. Then all strips are scanned, each read once for
+all queries; what cannot reach a query's floor is left. The rest is bounded more tightly, sorted by bound, and scored
+until no bound reaches the k-th best. Nothing is approximate: every passage left out has a bound below the k-th best
+score.
+
+Of a compact index the answer is the best by estimate instead, found in the same way.
 """
 
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from retreever.index.codes import Code, Found
-from retreever.index.kernels import STRIP, score_rows, score_while_needed
+from retreever.index.codes import SLACK, Code, Found, Room
+from retreever.index.kernels import STRIP, keep_best, score_best_first, score_rows
 from retreever.index.layout import Layout
 from retreever.index.segment import Segment
 
-FIRST_STRIPS = 8  # of a segment, looked at before the others; then up to
-SECOND_STRIPS = 64  # by a floor that is nearly the last; then the rest
-FIRST_SCORED = 32  # of those, at least so many are scored, and three for each that is asked for
-_own = threading.local()
+GUESS_STRIPS = 24  # of all segments together, that the first floor comes from
+GUESS_SCORED = 48  # of their passages, at least so many are scored, and three for each that is asked for
 
 
 @dataclass(frozen=True)
@@ -67,94 +66,177 @@ class View:
         return cls(segment, rows_alive, (rows_alive[segment.rows] * places).astype(np.uint8))
 
 
-class Query:
-    """One query at one level over some views; `answer` runs the whole search."""
+class Progress:
+    """What is known of a query's answer so far.
 
-    def __init__(self, vector: np.ndarray, level: int, k: int, layout: Layout, codes: Mapping[int, Code]):
-        self.vector, self.level, self.layout = vector, level, layout
-        self.coded = layout.coded(level)
-        self.code: Any = codes.get(self.coded)  # none while all segments are small
-        self.asked: Any = self.code and self.code.ask(layout.coarser(vector[None], self.coded)[0])
+    Attributes:
+        floor: the k-th best similarity of all passages is no less.
+        best: a heap of the k best similarities found, the least first; -inf where there are fewer.
+        bound: no passage ruled out so far is more similar than this.
+        kept: (view, rows, scores) of passages compared in full, as far as they may be among the best.
+    """
+
+    def __init__(self, k: int):
+        self.floor = np.float32(-np.inf)
         self.best = np.full(k, -np.inf, np.float32)
         self.bound = -np.inf
-        self.counts = {"scanned": 0, "remained": 0, "refined": 0, "scored": 0}
+        self.scanned = self.remained = self.refined = self.scored = 0
         self.kept: list[tuple[int, np.ndarray, np.ndarray]] = []
 
-    def answer(self, views: Sequence[View]) -> tuple[list[tuple[int, int]], np.ndarray, Evidence]:
-        """The best passages as (view, row), best first, and their scores."""
-        coded = [(number, view) for number, view in enumerate(views) if view.segment.codes]
-        for number, view in enumerate(views):
-            if not view.segment.codes:
-                self._score_rows(number, view.segment, np.flatnonzero(view.rows_alive))
-        strips = [self._by_likeness(view) for _, view in coded]
-        waiting = [self._first(*coded[i], strips[i][:FIRST_STRIPS]) for i in range(len(coded))]
-        for start, end in pairwise((FIRST_STRIPS, SECOND_STRIPS, None)):
-            for i, (number, view) in enumerate(coded):
-                self._next(number, view, np.sort(strips[i][start:end]), waiting[i])
-                waiting[i] = Found.room(0)
-        hits, scores = self._ranked(views)
-        return hits, scores, Evidence(self.coded, bound=float(self.bound), kth=float(self.best[0]), **self.counts)
-
-    def _by_likeness(self, view: View) -> np.ndarray:
-        """Strips of a view, the most alike first."""
-        return np.argsort(-self.code.likeness(self.asked, view.segment.codes[self.coded].centres), kind="stable")
-
-    def _first(self, number: int, view: View, strips: np.ndarray) -> Found:
-        """Score the most promising passages of some strips; returns the others, with their bounds."""
-        found = self._scan(view, strips, np.float32(-np.inf))
-        several = max(FIRST_SCORED, 3 * len(self.best))
-        by_bound = np.argsort(-found.bounds)
-        top, others = by_bound[:several], by_bound[several:]
-        left = Found(found.places[others], found.bounds[others])
-        self._score_places(number, view.segment, found.places[top], found.bounds[top])
-        return left
-
-    def _next(self, number: int, view: View, strips: np.ndarray, waiting: Found) -> None:
-        """Bound the passages of some strips, and score what the bounds do not rule out of them and of those waiting."""
-        floor = self.best[0]
-        near = waiting.bounds >= floor
-        found = self._scan(view, strips, floor)
-        found = Found(
-            np.concatenate([waiting.places[near], found.places]), np.concatenate([waiting.bounds[near], found.bounds])
-        )
-        self.counts["remained"] += len(found.places)
-        self._ruled_out(floor)
-        found = self.code.refine(self.asked, view.segment.codes[self.coded], floor, found)
-        self.counts["refined"] += len(found.places)
-        by_bound = np.argsort(-found.bounds)
-        self._score_places(number, view.segment, found.places[by_bound], found.bounds[by_bound])
-
-    def _scan(self, view: View, strips: np.ndarray, floor: np.float32) -> Found:
-        self.counts["scanned"] += len(strips) * STRIP
-        coded = view.segment.codes[self.coded]
-        return self.code.scan(self.asked, coded, strips, view.places_alive, floor, _room(len(view.segment.rows)))
-
-    def _score_places(self, number: int, segment: Segment, places: np.ndarray, bounds: np.ndarray) -> None:
-        self._score_rows(number, segment, segment.rows[places].astype(np.int64), bounds)
-
-    def _score_rows(self, number: int, segment: Segment, rows: np.ndarray, bounds: np.ndarray | None = None) -> None:
-        scores = np.empty(len(rows), np.float32)
-        above = np.full(len(rows), np.inf, np.float32) if bounds is None else bounds
-        done = score_while_needed(
-            self.vector, *_arguments(segment, self.level, self.layout), rows, above, self.best, scores
-        )
-        if done < len(rows):
-            self._ruled_out(above[done])
-        self.counts["scored"] += done
-        self.kept.append((number, rows[:done], scores[:done]))
-
-    def _ruled_out(self, bound: float) -> None:
+    def rule_out(self, bound: float) -> None:
+        """Passages were left out whose similarity is no more than this."""
         self.bound = max(self.bound, float(bound))
 
-    def _ranked(self, views: Sequence[View]) -> tuple[list[tuple[int, int]], np.ndarray]:
-        """All passages as good as the k-th best, ties broken by id."""
-        hits: list[tuple[float, str, int, int]] = []
-        for number, rows, scores in self.kept:
-            ids = views[number].segment.ids
-            for i in np.flatnonzero(scores >= self.best[0]):
-                hits.append((-float(scores[i]), ids[int(rows[i])], number, int(rows[i])))
-        hits = sorted(hits)[: len(self.best)]
-        return [(number, row) for _, _, number, row in hits], -np.array([hit[0] for hit in hits], np.float32)
+    def raise_floor(self) -> None:
+        """The k-th best of those found is a floor too."""
+        self.floor = max(self.floor, self.best[0])
+
+    def ranked(self, views: Sequence[View]) -> tuple[np.ndarray, np.ndarray]:
+        """Numbers and scores of the best, ties broken by id."""
+        scores = np.concatenate([s for _, _, s in self.kept])
+        sources = np.concatenate([np.full(len(rows), view) for view, rows, _ in self.kept])
+        rows = np.concatenate([rows for _, rows, _ in self.kept])
+        near = np.flatnonzero(scores >= self.best[0])
+        near = near[np.argsort(-scores[near], kind="stable")]
+        if (np.diff(scores[near]) == 0).any():
+            ids = [views[sources[i]].segment.ids[int(rows[i])] for i in near]
+            near = near[sorted(range(len(near)), key=lambda i: (-scores[near[i]], ids[i]))]
+        near = near[: len(self.best)]
+        numbers = [views[sources[i]].segment.numbers[rows[i]] for i in near]
+        return np.array(numbers, np.int64), scores[near]
+
+
+class Search:
+    """Some queries at one level over some views; `answers` runs the whole search.
+
+    Args:
+        vectors: in stored form, (queries, nodes).
+    """
+
+    def __init__(
+        self, vectors: np.ndarray, level: int, k: int, layout: Layout, codes: Mapping[int, Code], views: Sequence[View]
+    ):
+        self.vectors, self.level, self.layout, self.views = vectors, level, layout, views
+        self.level_coded = layout.coded(level)
+        self.code: Any = codes.get(self.level_coded)  # none while all segments are small
+        self.asked: Any = self.code and self.code.ask(layout.coarser(vectors, min(level, self.level_coded)))
+        if self.code and layout.compact:
+            self.asked = self.code.nearly(self.asked)
+        self.progress = [Progress(k) for _ in vectors]
+        self.room = Room(len(vectors))
+
+    def answers(self) -> list[tuple[np.ndarray, np.ndarray, Evidence]]:
+        """Numbers, scores and evidence of every query, the best passage first."""
+        coded = [number for number, view in enumerate(self.views) if view.segment.codes]
+        for number, view in enumerate(self.views):
+            if not view.segment.codes:
+                rows = np.flatnonzero(view.rows_alive)
+                for query in range(len(self.vectors)):
+                    self._score(query, number, rows, np.full(len(rows), np.inf, np.float32))
+        if coded:
+            self._guess(coded)
+        for number in coded:
+            self._scan(number)
+        return [(*own.ranked(self.views), self._evidence(own)) for own in self.progress]
+
+    def _evidence(self, own: Progress) -> Evidence:
+        counts = (own.scanned, own.remained, own.refined, own.scored)
+        return Evidence(self.level_coded, *counts, bound=own.bound, kth=float(own.best[0]))
+
+    def _coded(self, number: int) -> Any:
+        return self.views[number].segment.codes[self.level_coded]
+
+    def _guess(self, coded: Sequence[int]) -> None:
+        """A floor for every query from the strips most alike it."""
+        alike = [self.code.likeness(self.asked, self._coded(number).centres) for number in coded]
+        starts = np.cumsum([0, *(part.shape[1] for part in alike)])
+        every = np.hstack(alike)
+        several = min(GUESS_STRIPS, every.shape[1])
+        top = np.argpartition(-every, several - 1, axis=1)[:, :several]
+        for query, strips in enumerate(top):
+            promising = [
+                self._promising(query, number, strips[(strips >= start) & (strips < end)] - start)
+                for number, start, end in zip(coded, starts[:-1], starts[1:], strict=True)
+            ]
+            self._first_floor(query, coded, promising)
+
+    def _promising(self, query: int, number: int, strips: np.ndarray) -> Found:
+        """Passages of strips by estimate."""
+        room, anything = Room(1), np.full(1, -np.inf, np.float32)
+        alive = self.views[number].places_alive
+        self.code.scan(self.code.guess(self.asked, query), self._coded(number), alive, strips, 0, anything, room)
+        return room.taken(0)
+
+    def _first_floor(self, query: int, coded: Sequence[int], promising: Sequence[Found]) -> None:
+        """Score the passages with the largest estimates. They will be found again, so nothing but the floor is kept."""
+        own = self.progress[query]
+        k = len(own.best)
+        estimates = np.concatenate([found.bounds for found in promising])
+        several = min(len(estimates), max(GUESS_SCORED, 3 * k))
+        if several < k:
+            return
+        least = np.partition(estimates, -several)[-several]
+        heap = own.best.copy()
+        for number, found in zip(coded, promising, strict=True):
+            near = found.bounds >= least
+            keep_best(self._scores(query, number, Found(found.places[near], found.bounds[near])), heap)
+        own.scored += several
+        own.floor = heap[0]
+
+    def _scores(self, query: int, number: int, found: Found) -> np.ndarray:
+        segment = self.views[number].segment
+        if self.layout.compact:
+            guess = self.code.guess(self.asked, query)
+            return np.asarray(self.code.estimates(guess, 0, self._coded(number), found).bounds)
+        scores = np.empty(len(found.places), np.float32)
+        vectors, roots = _arguments(segment, self.level, self.layout)
+        score_rows(self.vectors[query], vectors, roots, segment.rows[found.places].astype(np.int64), scores)
+        return scores
+
+    def _scan(self, number: int) -> None:
+        """Bound all passages of a view for all queries, and score what the bounds do not rule out."""
+        view, coded = self.views[number], self._coded(number)
+        order, start = np.arange(len(coded.strips)), 0
+        while start < len(order):
+            floors = np.array([own.floor for own in self.progress], np.float32)
+            if self.layout.compact:
+                floors -= self.code.allowance(self.asked, coded).astype(np.float32)
+            stop = self.code.scan(self.asked, coded, view.places_alive, order, start, floors, self.room)
+            for query, own in enumerate(self.progress):
+                own.scanned += (stop - start) * STRIP
+                settle = self._estimate if self.layout.compact else self._settle
+                settle(query, number, self.room.taken(query))
+            start = stop
+
+    def _estimate(self, query: int, number: int, found: Found) -> None:
+        """Rank what a query has found in a view by estimate."""
+        own = self.progress[query]
+        found = self.code.estimates(self.asked, query, self._coded(number), found)
+        keep_best(found.bounds, own.best)
+        near = found.bounds >= max(own.floor - np.float32(SLACK), own.best[0])
+        rows = self.views[number].segment.rows[found.places[near]]
+        own.kept.append((number, rows, found.bounds[near]))
+
+    def _settle(self, query: int, number: int, found: Found) -> None:
+        """Rule out or score what a query has found in a view."""
+        own = self.progress[query]
+        own.rule_out(float(own.floor))
+        own.remained += len(found.places)
+        found = self.code.refine(self.asked, query, self._coded(number), own.floor, found).by_bound()
+        own.refined += len(found.places)
+        self._score(query, number, self.views[number].segment.rows[found.places].astype(np.int64), found.bounds)
+
+    def _score(self, query: int, number: int, rows: np.ndarray, above: np.ndarray) -> None:
+        own = self.progress[query]
+        scores = np.empty(len(rows), np.float32)
+        vectors, roots = _arguments(self.views[number].segment, self.level, self.layout)
+        done = score_best_first(self.vectors[query], vectors, roots, rows, above, own.floor, own.best, scores)
+        if done < len(rows):
+            own.rule_out(above[done])
+        own.scored += done
+        own.raise_floor()
+        near = np.flatnonzero(scores[:done] >= own.floor)
+        own.kept.append((number, rows[near], scores[near]))
 
 
 def _arguments(segment: Segment, level: int, layout: Layout) -> tuple[np.ndarray, bool]:
@@ -168,11 +250,3 @@ def every_score(vector: np.ndarray, level: int, segment: Segment, layout: Layout
     scores = np.empty(len(segment), np.float32)
     score_rows(vector, *_arguments(segment, level, layout), np.arange(len(segment)), scores)
     return scores
-
-
-def _room(places: int) -> Found:
-    """Room for found places that this thread keeps for the next query."""
-    room: Found | None = getattr(_own, "room", None)
-    if room is None or len(room.places) < places:
-        room = _own.room = Found.room(places)
-    return room

@@ -12,20 +12,22 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from retreever.errors import BundleError
 from retreever.files import seal, unseal, write_aside
 from retreever.index.codes import Code, Coded
-from retreever.index.kernels import STRIP
+from retreever.index.kernels import STRIP, widen_rows
 from retreever.index.layout import Layout
 from retreever.index.names import Names
 from retreever.index.order import alike
+from retreever.index.threads import side_by_side
 
 FLAT = 2_048  # a segment of fewer passages has no codes
 LARGEST = 2**18  # passages of a segment; half a GiB of float16 at 1,024 leaves
 CODE_FILES = tuple(Coded.__dataclass_fields__)
 ORDERING = 32  # digits that places are ordered by
-CHUNK = 4_096  # rows widened at once while a segment is made
+CHUNK = 2_048  # rows widened at once while a segment is made
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Segment:
     Attributes:
         numbers: of the passages in the index, int64 (rows,): the order in which they were added.
         ids: by row.
-        vectors: in stored form, (rows, nodes), of every level that is kept in full.
+        vectors: in stored form, (rows, nodes), of every level that is kept in full; none in a compact index.
         rows: of every place, int32 (places,); places that fill up the last strip have -1.
         codes: of every coded level; none in a small segment.
     """
@@ -72,13 +74,13 @@ def make(
     codes: Mapping[int, Code],
 ) -> Segment:
     """A segment of vectors in stored form."""
-    if len(numbers) < FLAT:
+    if len(numbers) < FLAT and not layout.compact:
         return Segment(numbers, ids, vectors, np.empty(0, np.int32), {})
-    finest = max(layout.coded_levels)
-    digits, terms = _encoded(finest, codes[finest], vectors, layout)
-    rows = _places(digits[:, :ORDERING].astype(np.float32))
-    coded = {d: codes[d].coded(*_at(rows, *_encoded(d, codes[d], vectors, layout))) for d in layout.coded_levels[:-1]}
-    return Segment(numbers, ids, vectors, rows, coded | {finest: codes[finest].coded(*_at(rows, digits, terms))})
+    encoded = _encoded(codes, vectors, layout)
+    rows = _places(encoded[max(encoded)][0][:, :ORDERING].astype(np.float32))
+    laid = side_by_side(lambda d: codes[d].coded(*_at(rows, *encoded[d])), layout.coded_levels)
+    coded = dict(zip(layout.coded_levels, laid, strict=True))
+    return Segment(numbers, ids, {} if layout.compact else vectors, rows, coded)
 
 
 def _places(points: np.ndarray) -> np.ndarray:
@@ -89,18 +91,32 @@ def _places(points: np.ndarray) -> np.ndarray:
 
 
 def _encoded(
-    level: int, code: Code, vectors: Mapping[int, np.ndarray], layout: Layout
-) -> tuple[np.ndarray, np.ndarray]:
-    """Digits and terms of all rows."""
-    source = vectors[min(d for d in vectors if d >= level)]
-    starts = range(0, len(source), CHUNK)
-    parts = [code.encode(layout.coarser(source[i : i + CHUNK].astype(np.float32), level)) for i in starts]
-    return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts], axis=1)
+    codes: Mapping[int, Code], vectors: Mapping[int, np.ndarray], layout: Layout
+) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+    """Digits and terms of all rows, by coded level; chunks side by side, each widened once."""
+
+    def encoded(start: int) -> list[tuple[np.ndarray, np.ndarray]]:
+        def widened(level: int) -> np.ndarray:
+            return widen_rows(vectors[level][start : start + CHUNK])
+
+        parts, wide = [], widened(max(vectors))
+        for d in reversed(layout.coded_levels):
+            wide = widened(d) if d in vectors and d < max(vectors) else layout.coarser(wide, d)
+            parts.append(codes[d].encode(wide))
+        return parts
+
+    with threadpool_limits(1):
+        chunks = side_by_side(encoded, range(0, len(vectors[max(vectors)]), CHUNK))
+    by_level = zip(reversed(layout.coded_levels), zip(*chunks, strict=True), strict=True)
+    return {
+        d: (np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts], axis=1))
+        for d, parts in by_level
+    }
 
 
 def _at(rows: np.ndarray, digits: np.ndarray, terms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """By place instead of by row; filling places repeat the last row and are never alive."""
-    return digits[rows], terms[:, rows]
+    return digits[rows], np.ascontiguousarray(terms[:, rows])
 
 
 def save(segment: Segment, folder: Path) -> None:
@@ -133,7 +149,7 @@ def load(folder: Path, layout: Layout, mmap: bool, checksums: bool = False) -> S
     """
     manifest = unseal(folder, checksums=checksums)
     levels, coded = manifest.get("levels"), manifest.get("coded")
-    if levels != list(layout.stored_levels) or coded not in ([], list(layout.coded_levels)):
+    if levels != ([] if layout.compact else list(layout.stored_levels)) or coded not in ([], list(layout.coded_levels)):
         raise BundleError(f"{folder}: holds levels {levels} and codes {coded}, the index has others")
 
     def opened(name: str) -> np.ndarray:
@@ -158,7 +174,9 @@ def load_array(path: Path, mmap: bool) -> np.ndarray:
         BundleError: the file holds none.
     """
     try:
-        array: np.ndarray = np.load(path, mmap_mode="r" if mmap else None, allow_pickle=False)
+        # A plain array: numpy's own class of mapped ones is slow to take parts of, and numba to recognise. Copied where
+        # written to, which never happens: kernels are compiled for arrays that may be written, and need no others.
+        array = np.asarray(np.load(path, mmap_mode="c" if mmap else None, allow_pickle=False))
     except (OSError, ValueError) as error:
         if mmap and path.is_file() and "empty" in str(error):  # an array of nothing cannot be mapped
             return load_array(path, mmap=False)

@@ -31,7 +31,7 @@ from retreever.index.search import View
 from retreever.index.segment import Segment
 from retreever.index.state import State
 
-FORMAT = 2
+FORMAT = 3
 MANIFEST = "manifest.json"
 
 

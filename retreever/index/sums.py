@@ -1,7 +1,8 @@
-"""A code for nTVD: probabilities of a level of at most 64 nodes, rounded up to 1/32,000.
+"""A code for nTVD: probabilities of a level of at most 64 nodes, rounded up to 1/32,000; then of 256 nodes, in bytes.
 
-Merging nodes can only raise a sum of minima (the data-processing inequality), so
-it bounds the similarity at that level and at every finer one.
+Merging nodes can only raise a sum of minima (the data-processing inequality), so it bounds the similarity at that level
+and at every finer one. Bytes are rounded to the nearest, since rounding up would cost a unit a node: with p <= r + e,
+min(p, q) <= min(r, r') + e + e', so what was rounded off a passage and a query, summed over nodes, is added.
 """
 
 from dataclasses import dataclass
@@ -10,61 +11,148 @@ from typing import ClassVar, Self
 import numpy as np
 from jaxtyping import Float, UInt16
 
-from retreever.index.codes import SLACK, Coded, Found, in_strips
-from retreever.index.kernels import scan_sums
+from retreever.index.codes import SLACK, UNMEASURED, Coded, Found, Room, Use
+from retreever.index.kernels import STRIP, refine_sums, scan_sums
+from retreever.index.survival import Trial
 
 UNITS = 32_000  # of nTVD probabilities: sums of minima fit 16 bits with all roundings up
-NODES = 64  # at most so many in a code of sums
+NODES = 64  # at most so many are scanned
+COMPACT = 32  # the same where nothing else is kept
+FINER = 256  # nodes of the second code
+BYTE = 255
+FINEST = 16  # the smallest of the units tried is that part of the largest
 
 
 @dataclass(frozen=True)
 class AskedSums:
-    """A query's probabilities in units, rounded up."""
+    """Queries' probabilities in units, rounded up; in bytes, and what was rounded off, where their level has them."""
 
     units: np.ndarray
+    bytes: np.ndarray
+    over: np.ndarray
 
 
 class Sums:
-    """Probabilities of a level, merged to at most 64 nodes."""
+    """Probabilities of a level, merged to at most 64 nodes and, where it has more, to at most 256.
 
-    files: ClassVar[tuple[str, ...]] = ()
+    Attributes:
+        unit: what a byte is worth, float64 ().
+        nodes: at most so many are scanned, int64 ().
+        measured: what it leaves of a sample, float64 (3,): see `Survival`.
+    """
+
+    files: ClassVar[tuple[str, ...]] = ("unit", "nodes", "measured")
+
+    def __init__(self, unit: np.ndarray, nodes: np.ndarray, measured: np.ndarray = UNMEASURED):
+        self.unit, self.nodes, self.measured = unit, nodes, measured
 
     @classmethod
-    def fit(cls, sample: np.ndarray) -> Self:
-        """Nothing is learned from the sample."""
-        return cls()
+    def fit(cls, sample: Float[np.ndarray, "rows nodes"], trial: Trial, use: Use = "last") -> Self:
+        """The unit of bytes by which least is rounded off a sample of probabilities."""
+        finer = _merged(sample, FINER)
+        largest = max(float(finer.max()), 1 / FINER) / BYTE
+        tried = largest * np.geomspace(1, 1 / FINEST, 9)
+        lost = [_rounded(finer, unit)[1].mean() for unit in tried]
+        return cls(
+            np.array(tried[int(np.argmin(lost))]), np.array(min(sample.shape[1], COMPACT if use == "alone" else NODES))
+        )
 
     def encode(self, vectors: Float[np.ndarray, "rows nodes"]) -> tuple[np.ndarray, np.ndarray]:
-        """Units, uint16 (rows, at most 64), and no terms."""
-        return _units(vectors), np.empty((0, len(vectors)), np.float32)
+        """Units, then bytes, uint16 (rows, any), and what was rounded off the bytes, float32 (1, rows)."""
+        if vectors.shape[1] <= self.nodes:
+            return self._units(vectors), np.zeros((1, len(vectors)), np.float32)
+        finer, over = _rounded(_merged(vectors, FINER), float(self.unit))
+        return np.hstack([self._units(vectors), finer]), over[None]
 
-    def coded(self, digits: UInt16[np.ndarray, "places nodes"], terms: np.ndarray) -> Coded:
-        """Units in strips."""
-        strips = in_strips(digits)
-        none = (np.empty(0, np.float32), np.empty((3, 0), np.uint8), np.empty(0, np.float32))
-        lower = np.empty((len(digits), 0), np.uint8)
-        return Coded(strips, lower, *none, strips.mean(axis=2, dtype=np.float32))
+    def coded(self, digits: UInt16[np.ndarray, "places any"], terms: Float[np.ndarray, "one places"]) -> Coded:
+        """Units in strips, bytes by place."""
+        nodes = min(digits.shape[1], int(self.nodes))
+        strips = np.ascontiguousarray(digits[:, :nodes].reshape(-1, STRIP, nodes).transpose(0, 2, 1))
+        none = (np.empty((3, 0), np.uint8), np.empty(0, np.float32))
+        lower = digits[:, nodes:].astype(np.uint8)
+        return Coded(strips, lower, terms[0], *none, strips.mean(axis=2, dtype=np.float32))
 
-    def ask(self, vector: Float[np.ndarray, " nodes"]) -> AskedSums:
-        """A query's probabilities."""
-        return AskedSums(_units(vector[None])[0])
+    @property
+    def bytes_scanned(self) -> float:
+        """Units."""
+        return 2.0 * int(self.nodes)
+
+    def ask(self, vectors: Float[np.ndarray, "queries nodes"]) -> AskedSums:
+        """Queries' probabilities."""
+        if vectors.shape[1] <= self.nodes:
+            return AskedSums(self._units(vectors), np.empty((len(vectors), 0), np.uint8), np.zeros(len(vectors)))
+        finer, over = _rounded(_merged(vectors, FINER), float(self.unit))
+        return AskedSums(self._units(vectors), finer, over)
+
+    def _units(self, vectors: np.ndarray) -> np.ndarray:
+        return np.ceil(_merged(vectors, int(self.nodes)) * UNITS).astype(np.uint16)
 
     def likeness(self, asked: AskedSums, centres: np.ndarray) -> np.ndarray:
         """Sums of minima with the strips' means."""
-        return np.asarray(np.minimum(asked.units.astype(np.float32), centres).sum(axis=1))
+        wide = asked.units.astype(np.float32)
+        return np.stack([np.minimum(own, centres).sum(axis=1) for own in wide])
 
     def scan(
-        self, asked: AskedSums, coded: Coded, order: np.ndarray, alive: np.ndarray, floor: np.float32, room: Found
-    ) -> Found:
+        self,
+        asked: AskedSums,
+        coded: Coded,
+        alive: np.ndarray,
+        order: np.ndarray,
+        start: int,
+        floors: np.ndarray,
+        room: Room,
+    ) -> int:
         """Bounds by sums of minima."""
-        unit = np.float32((1 + SLACK) / UNITS)
-        return room.first(scan_sums(coded.strips, order, alive, asked.units, unit, floor, room.places, room.bounds))
+        own = (asked.units, np.float32((1 + SLACK) / UNITS), floors)
+        return int(scan_sums(coded.strips, alive, order, start, *own, room.places, room.bounds, room.counts))
 
-    def refine(self, asked: AskedSums, coded: Coded, floor: np.float32, found: Found) -> Found:
-        """There is nothing finer to read."""
-        return found
+    def one(self, asked: AskedSums, query: int) -> AskedSums:
+        """One query of several."""
+        return AskedSums(*(getattr(asked, name)[query : query + 1] for name in AskedSums.__match_args__))
+
+    def guess(self, asked: AskedSums, query: int) -> AskedSums:
+        """One query: the bound is the first estimate."""
+        return self.one(asked, query)
+
+    def nearly(self, asked: AskedSums) -> AskedSums:
+        """The same: the bound serves estimates too."""
+        return asked
+
+    def allowance(self, asked: AskedSums, coded: Coded) -> np.ndarray:
+        """Half a unit a node, by which bytes may have been rounded up."""
+        return np.full(len(asked.units), float(self.unit) / 2 * coded.lower.shape[1])
+
+    def estimates(self, asked: AskedSums, query: int, coded: Coded, found: Found) -> Found:
+        """Sums of minima of bytes."""
+        if not self._has_bytes(asked, coded):
+            return found
+        kernel = (np.float32(self.unit), np.float32(-1), np.float32(0), np.float32(-np.inf))
+        places, bounds = found.places, np.full(len(found.places), np.inf, np.float32)
+        return Found(places, bounds).first(
+            refine_sums(coded.lower, coded.base, asked.bytes[query], *kernel, places, bounds)
+        )
+
+    def _has_bytes(self, asked: AskedSums, coded: Coded) -> bool:
+        """Whether the code has bytes, and of the nodes of the query's level."""
+        return 0 < asked.bytes.shape[1] == coded.lower.shape[1]
+
+    def refine(self, asked: AskedSums, query: int, coded: Coded, floor: np.float32, found: Found) -> Found:
+        """Bounds by bytes, where the code and the query's level have them."""
+        if not self._has_bytes(asked, coded):
+            return found
+        kernel = (np.float32(self.unit), np.float32(asked.over[query] - 1 + SLACK), np.float32(1), floor)
+        own = (asked.bytes[query], *kernel, found.places, found.bounds)
+        return found.first(refine_sums(coded.lower, coded.base, *own))
 
 
-def _units(vectors: np.ndarray) -> np.ndarray:
-    merged = vectors.reshape(len(vectors), min(vectors.shape[1], NODES), -1).sum(axis=2, dtype=np.float64)
-    return np.ceil(merged * UNITS).astype(np.uint16)
+def _merged(vectors: np.ndarray, most: int) -> np.ndarray:
+    """Probabilities of at most so many nodes, float64."""
+    nodes = min(vectors.shape[1], most)
+    return np.asarray(vectors.reshape(len(vectors), nodes, -1).sum(axis=2, dtype=np.float64))
+
+
+def _rounded(probabilities: np.ndarray, unit: float) -> tuple[np.ndarray, np.ndarray]:
+    """Bytes, and by how much probabilities exceed them, float32, never less."""
+    rounded = np.minimum(np.rint(probabilities / unit), BYTE)
+    over = np.maximum(probabilities - rounded * unit, 0).sum(axis=1)
+    return rounded.astype(np.uint8), np.nextafter(over.astype(np.float32), np.float32(np.inf))

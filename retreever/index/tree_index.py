@@ -7,8 +7,7 @@ it up to date: a change is on disk before the call returns. Texts and encoders a
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -23,12 +22,16 @@ from retreever.index.build import segments
 from retreever.index.codes import Code
 from retreever.index.layout import Layout, checked
 from retreever.index.merge import tidied
-from retreever.index.search import Evidence, Query, View
+from retreever.index.search import Evidence, Search, View
 from retreever.index.segment import Segment
 from retreever.index.state import State
+from retreever.index.threads import side_by_side
 from retreever.model.tree import Tree
 
 Found = tuple[Int[np.ndarray, "queries k"], Float[np.ndarray, "queries k"]]
+Answer = tuple[np.ndarray, np.ndarray, Evidence]
+MEASURED = ("left_by_first_bound", "left_by_second_bound", "recall_of_estimates")  # see `Survival`
+TOGETHER = 64  # queries at most that read codes together
 Where = Bool[np.ndarray, " numbers"] | Sequence[str]
 
 
@@ -46,7 +49,7 @@ class TreeIndex:
     def _warm(self) -> None:
         """Compile the kernels now, not at the first query."""
         even = [np.full(2**d, 0.5**d, np.float32) for d in range(self.layout.depth + 1)]
-        for level in (1, self.layout.depth):
+        for level in {self.layout.coded_levels[0], self.layout.depth}:
             self.search(np.concatenate(even)[None], 1, level)
 
     def __len__(self) -> int:
@@ -56,6 +59,11 @@ class TreeIndex:
     def ids(self) -> list[str]:
         """Ids of the passages, in the order in which they were added."""
         return [name for name, _ in self._state.named()]
+
+    @property
+    def living(self) -> Int[np.ndarray, " passages"]:
+        """Numbers of the passages, in the order in which they were added."""
+        return np.concatenate([view.segment.numbers[view.rows_alive == 1] for view in self._state.views])
 
     @property
     def numbers(self) -> int:
@@ -158,7 +166,8 @@ class TreeIndex:
         threads: int | None = None,
         certify: bool = False,
     ) -> Any:
-        """The exact best passages of a level; ties go to the id that sorts first.
+        """The exact best passages of a level, or the best by estimate where the index is compact; ties go to the id
+        that sorts first.
 
         Args:
             queries: node probabilities in heap order.
@@ -173,7 +182,7 @@ class TreeIndex:
 
         Raises:
             ValueError: k or level out of range, rows that are not node probabilities, a mask of another length or an
-                id that is not in the index.
+                id that is not in the index; another level than the last, or `certify`, of a compact index.
         """
         depth = self.layout.depth
         chosen = depth if level is None else level
@@ -181,10 +190,14 @@ class TreeIndex:
             raise ValueError(f"k: must be at least 1, got {k}")
         if not 1 <= chosen <= depth:
             raise ValueError(f"level: must lie within [1, {depth}], got {chosen}")
+        if self.layout.compact and chosen != depth:
+            raise ValueError(f"level: a compact index has level {depth} alone, got {chosen}")
+        if self.layout.compact and certify:
+            raise ValueError("certify: a compact index estimates, it has nothing to certify")
         state = self._state if where is None else self._state.only(_mask(where, self._state))
         vectors = self.layout.form(checked(queries, depth, "queries")[:, Tree(depth).level(chosen)])
         size = min(k, state.alive)
-        answers = _side_by_side(lambda vector: _answer(vector, chosen, size, self.layout, state), vectors, threads)
+        answers = _answers(vectors, chosen, size, self.layout, state, threads)
         numbers = np.array([a[0] for a in answers], np.int64).reshape(len(vectors), size)
         scores = np.array([a[1] for a in answers], np.float32).reshape(numbers.shape)
         return (numbers, scores, [a[2] for a in answers]) if certify else (numbers, scores)
@@ -205,10 +218,12 @@ class TreeIndex:
             Their numbers.
 
         Raises:
-            ValueError: an id that the index has, or twice; another number of ids than of passages; rows that are not
-                node probabilities. Nothing is added then.
+            ValueError: the index is compact; an id that the index has, or twice; another number of ids than of
+                passages; rows that are not node probabilities. Nothing is added then.
             BundleError: another process is changing the index's folder.
         """
+        if self.layout.compact:
+            raise ValueError("compact: an index of codes alone cannot grow; build it anew")
         with self._change() as state:
             _refuse_twice(ids)
             there = [name for name in ids if state.number(name) is not None]
@@ -269,7 +284,10 @@ class TreeIndex:
         return store.edition(folder) != self._stored.edition
 
     def stats(self) -> dict[str, Any]:
-        """What it holds, and what a passage costs: in all, read by every search of a level, and as a vector of it."""
+        """What it holds, what a passage costs, and how codes did on the sample that they were fitted to.
+
+        A passage costs bytes in all, bytes that every search of a level reads, and bytes of a vector of a level.
+        """
         state, layout = self._state, self.layout
         size = np.dtype(layout.dtype).itemsize
         stored = sum(view.segment.nbytes for view in state.views)
@@ -283,8 +301,12 @@ class TreeIndex:
             "exact_hierarchy": layout.exact_hierarchy,
             "dtype": layout.dtype,
             "bytes_per_document": round(stored / max(1, sum(len(view.segment) for view in state.views)), 1),
-            "bytes_scanned_by_level": {d: code.scanned for d, code in coded.items()},
+            "compact": layout.compact,
+            "bytes_scanned_by_level": {d: state.codes[d].bytes_scanned for d in coded},
             "bytes_per_document_by_level": {d: size * 2**d for d in range(1, layout.depth + 1)},
+            "of_a_sample": {
+                d: dict(zip(MEASURED, state.codes[d].measured.round(5).tolist(), strict=True)) for d in coded
+            },
         }
 
     def save(self, folder: Path) -> None:
@@ -310,20 +332,20 @@ class TreeIndex:
         return cls(layout, state, folder, stored)
 
 
-def _answer(vector: np.ndarray, level: int, k: int, layout: Layout, state: State) -> Any:
-    """Numbers, scores and evidence for one query in stored form."""
-    if not k:
-        return [], np.empty(0, np.float32), Evidence(layout.coded(level), 0, 0, 0, 0, -np.inf, -np.inf)
-    hits, scores, evidence = Query(vector, level, k, layout, state.codes).answer(state.views)
-    return [int(state.views[view].segment.numbers[row]) for view, row in hits], scores, evidence
-
-
-def _side_by_side(answer: Callable[[np.ndarray], Any], vectors: np.ndarray, threads: int | None) -> list[Any]:
+def _answers(
+    vectors: np.ndarray, level: int, k: int, layout: Layout, state: State, threads: int | None
+) -> list[Answer]:
+    """Answers to queries in stored form, in groups that threads take turns at."""
+    if not k or not len(vectors):
+        nothing = Evidence(layout.coded(level), 0, 0, 0, 0, -np.inf, -np.inf)
+        return [(np.empty(0, np.int64), np.empty(0, np.float32), nothing) for _ in vectors]
     workers = min(len(vectors), threads or os.cpu_count() or 1)
-    if workers < 2:
-        return [answer(vector) for vector in vectors]
-    with ThreadPoolExecutor(workers) as pool:  # the kernels do not hold Python's lock
-        return list(pool.map(answer, vectors))
+    groups = np.array_split(vectors, max(workers, -(-len(vectors) // TOGETHER)))
+
+    def answers(group: np.ndarray) -> list[Answer]:
+        return Search(group, level, k, layout, state.codes, state.views).answers()
+
+    return [answer for part in side_by_side(answers, groups, workers) for answer in part]
 
 
 def _mask(where: Where, state: State) -> np.ndarray:

@@ -2,8 +2,8 @@
 
 from retreever.model import health
 from retreever.model.attention import CrossAttention
-from retreever.model.depth import default_levels, level_probabilities, level_weights, levels_at
-from retreever.model.loss import ContrastiveLoss, negatives_mask
+from retreever.model.depth import default_levels, level_probabilities, level_shares, level_weights, levels_at
+from retreever.model.loss import ContrastiveLoss, Scores, negatives_mask
 from retreever.model.propagation import (
     Consistent,
     LeafSoftmax,
@@ -30,6 +30,7 @@ __all__ = [
     "Product",
     "Propagation",
     "RoutingTree",
+    "Scores",
     "Split",
     "Spread",
     "Tree",
@@ -37,6 +38,7 @@ __all__ = [
     "default_levels",
     "health",
     "level_probabilities",
+    "level_shares",
     "level_weights",
     "levels_at",
     "negatives_mask",

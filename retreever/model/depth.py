@@ -7,7 +7,8 @@
     warmup_linear      1 + floor(r (D - 1)), r from 0 to 1 over the first `warmup_fraction` of steps, then D
     warmup_exponential floor(D^r), likewise
     linear_weighted    no chance: in every D (D + 1) / 2 steps level d has d, spread out
-    all_levels (ours)  several levels in every step; the loss is their mean, level d weighing 1 / d**decay
+    all_levels (ours)  several levels in every step; the loss is their mean, level d weighing 1 / d**decay, and each but
+                       the last learns part of its target from the next (`distill`)
 
 A schedule is a pure function of (seed, step), so workers agree and a resumed run repeats itself.
 """
@@ -82,6 +83,15 @@ def level_weights(levels: Sequence[int], decay: float) -> tuple[float, ...]:
     """
     weights = [level**-decay for level in levels]
     return tuple(weight / sum(weights) for weight in weights)
+
+
+def level_shares(levels: Sequence[int], distill: float) -> tuple[float, ...]:
+    """How much of the target of each of `levels`, ascending, is what the next finer one finds: less, the finer it is.
+
+    >>> [round(share, 2) for share in level_shares((4, 6, 8, 10), 0.8)]
+    [0.8, 0.53, 0.4, 0.0]
+    """
+    return (*(distill * levels[0] / level for level in levels[:-1]), 0.0)
 
 
 def level_probabilities(scheduler: str, depth: int) -> tuple[float, ...]:

@@ -2,16 +2,18 @@
 
     L = 1/2 mean_i CE(scale * sim(q_i, .), i) + 1/2 mean_i CE(scale * sim(., p_i), i)
 
-CE is the cross-entropy of a softmax in which the i-th passage is the i-th query's right answer. Every worker
-scores its own rows against the rows of all workers; the mean of the workers' losses is the loss of the whole
-batch, and so is its gradient where the rows were gathered with gradient. How they are gathered is not known
+CE is the cross-entropy of a softmax in which the i-th passage is the i-th query's right answer. A coarse level may
+learn part of its target from the softmax of a finer one (ours), which knows how wrong the wrong answers are.
+
+Every worker scores its own rows against the rows of all workers; the mean of the workers' losses is the loss of the
+whole batch, and so is its gradient where the rows were gathered with gradient. How they are gathered is not known
 here.
 """
 
 from math import log
+from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
@@ -46,6 +48,34 @@ def negatives_mask(
     draws = torch.rand(others.shape, generator=generator, device=contexts.device)
     first = draws.masked_fill(~others, 2.0).topk(min(negatives, len(own)), dim=1, largest=False).indices
     return torch.zeros_like(own).scatter_(1, first, True) & others | own
+
+
+class Scores(NamedTuple):
+    """Scaled similarities of a worker's rows with everyone's; minus infinity where a pair does not count.
+
+    Attributes:
+        queries: rows are this worker's queries, columns everyone's passages.
+        passages: rows are this worker's passages, columns everyone's queries.
+        offset: column in which the first row finds its right answer.
+    """
+
+    queries: Float[Tensor, "batch everyone"]
+    passages: Float[Tensor, "batch everyone"]
+    offset: int = 0
+
+    def masked(
+        self,
+        keep_queries: Bool[Tensor, "everyone everyone"] | None,
+        keep_passages: Bool[Tensor, "everyone everyone"] | None,
+    ) -> "Scores":
+        """With pairs left out; without a mask for passages, that for queries serves transposed."""
+        rows = slice(self.offset, self.offset + len(self.queries))
+        queries = _masked(self.queries, keep_queries, rows)
+        if keep_passages is None and len(self.queries) == self.queries.shape[1]:
+            return Scores(queries, queries.T, self.offset)
+        if keep_passages is None and keep_queries is not None:
+            keep_passages = keep_queries.T
+        return Scores(queries, _masked(self.passages, keep_passages, rows), self.offset)
 
 
 class ContrastiveLoss(nn.Module):
@@ -101,8 +131,10 @@ class ContrastiveLoss(nn.Module):
         all_passages: Float[Tensor, "everyone leaves"] | None = None,
         offset: int = 0,
         level: int = 1,
-    ) -> Float[Tensor, ""]:
-        """Mean loss of this worker's rows.
+        finer: Scores | None = None,
+        share: float = 0.0,
+    ) -> tuple[Float[Tensor, ""], Scores]:
+        """Mean loss of this worker's rows, and the scores it compares.
 
         Args:
             queries, passages: log-probabilities of a level; row i of one belongs to row i of the other.
@@ -112,40 +144,41 @@ class ContrastiveLoss(nn.Module):
             all_queries, all_passages: every worker's rows in rank order, both or none (a single worker).
             offset: where this worker's rows begin among everyone's.
             level: whose scale counts, where there are several.
+            finer: scores of the same rows at a finer level, under the same masks, to learn from.
+            share: of the target that is theirs.
 
         Raises:
             ValueError: only one of `all_queries` and `all_passages`.
         """
         if (all_queries is None) != (all_passages is None):
             raise ValueError("all_queries, all_passages: must be given together, got only one")
-        if all_queries is None or all_passages is None:
-            return self._whole(queries, passages, keep_queries, keep_passages, level)
-        if keep_passages is None and keep_queries is not None:
-            keep_passages = keep_queries.T
-        rows = slice(offset, offset + len(queries))
-        target = torch.arange(rows.start, rows.stop, device=queries.device)
-        forward = _masked(self._logits(queries, all_passages, level), keep_queries, rows)
-        backward = _masked(self._logits(passages, all_queries, level), keep_passages, rows)
-        return (F.cross_entropy(forward, target) + F.cross_entropy(backward, target)) / 2
+        scores = Scores(*self._both(queries, passages, all_queries, all_passages, level), offset)
+        scores = scores.masked(keep_queries, keep_passages)
+        there = _info_nce(scores.queries, offset, None if finer is None else finer.queries, share)
+        back = _info_nce(scores.passages, offset, None if finer is None else finer.passages, share)
+        return (there + back) / 2, scores
 
-    def _whole(
-        self,
-        queries: Tensor,
-        passages: Tensor,
-        keep_queries: Tensor | None,
-        keep_passages: Tensor | None,
-        level: int,
-    ) -> Tensor:
-        """One similarity matrix for both directions: a softmax along its rows and one down its columns."""
-        logits, rows = self._logits(queries, passages, level), slice(0, len(queries))
-        target = torch.arange(len(queries), device=queries.device)
-        forward = _masked(logits, keep_queries, rows)
-        backward = forward if keep_passages is None else _masked(logits.T, keep_passages, rows).T
-        down = (backward.logsumexp(0) - backward.diagonal()).mean()
-        return (F.cross_entropy(forward, target) + down) / 2
+    def _both(
+        self, queries: Tensor, passages: Tensor, all_queries: Tensor | None, all_passages: Tensor | None, level: int
+    ) -> tuple[Tensor, Tensor]:
+        """Logits with queries as rows, and with passages as rows; alone, one matrix serves both directions."""
+        if all_queries is None or all_passages is None:
+            logits = self._logits(queries, passages, level)
+            return logits, logits.T
+        return self._logits(queries, all_passages, level), self._logits(passages, all_queries, level)
 
     def _logits(self, queries: Tensor, passages: Tensor, level: int) -> Tensor:
         return self.similarity(queries, passages) * self._factor(level)
+
+
+def _info_nce(logits: Tensor, offset: int, finer: Tensor | None, share: float) -> Tensor:
+    """Mean cross-entropy of rows whose right answers lie on the diagonal that begins at column `offset`."""
+    likely = logits.diagonal(offset)
+    if finer is not None and share:
+        target = finer.detach().softmax(1)
+        expected = (target * torch.where(target > 0, logits, 0.0)).sum(1)  # minus infinity times zero is no number
+        likely = (1 - share) * likely + share * expected
+    return (logits.logsumexp(1) - likely).mean()
 
 
 def _masked(logits: Tensor, keep: Tensor | None, rows: slice) -> Tensor:

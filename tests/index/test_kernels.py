@@ -1,9 +1,21 @@
 """The compiled loops against their plain numpy twins."""
 
+import numba
 import numpy as np
 import pytest
 
-from retreever.index.kernels import STRIP, _project, _sift, score_rows, widen
+from retreever.index import digits
+from retreever.index.digits import BLOCK, arithmetic, blocks_of, parted
+from retreever.index.kernels import (
+    dots,
+    keep_best,
+    merge_rows,
+    narrow_rows,
+    refine_sums,
+    scan_sums,
+    score_rows,
+    widen,
+)
 
 
 def drawn(rows, leaves, seed=0):
@@ -70,6 +82,20 @@ def test_every_float16_that_is_not_negative_is_widened_exactly():
         assert found[0] == np.uint16([bits]).view(np.float16).astype(np.float32)
 
 
+def test_every_float16_is_narrowed_to_itself_and_numbers_between_to_the_nearest():
+    halves = np.arange(0x7C00, dtype=np.uint16)
+    exact = halves.view(np.float16).astype(np.float32)
+    between = ((exact[:-1].astype(np.float64) + exact[1:]) / 2).astype(np.float32)
+    draw = np.random.default_rng(0)
+    drawn = (draw.random(10_000) * 10.0 ** draw.uniform(-9, 0, 10_000)).astype(np.float32)
+    for values in (exact, between, np.nextafter(between, np.float32(1)), drawn):
+        padded = np.concatenate([[9, 9], values]).astype(np.float32)[None]
+        narrow = narrow_rows(padded, slice(2, 2 + len(values)), roots=False)
+        assert np.array_equal(narrow[0], values.astype(np.float16))
+    roots = narrow_rows(drawn[None], slice(0, len(drawn)), roots=True)
+    assert np.array_equal(roots[0], np.sqrt(drawn).astype(np.float16))
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 @pytest.mark.parametrize("roots", [True, False])
 def test_equal_passages_have_equal_scores_wherever_they_lie(roots, dtype):
@@ -81,30 +107,127 @@ def test_equal_passages_have_equal_scores_wherever_they_lie(roots, dtype):
         assert all(len(set(found[which == i].tolist())) == 1 for i in range(40))
 
 
+def block_bounds(by, blocks, groups, weights, base, beside, numbers, floor):
+    """Bounds and masks of all blocks for every query, in one arithmetic."""
+    bounds = digits.bounding(by)
+
+    @numba.njit
+    def run(codes, groups, weights, base, beside, numbers, floor, above, masks):
+        own = np.empty(BLOCK, np.float32)
+        for query in range(masks.shape[0]):
+            for block in range(masks.shape[1]):
+                masks[query, block] = bounds(
+                    codes, block, groups, weights, base, beside, base.shape[0], numbers, query, floor, own
+                )
+                above[query, block * BLOCK : (block + 1) * BLOCK] = own
+
+    queries = len(numbers)
+    above = np.empty((queries, len(base)), np.float32)
+    masks = np.empty((queries, len(blocks)), np.uint32)
+    flat = (weights.reshape(-1), base, beside.reshape(-1), numbers.reshape(-1))
+    run(blocks.reshape(-1), groups, *flat, np.float32(floor), above, masks)
+    return above, masks
+
+
+@pytest.mark.parametrize("by", sorted({"plain", arithmetic()} | ({"avx2"} if arithmetic() == "vnni" else set())))
 @pytest.mark.parametrize("dims", [8, 64, 128])
-def test_weighted_digits_agree_with_their_twin(dims):
+def test_bounds_of_digits_agree_with_their_twin(dims, by):
     draw = np.random.default_rng(0)
-    digits = draw.integers(16, size=(STRIP, dims), dtype=np.int64)
-    weights = draw.integers(-30, 31, size=dims)
-    strip = (digits[:, ::2] | digits[:, 1::2] << 4).astype(np.uint8).T.copy()
-    sums = np.empty(STRIP, np.int16)
-    _project(strip, weights.astype(np.int16), sums)
-    assert np.array_equal(sums, digits @ weights)
+    own = draw.integers(16, size=(3 * BLOCK, dims), dtype=np.uint8)
+    weights = draw.integers(-digits.WEIGHT, digits.WEIGHT + 1, size=(2, dims))
+    weights[:, 0] = digits.WEIGHT, -digits.WEIGHT
+    base, beside = draw.random(len(own), np.float32), draw.integers(256, size=(3, len(own)), dtype=np.uint8)
+    numbers = np.float32([[1e-7, 1e-3, 2e-3, 0.5], [2e-7, 3e-3, 1e-3, -0.5]])
+    flat = np.stack([parted(row.astype(np.int16)) for row in weights])
+    above, masks = block_bounds(by, blocks_of(own), dims // 8, flat, base, beside, numbers, 1.0)
+    sums = weights @ own.T.astype(np.int64)
+    twin = numbers[:, :1] * sums + numbers[:, 1:2] * beside[0] + numbers[:, 2:3] * beside[1] + numbers[:, 3:] + base
+    np.testing.assert_allclose(above, twin, atol=2e-5)
+    bits = (masks[:, :, None] >> np.arange(BLOCK, dtype=np.uint32)) & 1
+    assert np.array_equal(bits.reshape(2, -1).astype(bool), above >= 1)
 
 
-def test_sums_that_wrap_on_the_way_end_right():
-    digits = np.full((STRIP, 128), 15)
-    weights = np.array([2_000] * 64 + [-2_000] * 64)  # half way the sum is 1,920,000
-    strip = (digits[:, ::2] | digits[:, 1::2] << 4).astype(np.uint8).T.copy()
-    sums = np.empty(STRIP, np.int16)
-    _project(strip, weights.astype(np.int16), sums)
-    assert not sums.any()
+def test_weights_are_the_sums_of_their_parts():
+    weights = np.arange(-digits.WEIGHT, digits.WEIGHT + 1, dtype=np.int16)[: 8 * 4_079]
+    parts = parted(weights).reshape(-1, 2, 2, digits.GROUP).astype(np.int64)  # groups, high or low, even or odd
+    whole = digits.HIGH * parts[:, 0] + parts[:, 1]
+    assert np.array_equal(whole.transpose(0, 2, 1).reshape(-1), weights)
 
 
 def test_a_heap_keeps_the_largest():
-    values = np.random.default_rng(0).permutation(100).astype(np.float32)
     heap = np.full(7, -np.inf, np.float32)
-    for value in values:
-        if value > heap[0]:
-            _sift(heap, value)
+    keep_best(np.random.default_rng(0).permutation(100).astype(np.float32), heap)
     assert heap[0] == 93 and sorted(heap) == list(range(93, 100))
+
+
+def test_rows_are_centred_and_measured_as_their_twin_is():
+    vectors, mean = drawn(50, 64), drawn(1, 64, seed=1)[0]
+    centred, sums = np.empty_like(vectors), np.empty((2, 50), np.float32)
+    digits.centre_rows(vectors, mean, centred, sums)
+    assert np.array_equal(centred, vectors - mean)
+    np.testing.assert_allclose(sums, [vectors @ mean, ((vectors - mean) ** 2).sum(axis=1)], rtol=1e-5)
+
+
+def test_coordinates_are_rounded_and_measured_as_their_twin_is():
+    draw = np.random.default_rng(0)
+    step = draw.uniform(0.01, 0.1, 24).astype(np.float32)
+    exact = (draw.standard_normal((50, 24)) * 60 * step).astype(np.float32)  # some lie beyond the grid
+    own, squares = np.empty((50, 24), np.uint8), np.empty((3, 50), np.float32)
+    digits.digit_rows(exact, step, own, squares)
+    twin = np.clip(np.rint(exact / step + np.float32(127.5)), 0, 255)
+    assert np.abs(own - twin).max() <= 1 and (own != twin).mean() < 1e-2  # a tie may be rounded either way
+    upper = exact - ((own & 0xF0) + 7.5 - 127.5) * step
+    lower = exact - (own - 127.5) * step
+    np.testing.assert_allclose(squares, [(x**2).sum(axis=1) for x in (exact, upper, lower)], rtol=1e-4)
+
+
+@pytest.mark.parametrize("roots", [True, False])
+def test_levels_are_merged_as_their_twin_is(roots):
+    rows, out = drawn(50, 64), np.empty((50, 8), np.float32)
+    merge_rows(rows, roots, out)
+    groups = rows.reshape(50, 8, 8).astype(np.float64)
+    np.testing.assert_allclose(out, np.sqrt((groups**2).sum(axis=2)) if roots else groups.sum(axis=2), rtol=1e-5)
+
+
+def test_inner_products_agree_with_their_twin():
+    vectors, rows = drawn(7, 64), drawn(50, 64, seed=1)
+    np.testing.assert_allclose(dots(vectors, rows), vectors @ rows.T, rtol=1e-5, atol=1e-7)
+
+
+def test_lower_digits_and_bytes_agree_with_their_twins():
+    draw = np.random.default_rng(0)
+    low, beside = draw.integers(256, size=(40, 12), dtype=np.uint8), draw.integers(256, size=(3, 40), dtype=np.uint8)
+    steps, above = draw.standard_normal(25).astype(np.float32), draw.random(40, np.float32)
+    places, bounds = np.arange(40, dtype=np.int32)[::-1].copy(), above.copy()
+    weights = (np.float32(0.01), np.float32(0.002))
+    assert digits.refine_digits(low, beside, steps, *weights, np.float32(-np.inf), places, bounds) == 40
+    sums = (low & 15) @ steps[:-1:2] + (low >> 4) @ steps[1:-1:2] + steps[-1]
+    twin = sums + 0.002 * beside[2].astype(float) - 0.01 * beside[0]
+    np.testing.assert_allclose(bounds, above + twin[::-1], atol=1e-3)
+
+    query, over, sums_found = draw.integers(256, size=12, dtype=np.uint8), draw.random(40, np.float32), above + 9
+    kernel = (np.float32(0.01), np.float32(-0.5), np.float32(1), np.float32(-np.inf))
+    assert refine_sums(low, over, query, *kernel, places, sums_found) == 40
+    twin = 0.01 * np.minimum(low, query).sum(axis=1) + over - 0.5
+    np.testing.assert_allclose(sums_found, np.minimum(above + 9, twin[::-1]), atol=1e-5)
+
+
+def test_sums_of_minima_agree_with_their_twin():
+    draw = np.random.default_rng(0)
+    strips, queries = (
+        draw.integers(400, size=(3, 16, 256), dtype=np.uint16),
+        draw.integers(400, size=(2, 16), dtype=np.uint16),
+    )
+    alive, room = (
+        draw.integers(2, size=768, dtype=np.uint8),
+        (np.empty((2, 900), np.int32), np.empty((2, 900), np.float32)),
+    )
+    counts, floors = np.zeros(2, np.int64), np.float32([-0.85, -0.8])
+    order = np.array([2, 0, 1])
+    assert scan_sums(strips, alive, order, 0, queries, np.float32(1e-4), floors, *room, counts) == 3
+    for query in range(2):
+        twin = np.minimum(strips, queries[query][None, :, None]).sum(axis=1).reshape(-1) * 1e-4 - 1
+        expected = np.concatenate([np.arange(256 * s, 256 * (s + 1)) for s in order])
+        expected = expected[(twin[expected] >= floors[query]) & (alive[expected] == 1)]
+        assert np.array_equal(room[0][query, : counts[query]], expected)
+        np.testing.assert_allclose(room[1][query, : counts[query]], twin[expected], atol=1e-6)

@@ -14,6 +14,10 @@ def level(batch, seed, leaves=8):
     return torch.randn(batch, leaves, generator=generator, dtype=torch.float64).log_softmax(1).requires_grad_()
 
 
+def value(loss, *levels, **how):
+    return loss(*levels, **how)[0]
+
+
 def build(name="bhattacharyya", scale=20.0):
     return ContrastiveLoss(name, scale).double()
 
@@ -39,16 +43,16 @@ def by_the_book(loss, queries, passages, keep_queries, keep_passages):
 @pytest.mark.parametrize("name", NAMES)
 def test_equal_scores_give_the_logarithm_of_how_many_count(name):
     same = torch.full((6, 4), 0.25, dtype=torch.float64).log()
-    assert build(name)(same, same).item() == pytest.approx(math.log(6))
+    assert value(build(name), same, same).item() == pytest.approx(math.log(6))
     three = torch.eye(6, dtype=torch.bool) | torch.eye(6, dtype=torch.bool).roll(1, 1)
-    assert build(name)(same, same, keep_queries=three).item() == pytest.approx(math.log(2))
+    assert value(build(name), same, same, keep_queries=three).item() == pytest.approx(math.log(2))
     kept = {"keep_queries": three, "keep_passages": torch.ones(6, 6, dtype=torch.bool)}
-    assert build(name)(same, same, **kept).item() == pytest.approx((math.log(2) + math.log(6)) / 2)
+    assert value(build(name), same, same, **kept).item() == pytest.approx((math.log(2) + math.log(6)) / 2)
 
 
 def test_alone_there_is_nothing_to_lose():
     own = torch.eye(4, dtype=torch.bool)
-    assert build()(level(4, 0), level(4, 1), keep_queries=own, keep_passages=own).item() == pytest.approx(0)
+    assert value(build(), level(4, 0), level(4, 1), keep_queries=own, keep_passages=own).item() == pytest.approx(0)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -56,7 +60,7 @@ def test_against_the_loop(name):
     loss, queries, passages = build(name), level(7, 0), level(7, 1)
     keep_queries, keep_passages = masks(7)
     slow = by_the_book(loss, queries, passages, keep_queries, keep_passages)
-    fast = loss(queries, passages, keep_queries=keep_queries, keep_passages=keep_passages)
+    fast = value(loss, queries, passages, keep_queries=keep_queries, keep_passages=keep_passages)
     torch.testing.assert_close(fast, slow)
     a, b = (torch.autograd.grad(value, [queries, passages]) for value in (slow, fast))
     torch.testing.assert_close(a, b)
@@ -64,8 +68,8 @@ def test_against_the_loop(name):
 
 def test_one_mask_serves_both_directions():
     loss, queries, passages, keep = build(), level(7, 0), level(7, 1), masks(7)[0]
-    both = loss(queries, passages, keep_queries=keep, keep_passages=keep.T.contiguous())
-    torch.testing.assert_close(loss(queries, passages, keep_queries=keep), both)
+    both = value(loss, queries, passages, keep_queries=keep, keep_passages=keep.T.contiguous())
+    torch.testing.assert_close(value(loss, queries, passages, keep_queries=keep), both)
 
 
 def test_a_duplicate_passage_is_no_negative():
@@ -75,8 +79,8 @@ def test_a_duplicate_passage_is_no_negative():
     keep = negatives_mask(torch.tensor([0, 1, 1]), torch.arange(3))
     logits = loss.similarity(queries, passages) * loss.scale
     second = torch.logsumexp(logits[1, [0, 1]], 0) - logits[1, 1]
-    masked = loss(queries, passages, keep_queries=keep)
-    assert masked < loss(queries, passages)
+    masked = value(loss, queries, passages, keep_queries=keep)
+    assert masked < value(loss, queries, passages)
     torch.testing.assert_close(masked, by_the_book(loss, queries, passages, keep, keep.T))
     assert second < torch.logsumexp(logits[1], 0) - logits[1, 1]
 
@@ -86,9 +90,9 @@ def test_a_duplicate_passage_is_no_negative():
 def test_mean_of_two_workers_is_the_whole(name, masked):
     loss, queries, passages = build(name), level(6, 0), level(6, 1)
     kept = dict(zip(("keep_queries", "keep_passages"), masks(6), strict=True)) if masked else {}
-    whole = loss(queries, passages, **kept)
+    whole = value(loss, queries, passages, **kept)
     everyone = {"all_queries": queries, "all_passages": passages, **kept}
-    parts = [loss(queries[at : at + 3], passages[at : at + 3], offset=at, **everyone) for at in (0, 3)]
+    parts = [value(loss, queries[at : at + 3], passages[at : at + 3], offset=at, **everyone) for at in (0, 3)]
     mean = torch.stack(parts).mean()
     torch.testing.assert_close(mean, whole)
     inputs = [queries, passages, *loss.parameters()]
@@ -98,15 +102,48 @@ def test_mean_of_two_workers_is_the_whole(name, masked):
 def test_two_workers_share_one_mask_too():
     loss, queries, passages, keep = build(), level(6, 0), level(6, 1), masks(6)[0]
     everyone = {"all_queries": queries, "all_passages": passages, "keep_queries": keep}
-    parts = [loss(queries[at : at + 3], passages[at : at + 3], offset=at, **everyone) for at in (0, 3)]
-    torch.testing.assert_close(torch.stack(parts).mean(), loss(queries, passages, keep_queries=keep))
+    parts = [value(loss, queries[at : at + 3], passages[at : at + 3], offset=at, **everyone) for at in (0, 3)]
+    torch.testing.assert_close(torch.stack(parts).mean(), value(loss, queries, passages, keep_queries=keep))
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_gradients(name):
     loss, (keep_queries, keep_passages) = build(name, 3.0), masks(4)
     kept = {"keep_queries": keep_queries, "keep_passages": keep_passages}
-    assert gradcheck(lambda q, p, _: loss(q, p, **kept), (level(4, 0), level(4, 1), loss.log_scale))
+    assert gradcheck(lambda q, p, _: value(loss, q, p, **kept), (level(4, 0), level(4, 1), loss.log_scale))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("masked", [True, False])
+def test_a_level_learns_part_of_its_target_from_a_finer_one(name, masked):
+    """Cross-entropy with 0.3 of the right answer and 0.7 of the finer level's softmax, over what counts."""
+    loss, queries, passages = build(name), level(5, 0), level(5, 1)
+    kept = dict(zip(("keep_queries", "keep_passages"), masks(5), strict=True)) if masked else {}
+    _, finer = loss(level(5, 2, 16), level(5, 3, 16), **kept)
+    found, scores = loss(queries, passages, finer=finer, share=0.7, **kept)
+    slow = 0.0
+    for side, taught in ((scores.queries, finer.queries), (scores.passages, finer.passages)):
+        for i in range(5):
+            counts = side[i].isfinite()
+            target = 0.7 * taught[i, counts].detach().softmax(0)
+            slow -= (target * side[i, counts].log_softmax(0)).sum() + 0.3 * side[i].log_softmax(0)[i]
+    torch.testing.assert_close(found, slow / 10)
+    gradients = (torch.autograd.grad(total, [queries, passages], retain_graph=True) for total in (found, slow / 10))
+    torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_two_workers_learn_the_same_from_a_finer_level(masked):
+    loss, coarse, fine = build(), (level(6, 0), level(6, 1)), (level(6, 2, 16), level(6, 3, 16))
+    kept = {"keep_queries": masks(6)[0]} if masked else {}
+    whole, _ = loss(*coarse, finer=loss(*fine, **kept)[1], share=0.7, **kept)
+
+    def of_worker(at, both, **lesson):
+        mine = [side[at : at + 3] for side in both]
+        return loss(*mine, all_queries=both[0], all_passages=both[1], offset=at, **kept, **lesson)
+
+    parts = [of_worker(at, coarse, finer=of_worker(at, fine)[1], share=0.7)[0] for at in (0, 3)]
+    torch.testing.assert_close(torch.stack(parts).mean(), whole)
 
 
 def test_the_scale_is_clamped_but_never_stuck():
@@ -117,7 +154,7 @@ def test_the_scale_is_clamped_but_never_stuck():
         assert loss.scale == pytest.approx(bound)
         loss.clamp_()
         loss.zero_grad()
-        loss(level(4, 0).float(), level(4, 1).float()).backward()
+        value(loss, level(4, 0).float(), level(4, 1).float()).backward()
         assert loss.log_scale.grad.abs() > 0
 
 
@@ -127,7 +164,7 @@ def test_every_level_has_its_own_scale():
     several.log_scale.data = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
     for d in (1, 2, 3):
         alone = build(scale=math.exp(d))
-        torch.testing.assert_close(several(queries, passages, level=d), alone(queries, passages, level=d))
+        torch.testing.assert_close(value(several, queries, passages, level=d), value(alone, queries, passages, level=d))
     assert several.scale == pytest.approx(math.exp(3))
 
 

@@ -58,6 +58,7 @@ def tiny_config(encoder: Path, **overrides: object) -> Config:
         "loss.scale_per_level": False,
         "loss.scale": 400.0,
         "depth.decay": 0.0,
+        "depth.distill": 0.0,
         "train.steps": 30,
         "train.batch_size": 32,
         "train.eval_every": 10,
