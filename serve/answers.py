@@ -74,9 +74,9 @@ class Answers:
         )
         self._pool = ThreadPoolExecutor(threads)
         self._filtering = threading.Lock()
-        self._took = [0.0] * (config.tree.depth + 1)
-        for level in range(1, config.tree.depth + 1):
-            self._took[level] = self._timed(level)
+        depth = config.tree.depth
+        self._compact = retreever.index.layout.compact  # such an index has its finest level alone, and no vectors
+        self._took = {level: self._timed(level) for level in ([depth] if self._compact else range(1, depth + 1))}
 
     @classmethod
     def open(cls, folder: Path, version: str, threads: int = 1) -> "Answers":
@@ -116,6 +116,8 @@ class Answers:
         try:
             level = self.level(asked)
             found = self._found(asked, nodes, level)
+        except ValueError as error:
+            return Refused(422, str(error))
         except Exception as error:  # of this request; the others of the batch go on
             return error
         took = time.perf_counter() - begun
@@ -136,16 +138,20 @@ class Answers:
         Raises:
             Refused: the tree has no such level, or no level is that small.
         """
-        depth = self.model.depth
         if asked.max_bytes is not None:
             size = np.dtype(self.retreever.index.layout.dtype).itemsize
-            fits = [d for d in range(1, depth + 1) if size * 2**d <= asked.max_bytes]
+            fits = [d for d in self._took if size * 2**d <= asked.max_bytes]
             if not fits:
-                raise Refused.field("max_bytes", f"the smallest vector takes {2 * size} bytes, got {asked.max_bytes}")
+                smallest = size * 2 ** min(self._took)
+                raise Refused.field("max_bytes", f"the smallest vector takes {smallest} bytes, got {asked.max_bytes}")
             return max(fits)
         if asked.budget_ms is not None:
-            return max([d for d in range(2, depth + 1) if self._took[d] * 1000 <= asked.budget_ms], default=1)
-        return self.checked_level(asked.level)
+            quick = [d for d, seconds in self._took.items() if seconds * 1000 <= asked.budget_ms]
+            return max(quick, default=min(self._took))
+        level = self.checked_level(asked.level)
+        if level not in self._took:
+            raise Refused.field("level", f"must be {self.model.depth}: this index is compact, it has no other")
+        return level
 
     def checked_level(self, level: int | None) -> int:
         """The level asked for, the finest where it is None.
@@ -168,7 +174,7 @@ class Answers:
         found = []
         for text, row, own, similar in zip(asked.texts, nodes, numbers, scores, strict=True):
             hits = [self._hit(int(n), float(s)) for n, s in zip(own, similar, strict=True)]
-            if asked.explain:
+            if asked.explain and not self._compact:
                 for hit, why in zip(hits, explain(self.retreever, row, [h.id for h in hits], level), strict=True):
                     hit.why = why
             found.append(Found(query=text, hits=hits, flow=flow_of(row) if asked.explain else None))
@@ -191,8 +197,17 @@ class Answers:
         return EmbedResponse(level=chosen, dimensions=2**chosen, vectors=vectors.tolist(), model=self.model)
 
     def tree(self) -> TreeView:
-        """All nodes."""
+        """All nodes.
+
+        Raises:
+            Refused: the index is compact.
+        """
+        self._explained()
         return tree_view(self.retreever)
+
+    def _explained(self) -> None:
+        if self._compact:
+            raise Refused(404, "this index is compact: it keeps nothing by which nodes could be explained")
 
     def node(self, number: int) -> NodeView:
         """One node with its examples.
@@ -200,6 +215,7 @@ class Answers:
         Raises:
             Refused: the tree has no such node.
         """
+        self._explained()
         try:
             return node_view(self.retreever, number)
         except KeyError as error:
