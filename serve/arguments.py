@@ -27,7 +27,9 @@ class AppArguments(BaseModel):
     ingress_replicas: int = Field(1, ge=1)
     threads: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, description="of an encoder or retriever")
     encoder_cpus: float = Field(0.25, ge=0, description="CPUs that Ray sets aside for an encoder")
-    encoder_gpus: float = Field(0, ge=0, description="GPUs, or the fraction of one, that an encoder gets")
+    encoder_gpus: float | None = Field(
+        None, ge=0, description="GPUs, or the fraction of one, of an encoder; null: a quarter where there is one"
+    )
     retriever_cpus: float = Field(0.125, ge=0)
     waiting: int = Field(64, ge=1, description="queries that may wait in an ingress; beyond them callers get 429")
     timeout_s: float = Field(10, gt=0, description="after which a request is answered with 504")

@@ -4,6 +4,7 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray import serve
 from ray.serve.config import AutoscalingConfig
 from ray.serve.schema import LoggingConfig
@@ -13,6 +14,7 @@ from serve.deployments import Encoder, Retriever
 from serve.remote import RemoteEngine
 
 PREFIX = "retreever-"
+A_QUARTER = 0.25  # of a GPU: two versions, two encoders each
 QUIET = LoggingConfig(enable_access_log=False)
 
 
@@ -59,6 +61,9 @@ class RayStarter:
 
 def version_app(settings: AppArguments, folder: Path, version: str) -> serve.Application:
     """The application of one version."""
+    gpus = settings.encoder_gpus
+    if gpus is None:
+        gpus = A_QUARTER if ray.cluster_resources().get("GPU") else 0
     replicas: dict[str, Any] = {
         "autoscaling_config": AutoscalingConfig(
             min_replicas=settings.min_replicas,
@@ -71,12 +76,12 @@ def version_app(settings: AppArguments, folder: Path, version: str) -> serve.App
         "max_constructor_retry_count": 2,
     }
     encoder = Encoder.options(  # type: ignore[attr-defined]
-        ray_actor_options={"num_cpus": settings.encoder_cpus, "num_gpus": settings.encoder_gpus}, **replicas
+        ray_actor_options={"num_cpus": settings.encoder_cpus, "num_gpus": gpus}, **replicas
     )
     retriever = Retriever.options(  # type: ignore[attr-defined]
         ray_actor_options={"num_cpus": settings.retriever_cpus}, **replicas
     )
-    bound = encoder.bind(str(folder), settings.threads, settings.encoder_gpus > 0)
+    bound = encoder.bind(str(folder), settings.threads, gpus > 0)
     application: serve.Application = retriever.bind(str(folder), version, settings.threads, bound)
     return application
 
