@@ -121,7 +121,7 @@ def _sorted(index: TreeIndex, query: np.ndarray, level: int, k: int) -> tuple[np
     vector = index.layout.form(query[None, Tree(index.layout.depth).level(level)])[0]
     scores = np.concatenate([every_score(vector, level, segment, index.layout) for segment in index.segments])
     numbers = np.concatenate([segment.numbers for segment in index.segments])
-    alive = np.isin(numbers, index.living)
+    alive = np.isin(numbers, index.living())
     scores, numbers = scores[alive], numbers[alive]
     near = np.flatnonzero(scores >= np.partition(scores, -k)[-k])
     ids = index.ids_of(numbers[near])

@@ -7,7 +7,7 @@ it up to date: a change is on disk before the call returns. Texts and encoders a
 
 import os
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -59,11 +59,6 @@ class TreeIndex:
     def ids(self) -> list[str]:
         """Ids of the passages, in the order in which they were added."""
         return [name for name, _ in self._state.named()]
-
-    @property
-    def living(self) -> Int[np.ndarray, " passages"]:
-        """Numbers of the passages, in the order in which they were added."""
-        return np.concatenate([view.segment.numbers[view.rows_alive == 1] for view in self._state.views])
 
     @property
     def numbers(self) -> int:
