@@ -75,7 +75,8 @@ class Answers:
         self._pool = ThreadPoolExecutor(threads)
         self._filtering = threading.Lock()
         self._took = [0.0] * (config.tree.depth + 1)
-        for level in range(1, config.tree.depth + 1):
+        self._levels = retreever.index.layout.levels
+        for level in self._levels:
             self._took[level] = self._timed(level)
 
     @classmethod
@@ -134,27 +135,28 @@ class Answers:
         """The level that a request names or leaves to be chosen.
 
         Raises:
-            Refused: the tree has no such level, or no level is that small.
+            Refused: the index has no such level, or no level is that small.
         """
-        depth = self.model.depth
         if asked.max_bytes is not None:
             size = np.dtype(self.retreever.index.layout.dtype).itemsize
-            fits = [d for d in range(1, depth + 1) if size * 2**d <= asked.max_bytes]
+            fits = [d for d in self._levels if size * 2**d <= asked.max_bytes]
             if not fits:
-                raise Refused.field("max_bytes", f"the smallest vector takes {2 * size} bytes, got {asked.max_bytes}")
+                least = size * 2 ** self._levels[0]
+                raise Refused.field("max_bytes", f"the smallest vector takes {least} bytes, got {asked.max_bytes}")
             return max(fits)
         if asked.budget_ms is not None:
-            return max([d for d in range(2, depth + 1) if self._took[d] * 1000 <= asked.budget_ms], default=1)
-        return self.checked_level(asked.level)
+            fast = [d for d in self._levels if self._took[d] * 1000 <= asked.budget_ms]
+            return max(fast, default=self._levels[0])
+        return self.checked_level(asked.level, self._levels[0])
 
-    def checked_level(self, level: int | None) -> int:
+    def checked_level(self, level: int | None, first: int = 1) -> int:
         """The level asked for, the finest where it is None.
 
         Raises:
-            Refused: the tree has no such level.
+            Refused: it does not lie between `first` and the last level.
         """
-        if level is not None and level > self.model.depth:
-            raise Refused.field("level", f"must lie within [1, {self.model.depth}]")
+        if level is not None and not first <= level <= self.model.depth:
+            raise Refused.field("level", f"must lie within [{first}, {self.model.depth}]")
         return self.model.depth if level is None else level
 
     def _found(self, asked: SearchRequest, nodes: np.ndarray, level: int) -> list[Found]:
