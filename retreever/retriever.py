@@ -98,11 +98,7 @@ class Retreever:
 
     @cached_property
     def explanation(self) -> Explanation:
-        """Words, sizes and examples of the tree's nodes; made at the first call where the bundle has none.
-
-        Raises:
-            ValueError: the index is compact.
-        """
+        """Words, sizes and examples of the tree's nodes; made at the first call where the bundle has none."""
         return explanation_of(self.index, self.documents, self.folder and self.folder / EXPLANATION)
 
     def embed(self, texts: Sequence[str], kind: Kind = "query", level: int | None = None) -> np.ndarray:
@@ -277,8 +273,7 @@ def write_bundle(model: Path, target: Path, data: EncodedDataset, build: Callabl
             shutil.copy2(model / name, aside / name)
         index = build(aside / "index")
         write_documents(data.dataset.corpus, aside / "documents")
-        if not index.layout.compact:
-            explain(index, Documents(aside / "documents")).save(aside / EXPLANATION, index.layout.model)
+        explain(index, Documents(aside / "documents")).save(aside / EXPLANATION, index.layout.model)
         seal(aside, {"format": FORMAT, "dataset": data.dataset.name, "dataset_digest": data.dataset.digest})
     return index.stats()
 

@@ -90,13 +90,8 @@ class TreeIndex:
     def probabilities(self, numbers: Int[np.ndarray, " passages"], level: int) -> Float[np.ndarray, "passages nodes"]:
         """What the index keeps of passages on the nodes of a level, in [0, depth]: float32, as exact as its `dtype`.
 
-        Zeros for a number that no passage has.
-
-        Raises:
-            ValueError: the index is compact.
+        Zeros for a number that no passage has. Of a compact index they are what its codes stand for.
         """
-        if self.layout.compact:
-            raise ValueError("compact: an index of codes alone keeps no probabilities, so nothing can be explained")
         if level == 0:
             return np.ones((len(numbers), 1), np.float32)
         return self.layout.probabilities(self._state.vectors(numbers, level, self.layout))
