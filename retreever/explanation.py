@@ -107,12 +107,7 @@ def explain(index: TreeIndex, documents: Documents, seed: int = 0) -> Explanatio
 
     Args:
         seed: draws the sample, where the corpus is larger.
-
-    Raises:
-        BundleError: the index is compact.
     """
-    if index.layout.compact:
-        raise BundleError("this index is compact: it keeps nothing by which nodes could be explained")
     tree, living = Tree(index.layout.depth), index.living()
     if not len(living):
         return _of_nothing(tree)

@@ -273,8 +273,7 @@ def write_bundle(model: Path, target: Path, data: EncodedDataset, build: Callabl
             shutil.copy2(model / name, aside / name)
         index = build(aside / "index")
         write_documents(data.dataset.corpus, aside / "documents")
-        if not index.layout.compact:
-            explain(index, Documents(aside / "documents")).save(aside / EXPLANATION, index.layout.model)
+        explain(index, Documents(aside / "documents")).save(aside / EXPLANATION, index.layout.model)
         seal(aside, {"format": FORMAT, "dataset": data.dataset.name, "dataset_digest": data.dataset.digest})
     return index.stats()
 

@@ -74,9 +74,10 @@ class Answers:
         )
         self._pool = ThreadPoolExecutor(threads)
         self._filtering = threading.Lock()
-        depth = config.tree.depth
-        self._compact = retreever.index.layout.compact  # such an index has its finest level alone, and no vectors
-        self._took = {level: self._timed(level) for level in ([depth] if self._compact else range(1, depth + 1))}
+        self._took = [0.0] * (config.tree.depth + 1)
+        self._levels = retreever.index.layout.levels
+        for level in self._levels:
+            self._took[level] = self._timed(level)
 
     @classmethod
     def open(cls, folder: Path, version: str, threads: int = 1) -> "Answers":
@@ -136,31 +137,28 @@ class Answers:
         """The level that a request names or leaves to be chosen.
 
         Raises:
-            Refused: the tree has no such level, or no level is that small.
+            Refused: the index has no such level, or no level is that small.
         """
         if asked.max_bytes is not None:
             size = np.dtype(self.retreever.index.layout.dtype).itemsize
-            fits = [d for d in self._took if size * 2**d <= asked.max_bytes]
+            fits = [d for d in self._levels if size * 2**d <= asked.max_bytes]
             if not fits:
-                smallest = size * 2 ** min(self._took)
-                raise Refused.field("max_bytes", f"the smallest vector takes {smallest} bytes, got {asked.max_bytes}")
+                least = size * 2 ** self._levels[0]
+                raise Refused.field("max_bytes", f"the smallest vector takes {least} bytes, got {asked.max_bytes}")
             return max(fits)
         if asked.budget_ms is not None:
-            quick = [d for d, seconds in self._took.items() if seconds * 1000 <= asked.budget_ms]
-            return max(quick, default=min(self._took))
-        level = self.checked_level(asked.level)
-        if level not in self._took:
-            raise Refused.field("level", f"must be {self.model.depth}: this index is compact, it has no other")
-        return level
+            fast = [d for d in self._levels if self._took[d] * 1000 <= asked.budget_ms]
+            return max(fast, default=self._levels[0])
+        return self.checked_level(asked.level, self._levels[0])
 
-    def checked_level(self, level: int | None) -> int:
+    def checked_level(self, level: int | None, first: int = 1) -> int:
         """The level asked for, the finest where it is None.
 
         Raises:
-            Refused: the tree has no such level.
+            Refused: it does not lie between `first` and the last level.
         """
-        if level is not None and level > self.model.depth:
-            raise Refused.field("level", f"must lie within [1, {self.model.depth}]")
+        if level is not None and not first <= level <= self.model.depth:
+            raise Refused.field("level", f"must lie within [{first}, {self.model.depth}]")
         return self.model.depth if level is None else level
 
     def _found(self, asked: SearchRequest, nodes: np.ndarray, level: int) -> list[Found]:
@@ -174,7 +172,7 @@ class Answers:
         found = []
         for text, row, own, similar in zip(asked.texts, nodes, numbers, scores, strict=True):
             hits = [self._hit(int(n), float(s)) for n, s in zip(own, similar, strict=True)]
-            if asked.explain and not self._compact:
+            if asked.explain:
                 for hit, why in zip(hits, explain(self.retreever, row, [h.id for h in hits], level), strict=True):
                     hit.why = why
             found.append(Found(query=text, hits=hits, flow=flow_of(row) if asked.explain else None))
@@ -197,17 +195,8 @@ class Answers:
         return EmbedResponse(level=chosen, dimensions=2**chosen, vectors=vectors.tolist(), model=self.model)
 
     def tree(self) -> TreeView:
-        """All nodes.
-
-        Raises:
-            Refused: the index is compact.
-        """
-        self._explained()
+        """All nodes."""
         return tree_view(self.retreever)
-
-    def _explained(self) -> None:
-        if self._compact:
-            raise Refused(404, "this index is compact: it keeps nothing by which nodes could be explained")
 
     def node(self, number: int) -> NodeView:
         """One node with its examples.
@@ -215,7 +204,6 @@ class Answers:
         Raises:
             Refused: the tree has no such node.
         """
-        self._explained()
         try:
             return node_view(self.retreever, number)
         except KeyError as error:

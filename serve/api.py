@@ -188,7 +188,7 @@ def _add_reading(app: FastAPI, backend: Backend, timeout_s: float) -> None:
         """Documents by id, or page by page in the order in which they were added."""
         return await (looked("documents", id) if id else looked("listed", after, limit))
 
-    @app.get("/v1/tree", responses=READ | _refusals(404), response_model=TreeView)
+    @app.get("/v1/tree", responses=READ, response_model=TreeView)
     async def tree() -> Response:
         """Every node of the tree with its words and size."""
         return await looked("tree")

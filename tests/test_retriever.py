@@ -78,6 +78,7 @@ def test_a_compact_bundle_finds_nearly_the_same_at_the_finest_level_alone(place,
     assert np.mean(both) > 4 and compact.index.stats()["compact"]
     with pytest.raises(ValueError, match="level: a compact index has level 4 alone, got 2"):
         compact.search(queries[:1], level=2)
+    assert len(compact.explanation.words) == len(retreever.explanation.words)
 
 
 def test_a_hit_is_the_passage_with_its_score(retreever):

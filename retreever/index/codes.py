@@ -110,5 +110,8 @@ class Code(Protocol):
     def estimates(self, asked: Any, query: int, coded: Coded, found: Found) -> Found:
         """The same places with the best estimate that the whole code gives; `asked` by `guess` or `nearly`."""
 
+    def decoded(self, coded: Coded, places: np.ndarray) -> np.ndarray:
+        """Nearly the vectors at some places, in stored form."""
+
     def refine(self, asked: Any, query: int, coded: Coded, floor: np.float32, found: Found) -> Found:
         """Those whose tighter bound reaches the floor still."""

@@ -40,6 +40,13 @@ def blocks_of(digits: UInt8[np.ndarray, "places dims"]) -> UInt8[np.ndarray, "bl
     return np.ascontiguousarray(groups.transpose(0, 2, 1, 3)).reshape(len(groups), -1)
 
 
+def digits_at(blocks: UInt8[np.ndarray, "blocks bytes"], places: np.ndarray) -> UInt8[np.ndarray, "rows dims"]:
+    """The digits of some places again."""
+    grouped = blocks.reshape(len(blocks), -1, BLOCK, GROUP)
+    packed = grouped[places // BLOCK, :, places % BLOCK].reshape(len(places), -1)
+    return np.stack([packed & 15, packed >> 4], axis=2).reshape(len(places), -1)
+
+
 def parted(weights: Int16[np.ndarray, " dims"]) -> Int8[np.ndarray, " twice_dims"]:
     """Weights as the kernels take them: of every group the high parts of even and odd digits, then the low parts."""
     high = np.rint(weights / HIGH).astype(np.int64)

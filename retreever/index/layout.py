@@ -39,6 +39,11 @@ class Layout:
     compact: bool = False
 
     @property
+    def levels(self) -> tuple[int, ...]:
+        """Levels that can be asked for: the last alone of a compact index."""
+        return (self.depth,) if self.compact else tuple(range(1, self.depth + 1))
+
+    @property
     def stored_levels(self) -> tuple[int, ...]:
         """Levels whose vectors codes are made of, and kept in full: the last where the others are sums of it."""
         return (self.depth,) if self.exact_hierarchy or self.compact else tuple(range(1, self.depth + 1))

@@ -19,7 +19,17 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from retreever.index.codes import SLACK, UNMEASURED, Coded, Found, Room, Use
-from retreever.index.digits import WEIGHT, blocks_of, centre_rows, digit_rows, parted, refine_digits, scan_digits
+from retreever.index.digits import (
+    BLOCK,
+    WEIGHT,
+    blocks_of,
+    centre_rows,
+    digit_rows,
+    digits_at,
+    parted,
+    refine_digits,
+    scan_digits,
+)
 from retreever.index.kernels import STRIP, dots
 from retreever.index.survival import Trial
 
@@ -199,6 +209,13 @@ class Projection:
         within = np.float32(asked.lengths[query, 0] * coded.units[0])
         own = (asked.lower[query], within, np.float32(0), np.float32(-np.inf))
         return found.first(refine_digits(coded.lower, coded.beside, *own, found.places, found.bounds))
+
+    def decoded(self, coded: Coded, places: np.ndarray) -> np.ndarray:
+        """The points that codes stand for."""
+        upper = digits_at(coded.strips.reshape(len(coded.strips) * STRIP // BLOCK, -1), places)
+        lower = coded.lower[places]
+        digits = upper << 4 | np.stack([lower & 15, lower >> 4], axis=2).reshape(upper.shape)
+        return np.maximum(self.mean + self._point(digits) @ self.basis.T, 0).astype(np.float32)
 
     def refine(self, asked: AskedProjection, query: int, coded: Coded, floor: np.float32, found: Found) -> Found:
         """Bounds by both digits."""

@@ -10,6 +10,7 @@ from jaxtyping import Bool
 from retreever.index.codes import Code
 from retreever.index.layout import Layout
 from retreever.index.search import View
+from retreever.index.segment import Segment
 
 
 @dataclass(frozen=True)
@@ -65,14 +66,26 @@ class State:
         return np.concatenate([*(v.segment.numbers[v.rows_alive > 0] for v in self.views), np.empty(0, np.int64)])
 
     def vectors(self, numbers: np.ndarray, level: int, layout: Layout) -> np.ndarray:
-        """Vectors of a level in stored form, float32, by number; zeros for a number that no passage has."""
+        """Vectors of a level in stored form, float32, by number; zeros for a number that no passage has.
+
+        Of a compact index they are what the codes stand for.
+        """
         found = np.zeros((len(numbers), 2**level), np.float32)
         for view in self.views:
             rows = np.searchsorted(view.segment.numbers, numbers).clip(max=len(view.segment) - 1)
             here = view.segment.numbers[rows] == numbers
             if here.any():
-                found[here] = layout.coarser(view.segment.at(level)[rows[here]].astype(np.float32), level)
+                found[here] = layout.coarser(self._stored(view.segment, rows[here], level, layout), level)
         return found
+
+    def _stored(self, segment: Segment, rows: np.ndarray, level: int, layout: Layout) -> np.ndarray:
+        if not layout.compact:
+            return segment.at(level)[rows].astype(np.float32)
+        places = np.empty(len(segment), np.int64)
+        places[segment.rows[segment.rows >= 0]] = np.flatnonzero(segment.rows >= 0)
+        known = self.codes[layout.depth].decoded(segment.codes[layout.depth], places[rows])
+        leaves = 2**layout.depth // known.shape[1]  # nTVD: of a node that bytes are kept of
+        return np.repeat(known / np.float32(leaves), leaves, axis=1)
 
     def ids_of(self, numbers: Sequence[int] | np.ndarray) -> list[str]:
         """Ids by number.

@@ -136,6 +136,12 @@ class Sums:
         """Whether the code has bytes, and of the nodes of the query's level."""
         return 0 < asked.bytes.shape[1] == coded.lower.shape[1]
 
+    def decoded(self, coded: Coded, places: np.ndarray) -> np.ndarray:
+        """Probabilities of the nodes there are bytes of, or of those that are scanned."""
+        if coded.lower.shape[1]:
+            return (coded.lower[places] * float(self.unit)).astype(np.float32)
+        return (coded.strips[places // STRIP, :, places % STRIP] / np.float32(UNITS)).astype(np.float32)
+
     def refine(self, asked: AskedSums, query: int, coded: Coded, floor: np.float32, found: Found) -> Found:
         """Bounds by bytes, where the code and the query's level have them."""
         if not self._has_bytes(asked, coded):

@@ -90,7 +90,7 @@ class TreeIndex:
     def probabilities(self, numbers: Int[np.ndarray, " passages"], level: int) -> Float[np.ndarray, "passages nodes"]:
         """What the index keeps of passages on the nodes of a level, in [0, depth]: float32, as exact as its `dtype`.
 
-        Zeros for a number that no passage has.
+        Zeros for a number that no passage has. Of a compact index they are what its codes stand for.
         """
         if level == 0:
             return np.ones((len(numbers), 1), np.float32)

@@ -75,3 +75,14 @@ def test_what_it_cannot_do_is_refused():
         index.search(nodes(1, 7), 1, certify=True)
     with pytest.raises(ValueError, match="compact: an index of codes alone cannot grow"):
         index.add(nodes(1, 7), ["new"])
+
+
+@pytest.mark.parametrize("depth", [4, 7, 9])
+@pytest.mark.parametrize("similarity", SIMILARITIES)
+def test_probabilities_are_nearly_those_of_the_passages(similarity, depth):
+    passages = clustered(600, depth)
+    numbers = np.array([7, 599, 0])
+    index = built(similarity, passages, depth=depth)
+    for level in range(1, min(depth, 8) + 1):
+        own = passages[numbers, 2**level - 1 : 2 ** (level + 1) - 1]
+        assert np.abs(index.probabilities(numbers, level) - own).sum(axis=1).max() < 0.15

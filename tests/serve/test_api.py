@@ -5,12 +5,9 @@ import math
 
 import numpy as np
 import pytest
-from fastapi.testclient import TestClient
 
 from retreever.retriever import Retreever
 from serve.schema import LARGEST_BODY
-from tests.support.bundles import tiny_bundle, tiny_workspace
-from tests.support.local_service import local_service
 
 JSON = {"content-type": "application/json"}
 
@@ -229,17 +226,3 @@ def test_other_methods_and_paths(client):
     assert client.get("/v1/search").status_code == 405
     for path in ("/nothing", "/page/../../../etc/passwd", "/page/%2e%2e/app.py", "/v1/nodes/..%2f..%2fetc"):
         assert client.get(path).status_code in (404, 422)
-
-
-def test_a_compact_index_has_one_level_and_no_explanations(tmp_path):
-    bundle = tiny_bundle(tmp_path, tiny_workspace(tmp_path), index__compact=True)
-    app, _ = local_service(bundle)
-    with TestClient(app, raise_server_exceptions=False) as compact:
-        assert compact.post("/v1/search", json={"query": "ba"}).json()["level"] == 4
-        assert compact.post("/v1/search", json={"query": "ba", "budget_ms": 1e-9}).json()["level"] == 4
-        explained = compact.post("/v1/search", json={"query": "ba", "explain": True}).json()
-        assert explained["flow"] and explained["hits"][0]["why"] is None
-        refused = compact.post("/v1/search", json={"query": "ba", "level": 2})
-        assert refused.status_code == 422 and "compact" in refused.json()["detail"][0]["msg"]
-        for path in ("/v1/tree", "/v1/nodes/0"):
-            assert compact.get(path).status_code == 404 and "compact" in compact.get(path).json()["detail"]
