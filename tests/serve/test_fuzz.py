@@ -57,4 +57,4 @@ def test_generated_requests(address, tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_ten_thousand_generated_requests(address, tmp_path):
-    assert fuzzed(address, tmp_path, examples=1_000, seed=int(time.time())) >= 10_000
+    assert fuzzed(address, tmp_path, examples=1_500, seed=int(time.time())) >= 10_000
