@@ -132,7 +132,9 @@ class Ingress:
         self._seen = Table()
         self._following: asyncio.Task[None] | None = None
 
-    def __serve_build_asgi_app__(self) -> FastAPI:
+    async def __serve_build_asgi_app__(self) -> FastAPI:
+        with contextlib.suppress(Refused):  # an ingress that takes another one's place starts with what serves
+            await self._look()
         self._following = asyncio.get_running_loop().create_task(self._follow())
         return make_api(self._front, os.environ.get(TOKEN) or None, self._settings.timeout_s)
 
