@@ -206,7 +206,10 @@ class _Sweep:
         if self.space.budget.minutes is not None:
             self.deadline = time.monotonic() + 60 * self.space.budget.minutes
         with cluster(self.workspace, dashboard=self.space.workers > 1):
-            tuning.run(self, self.space, self.folder, tuning.validations(trial.config for trial in self.edges))
+            longest = tuning.validations(trial.config for trial in self.edges)
+            while not tuning.run(self, self.space, self.folder, longest):
+                self.search = self._search()  # goes on with what was interrupted
+                self.waiting = self.search.next()
 
     def next(self) -> dict[str, Any] | None:
         """The next trial in plain values, its MLflow run begun."""

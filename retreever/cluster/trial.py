@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
 from ray.tune.result import DONE
@@ -11,7 +12,11 @@ from ray.tune.result import DONE
 from retreever.cluster.latency import LATENCY, latency
 from retreever.cluster.launch import run_train
 from retreever.cluster.worker import LAST, Job, figures_of, reports
+from retreever.files import write_json
 from retreever.training import METRIC, Report, result
+
+ACTOR = "actor.json"
+"""In a trial's folder: the actor that runs it, by which a message of Ray's about an actor is understood."""
 
 
 class TreeTrial(tune.Trainable):
@@ -21,6 +26,7 @@ class TreeTrial(tune.Trainable):
         """Open the job; nothing is trained yet."""
         self._job = job = Job(**config["trial"]["job"])
         self._folder, self._timed = Path(job.folder), bool(config["trial"]["timed"])
+        write_json(self._folder / ACTOR, {"actor": ray.get_runtime_context().get_actor_id()})
         self._reports: Iterator[Report] = reports(job)
 
     def step(self) -> dict[str, Any]:

@@ -8,15 +8,17 @@ from typing import Any, Protocol
 
 import ray
 from ray import tune
+from ray.exceptions import OutOfMemoryError
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 from ray.tune.search import Searcher
 
 from retreever.cluster.grammar import SearchSpace
 from retreever.cluster.runtime import DRIVER
-from retreever.cluster.trial import TreeTrial, train_driver
+from retreever.cluster.trial import ACTOR, TreeTrial, train_driver
 from retreever.cluster.worker import LAST
 from retreever.config import Config
 from retreever.errors import ConfigError
+from retreever.files import read_json
 from retreever.training import METRIC
 
 COLOURS = re.compile("\x1b\\[[0-9;]*m")
@@ -34,15 +36,21 @@ class Feed(Protocol):
     def ended(self, key: str, finished: bool, figures: dict[str, Any], traceback: str | None) -> None: ...
 
 
-def run(feed: Feed, space: SearchSpace, folder: Path, longest: int) -> None:
+def run(feed: Feed, space: SearchSpace, folder: Path, longest: int) -> bool:
     """Run all that `feed` has on the cluster joined; returns when it has no more, or at Ctrl-C.
+
+    Tune gives up where Ray kills a trial for memory: that trial has ended then, others have been interrupted.
 
     Args:
         longest: validations of the longest trial.
 
+    Returns:
+        Whether it came to its end; false where a trial was killed for memory.
+
     Raises:
         ConfigError: the cluster can never hold one trial.
     """
+    recorder = _Recorder(feed)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # it looks for files that we have it not write
     trainable, resources = (TreeTrial, {"CPU": 1}) if space.workers == 1 else (train_driver, {DRIVER: 1})
     tuner = tune.Tuner(
@@ -58,9 +66,15 @@ def run(feed: Feed, space: SearchSpace, folder: Path, longest: int) -> None:
             trial_dirname_creator=lambda trial: trial.config["trial"]["key"],
             max_concurrent_trials=concurrent(space),
         ),
-        run_config=tune.RunConfig(name="tune", storage_path=str(folder), verbose=0, callbacks=[_Recorder(feed)]),
+        run_config=tune.RunConfig(name="tune", storage_path=str(folder), verbose=0, callbacks=[recorder]),
     )
-    tuner.fit()
+    try:
+        tuner.fit()
+    except RuntimeError as error:
+        if not (isinstance(error.__cause__, OutOfMemoryError) and recorder.killed(str(error.__cause__))):
+            raise
+        return False
+    return True
 
 
 def concurrent(space: SearchSpace) -> int:
@@ -139,14 +153,29 @@ class _Recorder(_Unsaved, tune.Callback):
 
     def __init__(self, feed: Feed):
         self._feed = feed
+        self._folders: dict[str, Path] = {}  # of the trials that run
+
+    def killed(self, message: str) -> bool:
+        """End the trials whose actors Ray says it has killed; whether there were any."""
+        actors = {key: folder / ACTOR for key, folder in self._folders.items() if (folder / ACTOR).is_file()}
+        victims = [key for key, file in actors.items() if read_json(file)["actor"] in message]
+        for key in victims:
+            self._feed.ended(key, False, {}, f"killed by Ray, the node is short of memory\n{message}")
+        return bool(victims)
+
+    def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        plain = trial.config["trial"]
+        self._folders[plain["key"]] = Path(plain["job"]["folder"])
 
     def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
         self._feed.reported(trial.config["trial"]["key"], result["epoch"], result[METRIC])
 
     def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         last = trial.last_result
+        self._folders.pop(trial.config["trial"]["key"], None)
         self._feed.ended(trial.config["trial"]["key"], bool(last.get(LAST)), last, None)
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         text = Path(trial.error_file).read_text(encoding="utf-8") if trial.error_file else "unknown error"
+        self._folders.pop(trial.config["trial"]["key"], None)
         self._feed.ended(trial.config["trial"]["key"], False, trial.last_result or {}, COLOURS.sub("", text))

@@ -120,6 +120,6 @@ def test_a_trial_that_ray_kills_for_memory_is_named_and_the_next_goes_on(workspa
     with cluster(workspace, cpus=1):
         result = sweep(space, workspace, watch=watch)
     found = {o.varied["train.steps"]: o for o in result.outcomes}
-    assert found[30].status == "finished"
+    assert found[30].status == "finished", found[30].error
     assert found[20_000].status == "failed" and "memory" in str(found[20_000].error)
     assert Tracker.of(workspace).run(found[20_000].run_id).info.status == "FAILED"
