@@ -35,7 +35,8 @@ QueryText = Annotated[
 ]
 Name = Annotated[str, Field(min_length=1, max_length=512), AfterValidator(_readable)]
 FieldName = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_plain)]
-Value = Annotated[str, Field(max_length=1000), AfterValidator(_plain)] | StrictBool | StrictInt | StrictFloat | None
+Number = StrictBool | StrictInt | Annotated[StrictFloat, Field(allow_inf_nan=False)]
+Value = Annotated[str, Field(max_length=1000), AfterValidator(_plain)] | Number | None
 Level = Annotated[int, Field(ge=1, strict=True, description="of the tree, 2**level dimensions; null: the finest")]
 
 
@@ -57,12 +58,19 @@ class SearchRequest(_Asked):
     ] = None
     budget_ms: Annotated[
         float | None,
-        Field(gt=0, allow_inf_nan=False, description="choose the finest level that lately took no more time to search"),
+        Field(
+            gt=0,
+            strict=True,
+            allow_inf_nan=False,
+            description="choose the finest level that lately took no more time to search",
+        ),
     ] = None
     where: dict[FieldName, Value | Annotated[list[Value], Field(max_length=100)]] | None = Field(
         None, max_length=16, description="only passages whose metadata has these values; of a list, one of them"
     )
-    explain: bool = Field(False, description="also say how each query goes through the tree and why passages are found")
+    explain: StrictBool = Field(
+        False, description="also say how each query goes through the tree and why passages are found"
+    )
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:

@@ -169,7 +169,9 @@ def test_unusual_queries_are_answered(client, query):
         ({"query": "ba", "budget_ms": math.nan}, "budget_ms", "finite number"),
         ({"query": "ba", "where": {"a": {"b": 1}}}, "where", "valid"),
         ({"query": "ba", "where": {"a\ud800": 1}}, "where", "unicode"),
-        ({"query": "ba", "explain": "perhaps"}, "explain", "valid boolean"),
+        ({"query": "ba", "budget_ms": "5"}, "budget_ms", "valid number"),
+        ({"query": "ba", "explain": "true"}, "explain", "valid boolean"),
+        ({"query": "ba", "explain": 1}, "explain", "valid boolean"),
         ({"query": "ba", "top_k": 3}, "top_k", "not permitted"),
     ],
 )

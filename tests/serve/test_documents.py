@@ -1,5 +1,7 @@
 """Live documents over HTTP: who may change them, that the next search sees it, and that a restart does."""
 
+import json
+
 import pytest
 from fastapi.testclient import TestClient
 
@@ -95,11 +97,14 @@ def test_without_a_token_nobody_writes(live, bearer):
         ({"id": "x", "text": "b" * 100_001}, "at most 100000 characters"),
         ({"id": "x", "text": "ba", "metadata": {"a": {"b": 1}}}, "valid"),
         ({"id": "x", "text": "ba", "metadata": {"a\0": 1}}, "null characters"),
+        ({"id": "x", "text": "ba", "metadata": {"a": float("inf")}}, "finite number"),
+        ({"id": "x", "text": "ba", "metadata": {"a": [float("nan")]}}, "finite number"),
         ({"id": "x", "text": "ba", "_id": "y"}, "not permitted"),
     ],
 )
 def test_a_bad_document_is_refused_with_its_rule(client, bearer, document, rule):
-    reply = client.post("/v1/documents", json={"documents": [document]}, headers=bearer)
-    assert reply.status_code == 422 and rule in reply.json()["detail"][0]["msg"].lower()
+    body = json.dumps({"documents": [document]})
+    reply = client.post("/v1/documents", content=body, headers={**bearer, "content-type": "application/json"})
+    assert reply.status_code == 422 and any(rule in fault["msg"].lower() for fault in reply.json()["detail"])
     assert client.post("/v1/documents", json={"documents": []}, headers=bearer).status_code == 422
     assert client.delete("/v1/documents", headers=bearer).status_code == 422
