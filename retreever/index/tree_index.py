@@ -31,6 +31,7 @@ from retreever.model.tree import Tree
 Found = tuple[Int[np.ndarray, "queries k"], Float[np.ndarray, "queries k"]]
 Answer = tuple[np.ndarray, np.ndarray, Evidence]
 MEASURED = ("left_by_first_bound", "left_by_second_bound", "recall_of_estimates")  # see `Survival`
+FEW = 256  # passages searched to compile the kernels
 TOGETHER = 64  # queries at most that read codes together
 Where = Bool[np.ndarray, " numbers"] | Sequence[str]
 
@@ -47,10 +48,13 @@ class TreeIndex:
         self._warm()
 
     def _warm(self) -> None:
-        """Compile the kernels now, not at the first query."""
+        """Compile the kernels now, not at the first query; among few passages, since no bound rules out any here."""
         even = [np.full(2**d, 0.5**d, np.float32) for d in range(self.layout.depth + 1)]
-        for level in {self.layout.coded_levels[0], self.layout.depth}:
-            self.search(np.concatenate(even)[None], 1, level)
+        few = np.arange(self.numbers) < FEW
+        first, last = self.layout.coded_levels[0], self.layout.depth
+        uncoded = [d for d in range(first, last) if self.layout.coded(d) < d]
+        for level in {first, *uncoded[:1], last}:
+            self.search(np.concatenate(even)[None], 1, level, where=few)
 
     def __len__(self) -> int:
         return self._state.alive

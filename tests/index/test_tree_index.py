@@ -1,6 +1,8 @@
 """The index against a sort of all similarities; what it refuses; what it keeps on disk."""
 
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -257,3 +259,29 @@ def test_a_pickle_is_not_opened(tmp_path):
     write_json(file.parent / "manifest.json", {**read_json(file.parent / "manifest.json"), "files": {}})
     with pytest.raises(BundleError, match=r"level_04\.npy: is no array of numbers"):
         TreeIndex.load(folder)
+
+
+COMPILED = """
+import sys
+from pathlib import Path
+from retreever.index import TreeIndex, digits, kernels
+from tests.support.nodes import nodes
+
+def signatures():
+    return {n: f.signatures for m in (kernels, digits) for n, f in vars(m).items() if hasattr(f, "signatures")}
+
+index = TreeIndex.load(Path(sys.argv[1]))
+before = {name: list(known) for name, known in signatures().items()}
+assert any(before.values())
+for level in range(1, 8):
+    index.search(nodes(3, depth=7), 2, level)
+assert before == signatures(), {n: s for n, s in signatures().items() if s != before[n]}
+"""
+
+
+@pytest.mark.parametrize("similarity", SIMILARITIES)
+def test_nothing_is_compiled_at_a_query(tmp_path, similarity):
+    form = layout(similarity, "float16", depth=7)
+    TreeIndex.build([nodes(3_000, depth=7)], named(3_000), form, tmp_path / "index")
+    done = subprocess.run([sys.executable, "-c", COMPILED, str(tmp_path / "index")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
