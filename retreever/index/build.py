@@ -1,6 +1,7 @@
-"""From node probabilities to segments, a chunk at a time: memory holds one segment, whatever the size of the corpus."""
+"""From node probabilities to segments, a chunk at a time: memory holds two segments, however large the corpus."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 from jaxtyping import Float
@@ -13,6 +14,7 @@ from retreever.index.projection import Projection
 from retreever.index.segment import FLAT, LARGEST, Segment, make
 from retreever.index.sums import Sums
 from retreever.index.survival import Trial
+from retreever.index.threads import side_by_side
 from retreever.model.tree import Tree
 
 SAMPLE = 16_384  # vectors that codes are fitted to
@@ -27,11 +29,18 @@ def code_for(similarity: str) -> type[Projection] | type[Sums]:
 
 def vectors_of(nodes: Float[np.ndarray, "rows nodes"], layout: Layout) -> Vectors:
     """Node probabilities as the levels that are kept in full, in stored form and type."""
-    tree = Tree(layout.depth)
-    if layout.dtype == "float32":
-        return {d: layout.form(nodes[:, tree.level(d)]) for d in layout.stored_levels}
-    roots = layout.similarity == "bhattacharyya"
-    return {d: narrow_rows(nodes, tree.level(d), roots) for d in layout.stored_levels}
+    room = _room(layout, len(nodes))
+    _fill(room, nodes, layout)
+    return room
+
+
+def _fill(room: Vectors, nodes: Float[np.ndarray, "rows nodes"], layout: Layout) -> None:
+    for d, array in room.items():
+        level = Tree(layout.depth).level(d)
+        if layout.dtype == "float32":
+            array[:] = layout.form(nodes[:, level])
+        else:
+            narrow_rows(nodes, level.start, layout.similarity == "bhattacharyya", array)
 
 
 def codes_for(vectors: Mapping[int, np.ndarray], layout: Layout, seed: int = 0) -> dict[int, Code]:
@@ -39,14 +48,16 @@ def codes_for(vectors: Mapping[int, np.ndarray], layout: Layout, seed: int = 0) 
     rows = len(vectors[layout.depth])
     chosen = np.sort(np.random.default_rng(seed).permutation(rows)[:SAMPLE])
     finest = {d: array[chosen].astype(np.float32) for d, array in vectors.items()}
-    codes: dict[int, Code] = {}
-    for d in layout.coded_levels:
+
+    def fitted(d: int) -> Code:
         sample = layout.coarser(finest[min(s for s in finest if s >= d)], d)
         last: Use = "alone" if layout.compact else "last"
         trial = Trial(sample, layout.similarity == "bhattacharyya")
-        codes[d] = code_for(layout.similarity).fit(sample, trial, last if d == layout.depth else "between")
-        codes[d].measured = trial.survival(codes[d]).array
-    return codes
+        code = code_for(layout.similarity).fit(sample, trial, last if d == layout.depth else "between")
+        code.measured = trial.survival(code).array
+        return code
+
+    return dict(zip(layout.coded_levels, side_by_side(fitted, layout.coded_levels[::-1])[::-1], strict=True))
 
 
 def batches(
@@ -69,8 +80,7 @@ def batches(
                 raise ValueError(
                     f"ids: there are {start + len(taken)}, the chunks hold at least {start + len(part)} passages"
                 )
-            for d, array in vectors_of(part, layout).items():
-                room[d][filled : filled + len(part)] = array
+            _fill({d: array[filled : filled + len(part)] for d, array in room.items()}, part, layout)
             own += taken
             filled, start = filled + len(part), start + len(part)
             if filled == size:
@@ -94,9 +104,19 @@ def segments(
     codes: dict[int, Code],
     first: int = 0,
 ) -> Iterator[Segment]:
-    """Segments of passages numbered from `first`. Where `codes` is empty and a segment needs some, it is filled."""
-    for own, vectors in batches(nodes, ids, layout):
-        if not codes and (len(own) >= FLAT or layout.compact):
-            codes.update(codes_for(vectors, layout))
-        yield make(np.arange(first, first + len(own)), Names.of(own), vectors, layout, codes)
-        first += len(own)
+    """Segments of passages numbered from `first`, each made while the next one's vectors are collected.
+
+    Where `codes` is empty and a segment needs some, it is filled.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        made: Future[Segment] | None = None
+        for own, vectors in batches(nodes, ids, layout):
+            if not codes and (len(own) >= FLAT or layout.compact):
+                codes.update(codes_for(vectors, layout))
+            if made:
+                yield made.result()
+            numbers = np.arange(first, first + len(own))
+            made = pool.submit(make, numbers, Names.of(own), vectors, layout, codes)
+            first += len(own)
+        if made:
+            yield made.result()
