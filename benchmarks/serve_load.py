@@ -138,7 +138,7 @@ def _ours(bundle: Path, place: Workspace, seconds: float, overload: float) -> No
     run = tracker.start(tracker.experiment(place), "load")
     register(bundle, run, tracker, notes={})
     settings = AppArguments(workspace=str(place.root), poll_s=0.5, max_replicas=2)
-    with cluster(place):
+    with cluster(place, serving=True):
         url = start(settings, port=_free_port())
         print("\nours: proxy, ingress, retriever, encoder; 1 to 2 replicas of the last two")
         capacity = max(_capacity(url, seconds), 10)

@@ -430,7 +430,7 @@ def serve(
         canary_share=canary_share,
         max_replicas=max_replicas,
     )
-    with cluster(place):
+    with cluster(place, serving=True):
         url = start(settings, host=host, port=port)
         screen.say(f"serving {model} at {url}  (docs at {url}/docs, Ctrl-C ends it)")
         wait_for_interrupt()

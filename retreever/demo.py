@@ -60,7 +60,7 @@ def run(space_file: Path, workspace: Workspace, screen: Screen, *, port: int, st
     screen.say(
         f"  {len(data.passages):,} passages and {len(data.queries):,} queries, {data.dim} dimensions, memory-mapped"
     )
-    with cluster(workspace):
+    with cluster(workspace, serving=True):
         swept = _sweep(space, workspace, screen)
         name, config, run_id = _final(space, swept, workspace, screen)
         verdict = _verdict(name, config, data, run_id, workspace, screen)

@@ -88,7 +88,7 @@ def main(root, port, settings):
     from serve.arguments import AppArguments
 
     arguments = AppArguments(**{"workspace": root, "threads": 1, "poll_s": 0.5, **json.loads(settings)})
-    with cluster(workspace, cpus=2):
+    with cluster(workspace, cpus=2, serving=True):
         sys.stdout.write(start(arguments, port=int(port)) + "\n")
         sys.stdout.flush()
         sys.stdin.read()
