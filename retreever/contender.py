@@ -23,7 +23,7 @@ from retreever.retriever import load_model, routed
 from retreever.validation import levels_of
 
 NAME = "retreever"
-QUANTISED = 256  # leaves from which on a product quantiser is tried
+QUANTISED = (64, 256)  # bytes of product quantisers, tried where a level has four times as many nodes
 CERTIFIED = "certified"
 
 
@@ -50,9 +50,9 @@ class Contender(Dense):
 
     @property
     def forms(self) -> tuple[Form, ...]:
-        """Every level in float32 and in bytes; the finest also in fewer bytes than it has leaves, and as served."""
+        """Every level in float32 and in bytes; fine ones in a quarter of that or less, too; the finest as served."""
         sized = [Form(2**level, code) for code in (PLAIN, "int8") for level in self.levels]
-        fewer = [Form(self._last, f"pq{size}") for size in (64, 256) if size < self._last >= QUANTISED]
+        fewer = [Form(2**level, f"pq{size}") for level in self.levels for size in QUANTISED if 4 * size <= 2**level]
         return (*sized, *(fewer if self._inner else []), Form(self._last, CERTIFIED))
 
     def index(self, data: EncodedDataset, track: Track = silent) -> None:

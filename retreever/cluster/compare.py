@@ -29,7 +29,7 @@ from retreever.cluster.tracking import Tracker
 from retreever.cluster.worker import Job, reports
 from retreever.comparison import fitted, judge, judgements, known, protocol
 from retreever.config import Config
-from retreever.contender import NAME, Contender
+from retreever.contender import NAME, QUANTISED, Contender
 from retreever.encoder import Encoder
 from retreever.encodings import EncodedDataset, open_dataset
 from retreever.errors import TrainingError
@@ -169,7 +169,8 @@ class _Comparison:
         """All that decides the values of a task."""
         judged = [self.data.dataset.digest, self.split]
         if name == NAME:
-            return [*judged, model_digest(tree) if tree else [config.digest, self.trained_on.dataset.digest]]
+            trained = model_digest(tree) if tree else [config.digest, self.trained_on.dataset.digest]
+            return [*judged, QUANTISED, trained]
         return [*judged, protocol(name, config, self.trained_on), self.summarizer if name == Raptor.name else None]
 
     def _run(self, key: str, name: str, tags: dict[str, str], parent: str | None) -> str:

@@ -15,6 +15,7 @@ from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.train.v2.api.exceptions import TrainingFailedError
 from ray.util.queue import Empty, Queue
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from retreever import checkpoint
 from retreever.cluster.faults import explain
@@ -101,10 +102,14 @@ def _train_here(job: Job, track: Track, watch: Watch) -> None:
 
 
 def _train_there(job: Job, workers: Workers, gpu: bool, watch: Watch) -> None:
-    """Ray Train in a thread's stead: reports come back through a queue while `fit` blocks."""
-    queue = Queue(actor_options={"num_cpus": 0})
+    """Ray Train in a thread's stead: reports come back through a queue while `fit` blocks.
+
+    Both stay on this node: a worker's node may be lost, and the run must outlive it.
+    """
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
     try:
-        fitting = _fit_remotely.options(num_cpus=0).remote(job.plain(), workers, gpu, queue)
+        fitting = _fit_remotely.options(num_cpus=0, scheduling_strategy=here).remote(job.plain(), workers, gpu, queue)
         while True:
             ready, _ = ray.wait([fitting], timeout=0.2)
             _drain(queue, watch)

@@ -14,7 +14,6 @@ from ray.cluster_utils import Cluster
 from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
 from retreever import checkpoint
-from retreever.cluster import launch
 from retreever.cluster.faults import explain
 from retreever.cluster.launch import train
 from retreever.cluster.runtime import cluster
@@ -80,16 +79,21 @@ def test_a_worker_killed_five_times_changes_nothing(workspace):
     assert ours == pytest.approx(theirs, abs=1e-6)
 
 
+LOOK_OFTEN = {  # an elastic run looks every 2 s whether it can grow; Ray calls it in all of its processes
+    "worker_process_setup_hook": "tests.support.elastic.look_often",
+    "env_vars": {"PYTHONPATH": str(Path(__file__).parents[2])},
+}
+
+
 @pytest.mark.slow
 def test_an_elastic_run_outlives_a_node_and_takes_in_a_new_one(workspace, monkeypatch):
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "60")
-    monkeypatch.setattr(launch, "RESIZE_S", 2.0)
     nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     try:
         lost = nodes.add_node(num_cpus=1)
         nodes.add_node(num_cpus=1)
-        ray.init(address=nodes.address, log_to_driver=False)
+        ray.init(address=nodes.address, log_to_driver=False, runtime_env=LOOK_OFTEN)
         seen = []
 
         def watch(figures):
@@ -99,7 +103,7 @@ def test_an_elastic_run_outlives_a_node_and_takes_in_a_new_one(workspace, monkey
             if len(seen) == 8:
                 nodes.add_node(num_cpus=1)
 
-        settings = config(workspace, train__steps=1000, train__eval_every=50)
+        settings = config(workspace, train__steps=20000, train__eval_every=1000)
         result, _ = train(settings, workspace, "elastic", workers=(1, 2), watch=watch)
     finally:
         ray.shutdown()
@@ -107,7 +111,7 @@ def test_an_elastic_run_outlives_a_node_and_takes_in_a_new_one(workspace, monkey
     crews = [crew for _, crew in seen]
     assert 1.0 in crews and crews[:3] == [2.0] * 3
     assert crews[crews.index(1.0) :].count(2.0) > 0  # it has grown again
-    assert [f["step"] for f in result.history] == [50.0 * (i + 1) for i in range(20)]  # no interval is missing
+    assert [f["step"] for f in result.history] == [1000.0 * (i + 1) for i in range(20)]  # no interval is missing
     assert result.best["ndcg_at_10"] > 0.4
 
 
