@@ -50,7 +50,8 @@ class TreeIndex:
     def _warm(self) -> None:
         """Compile the kernels now, not at the first query; among few passages, since no bound rules out any here."""
         even = [np.full(2**d, 0.5**d, np.float32) for d in range(self.layout.depth + 1)]
-        few = np.arange(self.numbers) < FEW
+        few = np.zeros(self.numbers, bool)
+        few[self.living()[:FEW]] = True
         first, last = self.layout.coded_levels[0], self.layout.depth
         uncoded = [d for d in range(first, last) if self.layout.coded(d) < d]
         for level in {first, *uncoded[:1], last}:
