@@ -89,7 +89,9 @@ def trainer(config: Config, pairs: Pairs, naive: bool = False) -> Callable[[], o
         assert isinstance(tree.split, CrossAttention)
         _check_same(tree, pairs)
         tree.split = Naive(tree.split)  # type: ignore[assignment]
-    learner = Learner(tree, ContrastiveLoss(**config.loss.model_dump(exclude={"negatives"})), 0.0, autocast=False)
+    scales = config.tree.depth if config.loss.scale_per_level else 1
+    loss = ContrastiveLoss(**config.loss.model_dump(exclude={"negatives", "scale_per_level"}), levels=scales)
+    learner = Learner(tree, loss, 0.0, autocast=False, decay=config.depth.decay, distill=config.depth.distill)
     optimizer = _optimizer(learner, config)
     keep = torch.ones(len(pairs.queries), len(pairs.queries), dtype=torch.bool)
 
