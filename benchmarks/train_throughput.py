@@ -24,9 +24,9 @@ from torch import Tensor, nn
 
 from retreever.config import Config, EncoderConfig, build
 from retreever.encoder import resolved_dtype
-from retreever.model import ContrastiveLoss, RoutingTree
+from retreever.model import RoutingTree
 from retreever.model.attention import CrossAttention
-from retreever.training import Learner, _optimizer
+from retreever.training import _optimizer, learner_of
 
 DIM, DEPTH, TOKENS = 384, 10, 128
 SECONDS = 5.0
@@ -84,14 +84,12 @@ def rate(step: Callable[[], object]) -> float:
 def trainer(config: Config, pairs: Pairs, naive: bool = False) -> Callable[[], object]:
     """One training step of a tree, without reading data."""
     torch.manual_seed(0)
-    tree = RoutingTree(DIM, **config.tree.model_dump())
+    learner = learner_of(config, DIM)
+    tree = learner.tree
     if naive:
         assert isinstance(tree.split, CrossAttention)
         _check_same(tree, pairs)
         tree.split = Naive(tree.split)  # type: ignore[assignment]
-    scales = config.tree.depth if config.loss.scale_per_level else 1
-    loss = ContrastiveLoss(**config.loss.model_dump(exclude={"negatives", "scale_per_level"}), levels=scales)
-    learner = Learner(tree, loss, 0.0, autocast=False, decay=config.depth.decay, distill=config.depth.distill)
     optimizer = _optimizer(learner, config)
     keep = torch.ones(len(pairs.queries), len(pairs.queries), dtype=torch.bool)
 
@@ -190,8 +188,9 @@ def copy_rate(count: int = 2**26) -> float:
 
 
 def settings(**tree: object) -> Config:
-    """The defaults with another tree."""
-    return build({"tree": {"depth": DEPTH, **tree}, "depth": {"levels": [4, 6, 8, 10]}})
+    """The defaults with another tree, and no dropout of encodings."""
+    tree = {"depth": DEPTH, **tree}
+    return build({"tree": tree, "depth": {"levels": [4, 6, 8, 10]}, "train": {"input_dropout": 0.0}})
 
 
 def main() -> None:

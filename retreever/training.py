@@ -133,6 +133,15 @@ class Learner(nn.Module):
             return self.tree(self.dropout(x), mask, depth)
 
 
+def learner_of(config: Config, dim: int, autocast: bool = False) -> Learner:
+    """The tree of a configuration over encodings of width `dim`, not calibrated, and its loss."""
+    tree = RoutingTree(dim, **config.tree.model_dump())
+    scales = config.tree.depth if config.loss.scale_per_level else 1
+    loss = ContrastiveLoss(**config.loss.model_dump(exclude={"negatives", "scale_per_level"}), levels=scales)
+    train, depth = config.train, config.depth
+    return Learner(tree, loss, train.input_dropout, autocast, train.micro_batch, depth.decay, depth.distill)
+
+
 def _trimmed(x: Tensor, mask: Tensor | None) -> "Batch":
     """Without the columns in which no text has a token."""
     if mask is None:
@@ -240,19 +249,12 @@ class _Run:
             )
 
     def _build(self) -> Learner:
-        config = self.config
+        precision = self.config.train.precision
+        autocast = precision == "bfloat16" or (precision == "auto" and self.device != "cpu")
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.train.seed)
-            tree = RoutingTree(self.data.dim, **config.tree.model_dump())
-            scales = config.tree.depth if config.loss.scale_per_level else 1
-            loss = ContrastiveLoss(**config.loss.model_dump(exclude={"negatives", "scale_per_level"}), levels=scales)
-            self._calibrate(tree)
-        gpu = self.device != "cpu"
-        autocast = config.train.precision == "bfloat16" or (config.train.precision == "auto" and gpu)
-        train = config.train
-        learner = Learner(
-            tree, loss, train.input_dropout, autocast, train.micro_batch, config.depth.decay, config.depth.distill
-        )
+            torch.manual_seed(self.config.train.seed)
+            learner = learner_of(self.config, self.data.dim, autocast)
+            self._calibrate(learner.tree)
         return learner.to(self.device)
 
     def _calibrate(self, tree: RoutingTree) -> None:

@@ -41,12 +41,14 @@ def haproxy() -> Iterator[None]:
         return
     folder = Path(tempfile.mkdtemp(prefix="rt-", dir="/tmp"))  # a socket has 97 characters for its path, Ray takes 68
     values = _settings(folder, binary)
+    before = {name: os.environ[name] for name in values if name in os.environ}
     os.environ.update(values)
     try:
         yield
     finally:
         for name in values:
             os.environ.pop(name, None)
+        os.environ.update(before)
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -36,6 +36,15 @@ def test_statistics_stay_on_this_machine(tmp_path, monkeypatch):
     assert SWITCH not in os.environ
 
 
+def test_what_the_user_has_set_is_there_again_afterwards(monkeypatch):
+    monkeypatch.delenv(SWITCH, raising=False)
+    monkeypatch.setenv("RAY_SERVE_HAPROXY_STATS_PORT", "8404")
+    before = dict(os.environ)
+    with haproxy():
+        assert os.environ["RAY_SERVE_HAPROXY_STATS_PORT"] != "8404"
+    assert dict(os.environ) == before
+
+
 @pytest.mark.parametrize("chosen", ["0", "1"])
 def test_a_user_who_has_chosen_is_left_alone(monkeypatch, chosen):
     monkeypatch.setenv(SWITCH, chosen)
