@@ -26,9 +26,9 @@ from retreever.data.pairs import batch_rows, limit
 from retreever.encodings import EncodedDataset
 from retreever.errors import TrainingError
 from retreever.model import (
+    Beliefs,
     ContrastiveLoss,
     RoutingTree,
-    Scores,
     level_shares,
     level_weights,
     levels_at,
@@ -98,12 +98,12 @@ class Learner(nn.Module):
         Weighted by its share too, so that the mean of the workers' losses is the loss of the global batch.
         """
         depth, total = max(levels), len(keep[0])
-        q, p = self._route(queries, depth), self._route(passages, depth)
+        q, p = (self.tree.levels(self._route(side, depth)) for side in (queries, passages))
         offset = distributed.share(total).start
         losses: list[Tensor] = []
-        finer: Scores | None = None
+        finer: Beliefs | None = None
         for level, share in reversed([*zip(levels, level_shares(levels, self.distill), strict=True)]):
-            ql, pl = self.tree.level(q, level), self.tree.level(p, level)
+            ql, pl = q[level], p[level]
             everyone = {}
             if distributed.world_size() > 1:
                 everyone = {"all_queries": distributed.gather(ql, total), "all_passages": distributed.gather(pl, total)}

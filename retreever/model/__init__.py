@@ -3,7 +3,7 @@
 from retreever.model import health
 from retreever.model.attention import CrossAttention
 from retreever.model.depth import default_levels, level_probabilities, level_shares, level_weights, levels_at
-from retreever.model.loss import ContrastiveLoss, Scores, negatives_mask
+from retreever.model.loss import Beliefs, ContrastiveLoss, negatives_mask
 from retreever.model.propagation import (
     Consistent,
     LeafSoftmax,
@@ -20,6 +20,7 @@ from retreever.model.tree import Tree
 
 __all__ = [
     "MLP",
+    "Beliefs",
     "Consistent",
     "ContrastiveLoss",
     "CrossAttention",
@@ -30,7 +31,6 @@ __all__ = [
     "Product",
     "Propagation",
     "RoutingTree",
-    "Scores",
     "Split",
     "Spread",
     "Tree",

@@ -11,14 +11,17 @@ here.
 """
 
 from math import log
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from retreever.model.arguments import at_least, positive
 from retreever.model.similarity import similarity as named_similarity
+
+LOST = 40.0  # e**-40 of the largest term is nothing to a sum in float32 nor in float64
 
 
 def negatives_mask(
@@ -50,32 +53,16 @@ def negatives_mask(
     return torch.zeros_like(own).scatter_(1, first, True) & others | own
 
 
-class Scores(NamedTuple):
-    """Scaled similarities of a worker's rows with everyone's; minus infinity where a pair does not count.
+class Beliefs(NamedTuple):
+    """Where a level expects the right answers of a worker's rows: softmax over everyone's columns, without gradient.
 
     Attributes:
         queries: rows are this worker's queries, columns everyone's passages.
         passages: rows are this worker's passages, columns everyone's queries.
-        offset: column in which the first row finds its right answer.
     """
 
     queries: Float[Tensor, "batch everyone"]
     passages: Float[Tensor, "batch everyone"]
-    offset: int = 0
-
-    def masked(
-        self,
-        keep_queries: Bool[Tensor, "everyone everyone"] | None,
-        keep_passages: Bool[Tensor, "everyone everyone"] | None,
-    ) -> "Scores":
-        """With pairs left out; without a mask for passages, that for queries serves transposed."""
-        rows = slice(self.offset, self.offset + len(self.queries))
-        queries = _masked(self.queries, keep_queries, rows)
-        if keep_passages is None and len(self.queries) == self.queries.shape[1]:
-            return Scores(queries, queries.T, self.offset)
-        if keep_passages is None and keep_queries is not None:
-            keep_passages = keep_queries.T
-        return Scores(queries, _masked(self.passages, keep_passages, rows), self.offset)
 
 
 class ContrastiveLoss(nn.Module):
@@ -131,10 +118,10 @@ class ContrastiveLoss(nn.Module):
         all_passages: Float[Tensor, "everyone leaves"] | None = None,
         offset: int = 0,
         level: int = 1,
-        finer: Scores | None = None,
+        finer: Beliefs | None = None,
         share: float = 0.0,
-    ) -> tuple[Float[Tensor, ""], Scores]:
-        """Mean loss of this worker's rows, and the scores it compares.
+    ) -> tuple[Float[Tensor, ""], Beliefs]:
+        """Mean loss of this worker's rows, and what this level believes of them.
 
         Args:
             queries, passages: log-probabilities of a level; row i of one belongs to row i of the other.
@@ -144,7 +131,7 @@ class ContrastiveLoss(nn.Module):
             all_queries, all_passages: every worker's rows in rank order, both or none (a single worker).
             offset: where this worker's rows begin among everyone's.
             level: whose scale counts, where there are several.
-            finer: scores of the same rows at a finer level, under the same masks, to learn from.
+            finer: what a finer level believes of the same rows, under the same masks, to learn from.
             share: of the target that is theirs.
 
         Raises:
@@ -152,11 +139,12 @@ class ContrastiveLoss(nn.Module):
         """
         if (all_queries is None) != (all_passages is None):
             raise ValueError("all_queries, all_passages: must be given together, got only one")
-        scores = Scores(*self._both(queries, passages, all_queries, all_passages, level), offset)
-        scores = scores.masked(keep_queries, keep_passages)
-        there = _info_nce(scores.queries, offset, None if finer is None else finer.queries, share)
-        back = _info_nce(scores.passages, offset, None if finer is None else finer.passages, share)
-        return (there + back) / 2, scores
+        there, back = self._both(queries, passages, all_queries, all_passages, level)
+        there, back = _masked_both(there, back, keep_queries, keep_passages, offset)
+        lessons = (None, None) if finer is None or not share else finer
+        there, queries_beliefs = _InfoNCE.apply(there, offset, lessons[0], share)
+        back, passages_beliefs = _InfoNCE.apply(back, offset, lessons[1], share)
+        return (there + back) / 2, Beliefs(queries_beliefs, passages_beliefs)
 
     def _both(
         self, queries: Tensor, passages: Tensor, all_queries: Tensor | None, all_passages: Tensor | None, level: int
@@ -171,14 +159,51 @@ class ContrastiveLoss(nn.Module):
         return self.similarity(queries, passages) * self._factor(level)
 
 
-def _info_nce(logits: Tensor, offset: int, finer: Tensor | None, share: float) -> Tensor:
-    """Mean cross-entropy of rows whose right answers lie on the diagonal that begins at column `offset`."""
-    likely = logits.diagonal(offset)
-    if finer is not None and share:
-        target = finer.detach().softmax(1)
-        expected = (target * torch.where(target > 0, logits, 0.0)).sum(1)  # minus infinity times zero is no number
-        likely = (1 - share) * likely + share * expected
-    return (logits.logsumexp(1) - likely).mean()
+class _InfoNCE(torch.autograd.Function):
+    """Mean cross-entropy of rows whose right answers lie on the diagonal that begins at column `offset`, and the
+    rows' softmax; `share` of the target is `taught`.
+
+    What lies further than `LOST` below a row's largest logit counts as if it lay there, and gets no more gradient
+    than that: a sum of exponentials has no digits left for it, and numbers that small make a processor many times
+    slower.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, offset: int, taught: Tensor | None, share: float) -> tuple[Tensor, Tensor]:
+        shifted = logits - logits.amax(1, keepdim=True)
+        likely = shifted.diagonal(offset).clone()
+        shifted.clamp_(min=-LOST)
+        if taught is not None:
+            likely = (1 - share) * likely + share * torch.linalg.vecdot(taught, shifted)
+        beliefs = shifted.exp_()
+        total = beliefs.sum(1, keepdim=True)
+        beliefs /= total
+        ctx.save_for_backward(beliefs, taught)
+        ctx.offset, ctx.share = offset, share
+        ctx.mark_non_differentiable(beliefs)
+        return (total.log().squeeze(1) - likely).mean(), beliefs
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, None, None, None]:
+        beliefs, taught = ctx.saved_tensors
+        share = 0.0 if taught is None else ctx.share
+        slope = beliefs.clone() if taught is None else beliefs - share * taught
+        slope.diagonal(ctx.offset).sub_(1 - share)
+        return slope.mul_(grad / len(slope)), None, None, None
+
+
+def _masked_both(
+    there: Tensor, back: Tensor, keep_queries: Tensor | None, keep_passages: Tensor | None, offset: int
+) -> tuple[Tensor, Tensor]:
+    """Logits of both directions, minus infinity where a pair does not count; one matrix for both where it serves."""
+    rows = slice(offset, offset + len(there))
+    masked = _masked(there, keep_queries, rows)
+    if keep_passages is None and len(there) == there.shape[1]:
+        return masked, masked.T
+    if keep_passages is None and keep_queries is not None:
+        keep_passages = keep_queries.T
+    return masked, _masked(back, keep_passages, rows)
 
 
 def _masked(logits: Tensor, keep: Tensor | None, rows: slice) -> Tensor:

@@ -118,6 +118,10 @@ class RoutingTree(nn.Module):
         """The 2**d entries of level `d`: an embedding of its own, whose probabilities sum to one."""
         return log_probs[:, self.tree.level(d)]
 
+    def levels(self, log_probs: Float[Tensor, "batch nodes"]) -> tuple[Float[Tensor, "batch level"], ...]:
+        """Every level that is there, the root first: faster than one at a time where a gradient is to come back."""
+        return log_probs.split([2**d for d in range((log_probs.shape[1] + 1).bit_length() - 1)], 1)
+
     @torch.no_grad()
     def calibrate(self, x: Encoding, mask: Bool[Tensor, "batch tokens"] | None = None) -> None:
         """Start on a first batch: scores of standard deviation `init_std` (mean over splits), a balanced tree.

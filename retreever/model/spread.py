@@ -44,14 +44,11 @@ class Spread(nn.Module):
         count = scores.shape[1]
         if self.log_gain is None:
             return scores * self.gain[:count]
-        return torch.cat(
-            [
-                scores[:, group] * (_inverse_rms(scores[:, group]) * factor * self.gain[group])
-                for group, factor in zip(self.groups, self.log_gain.exp(), strict=True)
-                if group.start < count
-            ],
-            1,
-        )
+        groups = [group for group in self.groups if group.start < count]
+        parts = scores.split([group.stop - group.start for group in groups], 1)  # slices would be slow on the way back
+        factors = self.log_gain.exp()[: len(groups)]
+        spread = [part * (_inverse_rms(part) * factor) for part, factor in zip(parts, factors, strict=True)]
+        return torch.cat(spread, 1) * self.gain[:count]
 
     def whole(self, count: int) -> int:
         """`count`, or as many more as make up whole groups."""

@@ -113,6 +113,19 @@ def test_gradients(name):
     assert gradcheck(lambda q, p, _: value(loss, q, p, **kept), (level(4, 0), level(4, 1), loss.log_scale))
 
 
+def test_what_is_far_below_the_best_costs_nothing_and_stays_finite():
+    """At a scale of 10,000 nearly all terms of the softmax are too small for float32."""
+    loss, queries, passages = build(scale=10_000.0), level(6, 0), level(6, 1)
+    everything = torch.ones(6, 6, dtype=torch.bool)
+    found, beliefs = loss(queries, passages)
+    slow = by_the_book(loss, queries, passages, everything, everything)
+    torch.testing.assert_close(found, slow)
+    torch.testing.assert_close(
+        *(torch.autograd.grad(one, [queries, passages], retain_graph=True) for one in (found, slow))
+    )
+    assert min(beliefs.queries.min(), beliefs.passages.min()) > torch.finfo(torch.float32).tiny
+
+
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("masked", [True, False])
 def test_a_level_learns_part_of_its_target_from_a_finer_one(name, masked):
@@ -120,13 +133,18 @@ def test_a_level_learns_part_of_its_target_from_a_finer_one(name, masked):
     loss, queries, passages = build(name), level(5, 0), level(5, 1)
     kept = dict(zip(("keep_queries", "keep_passages"), masks(5), strict=True)) if masked else {}
     _, finer = loss(level(5, 2, 16), level(5, 3, 16), **kept)
-    found, scores = loss(queries, passages, finer=finer, share=0.7, **kept)
-    slow = 0.0
-    for side, taught in ((scores.queries, finer.queries), (scores.passages, finer.passages)):
+    found, _ = loss(queries, passages, finer=finer, share=0.7, **kept)
+    logits, slow = loss.similarity(queries, passages) * loss.scale, 0.0
+    everything = torch.ones(5, 5, dtype=torch.bool)
+    for side, taught, keep in (
+        (logits, finer.queries, kept.get("keep_queries", everything)),
+        (logits.T, finer.passages, kept.get("keep_passages", everything)),
+    ):
         for i in range(5):
-            counts = side[i].isfinite()
-            target = 0.7 * taught[i, counts].detach().softmax(0)
-            slow -= (target * side[i, counts].log_softmax(0)).sum() + 0.3 * side[i].log_softmax(0)[i]
+            torch.testing.assert_close(taught[i].sum().item(), 1.0)
+            assert (taught[i, ~keep[i]] < 1e-15).all()
+            likely = side[i, keep[i]].log_softmax(0)
+            slow -= (0.7 * taught[i, keep[i]] * likely).sum() + 0.3 * (side[i, i] - side[i, keep[i]].logsumexp(0))
     torch.testing.assert_close(found, slow / 10)
     gradients = (torch.autograd.grad(total, [queries, passages], retain_graph=True) for total in (found, slow / 10))
     torch.testing.assert_close(*gradients)

@@ -50,6 +50,7 @@ def test_every_pair_routes_and_learns(split, propagation):
         log_probs = tree(*texts(split), depth)
         for d in range(1, (depth or 3) + 1):
             torch.testing.assert_close(tree.level(log_probs, d).logsumexp(1), torch.zeros(50), atol=1e-5, rtol=0)
+            assert torch.equal(tree.levels(log_probs)[d], tree.level(log_probs, d))
     (tree.level(log_probs, 3).exp() ** 2).sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in tree.parameters())
 
