@@ -18,7 +18,8 @@ import ray
 import torch
 
 from retreever import config as configs
-from retreever.baselines import RIVALS, store
+from retreever.baselines import RIVALS, codes, store
+from retreever.baselines.dense import Dense
 from retreever.baselines.interface import Form, Ranker
 from retreever.baselines.raptor import Raptor
 from retreever.baselines.summaries import Extractive, LanguageModel
@@ -167,7 +168,9 @@ class _Comparison:
 
     def _decided(self, name: str, config: Config, tree: Path | None) -> list[Any]:
         """All that decides the values of a task."""
-        judged = [self.data.dataset.digest, self.split]
+        judged: list[Any] = [self.data.dataset.digest, self.split]
+        if name == NAME or issubclass(known(name), Dense):
+            judged.append(codes.REVISION)
         if name == NAME:
             trained = model_digest(tree) if tree else [config.digest, self.trained_on.dataset.digest]
             return [*judged, QUANTISED, trained]

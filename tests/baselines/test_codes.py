@@ -23,12 +23,29 @@ def test_more_parts_of_a_product_quantiser_err_less(vectors):
     assert Held(vectors, "pq8").bytes_per_vector == 8
 
 
-@pytest.mark.parametrize("code", ["float32", "float16", "int8", "pq8"])
+@pytest.mark.parametrize("code", ["float32", "float16", "int8", "pq8", "pq4"])
 def test_one_query_scores_as_among_many(vectors, code):
     held = Held(vectors, code)
     many, alone = held.search(vectors[:MANY], 5), held.search(vectors[:1], 5)
     np.testing.assert_array_equal(many[0][0], alone[0][0])
     np.testing.assert_allclose(many[1][0], alone[1][0], atol=1e-4)
+
+
+def test_vectors_that_are_all_alike_keep_their_order_in_few_bytes(vectors):
+    """Neighbours differ far less than they have in common, as the leaves of a tree do."""
+    few = vectors @ np.random.default_rng(1).normal(size=(32, 128)).astype(np.float32)  # of 32 directions
+    close = np.ones(128, np.float32) + 0.3 * few / np.linalg.norm(few, axis=1, keepdims=True) * 128**0.5
+    close /= np.linalg.norm(close, axis=1, keepdims=True)
+    assert (close @ close.T).min() > 0.8
+    exact = Held(close).search(close[:100], 11)[0]
+    found = Held(close, "pq32").search(close[:100], 11)[0]
+    kept = np.mean([len(set(a) & set(b)) for a, b in zip(exact, found, strict=True)]) / 11
+    assert kept > 0.7
+
+
+def test_fewer_vectors_than_directions(vectors):
+    held = Held(vectors[:10], "pq4")
+    assert held.search(vectors[:1], 3)[0][0, 0] == 0 and held.bytes_per_vector <= 4
 
 
 def test_equal_vectors_are_ranked_by_row(vectors):
