@@ -188,10 +188,8 @@ class Search:
         if self.layout.compact:
             guess = self.code.guess(self.asked, query)
             return np.asarray(self.code.estimates(guess, 0, self._coded(number), found).bounds)
-        scores = np.empty(len(found.places), np.float32)
-        vectors, roots = _arguments(segment, self.level, self.layout)
-        score_rows(self.vectors[query], vectors, roots, segment.rows[found.places].astype(np.int64), scores)
-        return scores
+        rows = segment.rows[found.places].astype(np.int64)
+        return some_scores(self.vectors[query], self.level, segment, self.layout, rows)
 
     def _scan(self, number: int) -> None:
         """Bound all passages of a view for all queries, and score what the bounds do not rule out."""
@@ -247,6 +245,11 @@ def _arguments(segment: Segment, level: int, layout: Layout) -> tuple[np.ndarray
 
 def every_score(vector: np.ndarray, level: int, segment: Segment, layout: Layout) -> np.ndarray:
     """Similarity of a query, in stored form, to every passage of a segment, float32 (rows,)."""
-    scores = np.empty(len(segment), np.float32)
-    score_rows(vector, *_arguments(segment, level, layout), np.arange(len(segment)), scores)
+    return some_scores(vector, level, segment, layout, np.arange(len(segment)))
+
+
+def some_scores(vector: np.ndarray, level: int, segment: Segment, layout: Layout, rows: np.ndarray) -> np.ndarray:
+    """Similarity of a query, in stored form, to chosen rows, int64, of a segment, float32 (rows,)."""
+    scores = np.empty(len(rows), np.float32)
+    score_rows(vector, *_arguments(segment, level, layout), rows, scores)
     return scores

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -27,6 +27,9 @@ from retreever.index.segment import Segment
 from retreever.index.state import State
 from retreever.index.threads import side_by_side
 from retreever.model.tree import Tree
+
+if TYPE_CHECKING:
+    from retreever.index.products import Products
 
 Found = tuple[Int[np.ndarray, "queries k"], Float[np.ndarray, "queries k"]]
 Answer = tuple[np.ndarray, np.ndarray, Evidence]
@@ -45,6 +48,7 @@ class TreeIndex:
     def __init__(self, layout: Layout, state: State, folder: Path | None = None, stored: store.Stored | None = None):
         self.layout, self._state, self._folder, self._stored = layout, state, folder, stored or store.Stored()
         self._writing = threading.Lock()
+        self._devices: dict[str, Products] = {}
         self._warm()
 
     def _warm(self) -> None:
@@ -141,6 +145,7 @@ class TreeIndex:
         *,
         where: Where | None = None,
         threads: int | None = None,
+        device: str | None = None,
         certify: Literal[False] = False,
     ) -> Found: ...
 
@@ -153,6 +158,7 @@ class TreeIndex:
         *,
         where: Where | None = None,
         threads: int | None = None,
+        device: str | None = None,
         certify: Literal[True],
     ) -> tuple[Int[np.ndarray, "queries k"], Float[np.ndarray, "queries k"], list[Evidence]]: ...
 
@@ -164,6 +170,7 @@ class TreeIndex:
         *,
         where: Where | None = None,
         threads: int | None = None,
+        device: str | None = None,
         certify: bool = False,
     ) -> Any:
         """The exact best passages of a level, or the best by estimate where the index is compact; ties go to the id
@@ -175,6 +182,8 @@ class TreeIndex:
             level: in [1, depth]; the finest where it is None.
             where: only these passages: a mask by number, or ids.
             threads: queries answered at a time; as many as there are processors where it is None.
+            device: of torch, as "cuda": compare all passages there by matrix products instead of ruling out most, which
+                pays for hundreds of queries at once; it keeps a copy of the vectors. The answers are the same.
             certify: also return, for every query, the evidence that nothing better was left out.
 
         Returns:
@@ -182,7 +191,8 @@ class TreeIndex:
 
         Raises:
             ValueError: k or level out of range, rows that are not node probabilities, a mask of another length or an
-                id that is not in the index; another level than the last, or `certify`, of a compact index.
+                id that is not in the index; another level than the last, `certify` or `device`, of a compact index.
+            RuntimeError: torch has no such device, or the vectors do not fit there.
         """
         depth = self.layout.depth
         chosen = depth if level is None else level
@@ -194,13 +204,28 @@ class TreeIndex:
             raise ValueError(f"level: a compact index has level {depth} alone, got {chosen}")
         if self.layout.compact and certify:
             raise ValueError("certify: a compact index estimates, it has nothing to certify")
+        if self.layout.compact and device is not None:
+            raise ValueError(f"device: a compact index has no vectors to put on {device}")
         state = self._state if where is None else self._state.only(_mask(where, self._state))
         vectors = self.layout.form(checked(queries, depth, "queries")[:, Tree(depth).level(chosen)])
         size = min(k, state.alive)
-        answers = _answers(vectors, chosen, size, self.layout, state, threads)
+        if device is None or not size or not len(vectors):
+            answers = _answers(vectors, chosen, size, self.layout, state, threads)
+        else:
+            answers = self._products(device).answers(
+                vectors, chosen, size, self.layout, state.views, threads or os.cpu_count() or 1
+            )
         numbers = np.array([a[0] for a in answers], np.int64).reshape(len(vectors), size)
         scores = np.array([a[1] for a in answers], np.float32).reshape(numbers.shape)
         return (numbers, scores, [a[2] for a in answers]) if certify else (numbers, scores)
+
+    def _products(self, device: str) -> "Products":
+        """The vectors on a device: one copy, made when it is first asked for."""
+        from retreever.index.products import Products  # torch takes seconds to import, and most searches need none
+
+        if device not in self._devices:
+            self._devices[device] = Products(device)
+        return self._devices[device]
 
     def add(
         self,

@@ -1,0 +1,90 @@
+"""Search by matrix products gives what certified search gives, to the last bit."""
+
+import numpy as np
+import pytest
+import torch
+
+from retreever.index import Layout, TreeIndex, products
+from tests.support.nodes import clustered, nodes
+
+DEPTH, ROWS = 7, 3_000
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]
+
+
+def index_of(passages, similarity="bhattacharyya", **how):
+    return TreeIndex.build(
+        [passages],
+        [f"d{i}" for i in np.random.default_rng(4).permutation(len(passages))],
+        Layout(DEPTH, similarity, True, "a" * 64, **how),
+    )
+
+
+def assert_same(index, queries, k, level, device="cpu", **asked):
+    found, expected = (index.search(queries, k, level, device=where, **asked) for where in (device, None))
+    assert np.array_equal(found[0], expected[0]) and np.array_equal(found[1], expected[1])
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("made", [clustered, nodes], ids=["clustered", "unstructured"])
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("similarity", ["ntvd", "bhattacharyya"])
+def test_every_level_and_size(similarity, dtype, made, device, monkeypatch):
+    monkeypatch.setattr(products, "AT_ONCE", 40_000)  # several parts of a segment
+    index, queries = index_of(made(ROWS, DEPTH), similarity, dtype=dtype), made(40, DEPTH, seed=1)
+    for level in range(1, DEPTH + 1):
+        for k in (1, 10, 100):
+            assert_same(index, queries, k, level, device)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("similarity", ["ntvd", "bhattacharyya"])
+def test_equal_passages_are_ranked_by_id(similarity, device):
+    distinct = clustered(6, DEPTH)
+    index = index_of(distinct[np.arange(ROWS) % 6], similarity)
+    assert_same(index, distinct, 50, DEPTH, device)
+    assert_same(index, distinct, ROWS, 3, device)
+
+
+def test_it_follows_adds_deletes_and_filters():
+    passages = clustered(ROWS + 100, DEPTH)
+    index, queries = index_of(passages[:ROWS]), clustered(8, DEPTH, seed=1)
+    assert_same(index, queries, 10, DEPTH)
+    index.add(passages[ROWS:], [f"new{i}" for i in range(100)])
+    index.delete(index.ids_of(index.search(queries, 1)[0][:, 0])[:1])
+    assert_same(index, queries, 10, DEPTH)
+    assert_same(index, passages[ROWS : ROWS + 5], 1, DEPTH)
+    few = np.zeros(index.numbers, bool)
+    few[::50] = True
+    few[index.living()[-3:]] = True
+    assert_same(index, queries, 10, DEPTH, where=few)
+    assert_same(index, queries, 1_000, 4, where=few)
+    assert_same(index, queries, 10, DEPTH, where=np.zeros(index.numbers, bool))
+
+
+def test_the_evidence_holds():
+    index, queries = index_of(clustered(ROWS, DEPTH)), clustered(20, DEPTH, seed=1)
+    _, scores, evidence = index.search(queries, 10, device="cpu", certify=True)
+    _, every = index.search(queries, ROWS)
+    for own, best, all_scores in zip(evidence, scores, every, strict=True):
+        assert own.scanned == ROWS and own.kth == best[-1] and 10 <= own.scored < ROWS / 2
+        assert own.bound < own.kth and all_scores[own.scored] <= own.bound
+
+
+def test_shorter_products_are_not_used():
+    """A program may let torch multiply in bfloat16; what is searched stays exact, and so does its setting."""
+    index, queries = index_of(clustered(ROWS, DEPTH)), clustered(20, DEPTH, seed=1)
+    torch.set_float32_matmul_precision("medium")
+    try:
+        assert_same(index, queries, 10, DEPTH)
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+def test_refusals():
+    index = index_of(clustered(ROWS, DEPTH))
+    with pytest.raises(RuntimeError, match="nowhere"):
+        index.search(clustered(1, DEPTH), 1, device="nowhere")
+    compact = index_of(clustered(ROWS, DEPTH), compact=True)
+    with pytest.raises(ValueError, match="device: a compact index"):
+        compact.search(clustered(1, DEPTH), 1, device="cpu")
