@@ -54,10 +54,12 @@ class Load:
 
     Args:
         retries: how often a request that was refused or lost is sent again, a second later.
+        together: queries of a request.
     """
 
-    def __init__(self, url: str, queries: list[str], k: int = 10, retries: int = 0):
+    def __init__(self, url: str, queries: list[str], k: int = 10, retries: int = 0, together: int = 1):
         self._url, self._queries, self._k, self._retries = f"{url}/v1/search", queries, k, retries
+        self._together = together
         self.outcome = Outcome()
 
     async def open(self, rate: float, seconds: float, until: "asyncio.Event | None" = None) -> Outcome:
@@ -93,7 +95,9 @@ class Load:
         return aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=timeout)
 
     async def _one(self, session: aiohttp.ClientSession, number: int) -> None:
-        asked = {"query": self._queries[number % len(self._queries)], "k": self._k}
+        own = [self._queries[(number * self._together + i) % len(self._queries)] for i in range(self._together)]
+        asked = {"query": own[0]} if self._together == 1 else {"queries": own}
+        asked |= {"k": self._k}
         for left in reversed(range(self._retries + 1)):
             begun = time.perf_counter()
             try:

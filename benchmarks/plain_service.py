@@ -20,9 +20,10 @@ from retreever.retriever import Retreever
 
 
 class Asked(BaseModel):
-    """A query."""
+    """A query, or several."""
 
-    query: str = Field(min_length=1, max_length=20_000)
+    query: str | None = Field(None, min_length=1, max_length=20_000)
+    queries: list[str] | None = Field(None, min_length=1, max_length=64)
     k: int = Field(10, ge=1, le=1000)
 
 
@@ -39,13 +40,17 @@ def plain(bundle: Path) -> FastAPI:
     @app.post("/v1/search")
     def search(asked: Asked) -> dict[str, Any]:
         begun = time.perf_counter()
-        scores, rows = flat.search(loaded.encoder.pooled([asked.query], "query"), asked.k)
-        hits = []
-        for row, score in zip(rows[0], scores[0], strict=True):
-            passage = loaded.documents[int(row)]
-            hits.append({"id": passage.id, "score": float(score), "title": passage.title, "text": passage.text})
-        took = (time.perf_counter() - begun) * 1000
-        return {"query": asked.query, "hits": hits, "took_ms": took, "model": {"version": "plain"}}
+        texts = asked.queries or [asked.query or ""]
+        scores, rows = flat.search(loaded.encoder.pooled(texts, "query"), asked.k)
+        results = []
+        for text, own, similar in zip(texts, rows, scores, strict=True):
+            hits = []
+            for row, score in zip(own, similar, strict=True):
+                passage = loaded.documents[int(row)]
+                hits.append({"id": passage.id, "score": float(score), "title": passage.title, "text": passage.text})
+            results.append({"query": text, "hits": hits})
+        told = {"took_ms": (time.perf_counter() - begun) * 1000, "model": {"version": "plain"}}
+        return (results[0] if asked.queries is None else {"results": results}) | told
 
     return app
 

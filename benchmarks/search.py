@@ -197,8 +197,8 @@ def certified(corpus: Corpus, index: TreeIndex, nodes: np.ndarray, truth: np.nda
     return replace(row, left=float(np.mean([e.remained for e in evidence])) / len(index))
 
 
-def _ours(index: TreeIndex, queries: np.ndarray) -> np.ndarray:
-    return index.search(queries, K, threads=1 if len(queries) == 1 else None)[0]
+def _ours(index: TreeIndex, queries: np.ndarray, device: str | None = None) -> np.ndarray:
+    return index.search(queries, K, threads=1 if len(queries) == 1 else None, device=device)[0]
 
 
 def compact(corpus: Corpus, count: int, t: float, nodes: np.ndarray, truth: np.ndarray) -> Timing:
@@ -330,6 +330,7 @@ def main(
     documents: Annotated[int, typer.Option(help="passages of the made corpus")] = 1_000_000,
     growth: Annotated[str, typer.Option(help="sizes at which certified search is timed, by commas")] = "",
     queries: Annotated[int, typer.Option(help="queries timed")] = 100,
+    device: Annotated[str | None, typer.Option(help="of torch, that compares all of the made corpus, as cuda")] = None,
     json_: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
 ) -> None:
     """Print the tables."""
@@ -347,7 +348,7 @@ def main(
         "mixture": t,
     }
     result["real"] = [asdict(row) for row in real_rows(corpus, nodes)]
-    result["made"], result["index"] = made_rows(corpus, nodes, documents, t)
+    result["made"], result["index"] = made_rows(corpus, nodes, documents, t, device)
     sizes = [int(size) for size in growth.split(",") if size]
     result["growth"] = [asdict(certified_of(corpus, nodes, size, t)[0]) for size in sizes]
     print(json.dumps(result) if json_ else report(result))
@@ -403,12 +404,19 @@ def real_rows(corpus: Corpus, nodes: np.ndarray) -> Iterator[Timing]:
         yield approximate(corpus.passages, corpus.queries, kind)
 
 
-def made_rows(corpus: Corpus, nodes: np.ndarray, count: int, t: float) -> tuple[list[dict[str, Any]], dict[str, float]]:
+def made_rows(
+    corpus: Corpus, nodes: np.ndarray, count: int, t: float, device: str | None
+) -> tuple[list[dict[str, Any]], dict[str, float]]:
     """The made corpus, and figures of our index of it."""
     row, index, truth = certified_of(corpus, nodes, count, t)
     rows, depth = [row], corpus.config.tree.depth
     figures = {"load_s": opened(index), "scanned": index.stats()["bytes_scanned_by_level"][depth]}
     figures |= index.stats()["of_a_sample"][depth]
+    if device:
+        search = partial(_ours, index, device=device)
+        size = index.stats()["bytes_per_document"]
+        rows.append(timed(f"all products, {device}", search, nodes, truth, count, size, row.build_s))
+        del search
     del index
     rows.append(compact(corpus, count, t, nodes, truth))
     say("the same encodings and probabilities for the rivals")

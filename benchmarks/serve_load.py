@@ -2,9 +2,10 @@
 
     python -m benchmarks.serve_load BUNDLE [--seconds 10] [--overload 60]
 
-Prints the encoder's own speed; for both services the median of one client, and the largest rate whose 99th percentile
-stays within 100 ms; then for ours: three times that rate, a burst until a second replica is up and until it is gone
-again, and half that rate while a version is swapped, rolled back, and while replicas are killed with signal 9.
+Prints the encoder's own speed; for both services the median of one client, the largest rate whose 99th percentile
+stays within 100 ms, and the speed of requests of 64 queries; then for ours: three times that rate, a burst until a
+second replica is up and until it is gone again, and half that rate while a version is swapped, rolled back, and while
+replicas are killed with signal 9.
 The load comes from this process, so the services have what it leaves of the processors.
 """
 
@@ -56,14 +57,16 @@ def main() -> None:
         place = Workspace.at(Path(folder))
         environment.prepare(place)
         print(f"{os.cpu_count()} processors, load before: {os.getloadavg()[0]:.1f}", flush=True)
-        _encoder(asked.bundle)
+        alone = _encoder(asked.bundle)
         with _plain(asked.bundle.resolve()) as url:
             print("\nplain FastAPI, one process, faiss flat")
             _capacity(url, asked.seconds)
-        _ours(asked.bundle.resolve(), place, asked.seconds, asked.overload)
+            _bulk(url, alone)
+        _ours(asked.bundle.resolve(), place, asked.seconds, asked.overload, alone)
 
 
-def _encoder(bundle: Path) -> None:
+def _encoder(bundle: Path) -> float:
+    """Queries a second that the encoder reads by itself."""
     from retreever.encoder import Encoder
     from retreever.retriever import load_model
 
@@ -71,6 +74,7 @@ def _encoder(bundle: Path) -> None:
     single = statistics.median(_timed(encoder, QUERIES[i : i + 1]) for i in range(40))
     batch = statistics.median(_timed(encoder, QUERIES[:64]) for _ in range(10))
     print(f"encoder alone: one query {single * 1000:.1f} ms; batches of 64: {64 / batch:.0f} queries a second")
+    return 64 / batch
 
 
 def _timed(encoder, texts: list[str]) -> float:
@@ -125,7 +129,17 @@ def _capacity(url: str, seconds: float) -> float:
     return best
 
 
-def _ours(bundle: Path, place: Workspace, seconds: float, overload: float) -> None:
+def _bulk(url: str, alone: float) -> None:
+    """Requests of 64 queries, from two clients; prints queries a second."""
+    from benchmarks.open_loop import Load
+
+    asyncio.run(Load(url, QUERIES, together=64).closed(2, 10))
+    outcome = asyncio.run(Load(url, QUERIES, together=64).closed(2, 100))
+    rate = outcome.rate * 64
+    print(f"  64 queries a request: {rate:.0f} queries a second, {rate / alone:.2f} of the encoder's", flush=True)
+
+
+def _ours(bundle: Path, place: Workspace, seconds: float, overload: float, alone: float) -> None:
     from ray import serve
 
     from retreever.cluster.promote import register, rollback
@@ -142,6 +156,7 @@ def _ours(bundle: Path, place: Workspace, seconds: float, overload: float) -> No
         url = start(settings, port=_free_port())
         print("\nours: proxy, ingress, retriever, encoder; 1 to 2 replicas of the last two")
         capacity = max(_capacity(url, seconds), 10)
+        _bulk(url, alone)
         _settled(serve)
         _overload(url, 3 * capacity, overload)
         _settled(serve)

@@ -160,7 +160,7 @@ class TrainConfig(Section):
     clip_norm: Positive = Field(1.0, description="largest norm of the gradient")
     input_dropout: Fraction = Field(0.1, description="dropout on encodings")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="auto: bfloat16 on a GPU, float32 on a CPU"
+        "auto", description="auto: bfloat16 on a GPU, and for cross_attention on a CPU that multiplies it"
     )
     eval_every: Count = Field(
         100, description="steps between validations; each one is an epoch of the sweep's scheduler"

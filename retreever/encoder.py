@@ -22,6 +22,7 @@ from torch import Tensor
 from retreever.config import EncoderConfig
 from retreever.errors import EncoderError
 from retreever.files import digest, sha256
+from retreever.precision import bfloat16_is_fast
 from retreever.progress import Track, silent
 
 Kind = Literal["query", "passage"]
@@ -260,14 +261,9 @@ def _snapshot(name: str, revision: str | None) -> Path:
 def resolved_dtype(config: EncoderConfig) -> torch.dtype:
     """The numeric type of the forward pass; `auto` is bfloat16 where the processor multiplies it, else float32."""
     if config.dtype == "auto":
-        fast = torch.cuda.is_available() or _cpu_multiplies_bfloat16()
+        fast = bfloat16_is_fast("cuda" if torch.cuda.is_available() else "cpu")
         return torch.bfloat16 if fast else torch.float32
     return torch.bfloat16 if config.dtype == "bfloat16" else torch.float32
-
-
-def _cpu_multiplies_bfloat16() -> bool:
-    ask = getattr(torch.cpu, "_is_avx512_bf16_supported", None)  # torch's own name for it may change
-    return ask is not None and bool(ask())
 
 
 def _check_weights(config: EncoderConfig, missing: Collection[str]) -> None:

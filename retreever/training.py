@@ -34,6 +34,7 @@ from retreever.model import (
     levels_at,
     negatives_mask,
 )
+from retreever.precision import bfloat16_is_fast
 from retreever.progress import Track, silent
 from retreever.validation import SCORES, Validation
 
@@ -133,12 +134,23 @@ class Learner(nn.Module):
             return self.tree(self.dropout(x), mask, depth)
 
 
-def learner_of(config: Config, dim: int, autocast: bool = False) -> Learner:
-    """The tree of a configuration over encodings of width `dim`, not calibrated, and its loss."""
+def autocasts(config: Config, device: str) -> bool:
+    """Whether the split function computes in bfloat16: for tokens it pays on a CPU too, for pooled encodings not."""
+    if config.train.precision != "auto":
+        return config.train.precision == "bfloat16"
+    return device != "cpu" or (config.tree.split == "cross_attention" and bfloat16_is_fast(device))
+
+
+def learner_of(config: Config, dim: int, device: str = "cpu") -> Learner:
+    """The tree of a configuration over encodings of width `dim`, not calibrated, and its loss, still on the CPU.
+
+    Args:
+        device: on which it will compute.
+    """
     tree = RoutingTree(dim, **config.tree.model_dump())
     scales = config.tree.depth if config.loss.scale_per_level else 1
     loss = ContrastiveLoss(**config.loss.model_dump(exclude={"negatives", "scale_per_level"}), levels=scales)
-    train, depth = config.train, config.depth
+    train, depth, autocast = config.train, config.depth, autocasts(config, device)
     return Learner(tree, loss, train.input_dropout, autocast, train.micro_batch, depth.decay, depth.distill)
 
 
@@ -249,11 +261,9 @@ class _Run:
             )
 
     def _build(self) -> Learner:
-        precision = self.config.train.precision
-        autocast = precision == "bfloat16" or (precision == "auto" and self.device != "cpu")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.config.train.seed)
-            learner = learner_of(self.config, self.data.dim, autocast)
+            learner = learner_of(self.config, self.data.dim, self.device)
             self._calibrate(learner.tree)
         return learner.to(self.device)
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,7 @@ class Answers:
             similarity=config.loss.similarity,
             encoder=config.encoder.name,
         )
-        self._pool = ThreadPoolExecutor(threads)
+        self._threads, self._pool = threads, ThreadPoolExecutor(threads)
         self._filtering = threading.Lock()
         self._took = [0.0] * (config.tree.depth + 1)
         self._levels = retreever.index.layout.levels
@@ -110,13 +111,14 @@ class Answers:
     def search(self, asked: Sequence[SearchRequest], nodes: Sequence[np.ndarray]) -> list[Answer | Exception]:
         """Answers to requests, of which the queries are routed: `nodes`, (queries, nodes) for each."""
         self.retreever.index.refresh()
-        return list(self._pool.map(self._searched, asked, nodes))
+        threads = max(1, self._threads // len(asked)) if asked else 1  # a request of many queries may have them all
+        return list(self._pool.map(partial(self._searched, threads=threads), asked, nodes))
 
-    def _searched(self, asked: SearchRequest, nodes: np.ndarray) -> Answer | Exception:
+    def _searched(self, asked: SearchRequest, nodes: np.ndarray, threads: int) -> Answer | Exception:
         begun = time.perf_counter()
         try:
             level = self.level(asked)
-            found = self._found(asked, nodes, level)
+            found = self._found(asked, nodes, level, threads)
         except ValueError as error:
             return Refused(422, str(error))
         except Exception as error:  # of this request; the others of the batch go on
@@ -161,14 +163,14 @@ class Answers:
             raise Refused.field("level", f"must lie within [{first}, {self.model.depth}]")
         return self.model.depth if level is None else level
 
-    def _found(self, asked: SearchRequest, nodes: np.ndarray, level: int) -> list[Found]:
+    def _found(self, asked: SearchRequest, nodes: np.ndarray, level: int, threads: int) -> list[Found]:
         index = self.retreever.index
         if asked.where:
             with self._filtering:  # what is masked is what is searched
                 where: Where = self._fields.mask(asked.where, index.numbers)
-                numbers, scores = index.search(nodes, asked.k, level, where=where, threads=1)
+                numbers, scores = index.search(nodes, asked.k, level, where=where, threads=threads)
         else:
-            numbers, scores = index.search(nodes, asked.k, level, threads=1)
+            numbers, scores = index.search(nodes, asked.k, level, threads=threads)
         found = []
         for text, row, own, similar in zip(asked.texts, nodes, numbers, scores, strict=True):
             hits = [self._hit(int(n), float(s)) for n, s in zip(own, similar, strict=True)]

@@ -160,9 +160,9 @@ def test_bfloat16_stays_near_float32(folder: Path) -> None:
 
 def test_auto_is_bfloat16_where_it_is_fast(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    auto, cpu = EncoderConfig(dtype="auto"), "retreever.encoder._cpu_multiplies_bfloat16"
+    auto, cpu = EncoderConfig(dtype="auto"), "retreever.encoder.bfloat16_is_fast"
     for fast, expected in ((True, torch.bfloat16), (False, torch.float32)):
-        monkeypatch.setattr(cpu, lambda fast=fast: fast)
+        monkeypatch.setattr(cpu, lambda _, fast=fast: fast)
         assert resolved_dtype(auto) == expected
         assert identity(auto, "query")["dtype"] == str(expected)
     assert resolved_dtype(EncoderConfig(dtype="bfloat16")) == torch.bfloat16

@@ -14,11 +14,14 @@ Departures that change nothing: no bias on keys (it cancels in the softmax), non
 holds it).
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from retreever.model.arguments import at_least, fraction, one_of, positive
-from retreever.model.dropout import dropped
+from retreever.model.dropout import kept, kept_share
 from retreever.model.split import Split, refuse_empty
 
 VALUES = ("full", "projected")
@@ -103,13 +106,11 @@ class CrossAttention(Split):
         # (heads, d_k / heads, batch * tokens)
         absent = torch.zeros(batch * tokens, dtype=x.dtype, device=x.device)
         absent.masked_fill_(~mask.flatten(), -torch.inf)
-        weights = torch.baddbmm(absent, queries, keys).unflatten(2, (batch, tokens)).softmax(3)
-        # (heads, outputs * embeddings, batch, tokens)
-        weights = dropped(weights, self.dropout if self.training else 0.0).unflatten(1, (outputs, -1))
-        weights = weights.squeeze(2) if weights.shape[2] == 1 else weights.mean(2)
-        # (heads, outputs, batch, tokens)
-        values = self._values(states, outputs).view_as(weights)
-        return (weights * values).sum(3).sum(0)
+        logits = torch.baddbmm(absent, queries, keys).view(self.heads, outputs, -1, batch, tokens)
+        values = self._values(states, outputs).view(self.heads, outputs, 1, batch, tokens)
+        p = self.dropout if self.training else 0.0
+        # (heads, outputs, embeddings, batch)
+        return _Attended.apply(logits, values.expand_as(logits), p).mean(2).sum(0)
 
     def _values(self, states: Tensor, outputs: int) -> Tensor:
         """u_(t,h) . x_n for every node, head and token: (heads * outputs, batch * tokens)."""
@@ -120,6 +121,38 @@ class CrossAttention(Split):
 
     def _by_head(self, linear: nn.Linear, states: Tensor) -> Tensor:
         return (linear.weight @ states).unflatten(0, (self.heads, -1))
+
+
+class _Attended(torch.autograd.Function):
+    """sum over tokens of dropout(softmax(logits)) values, as torch would have it, in half the passes over memory.
+
+    By hand, since the passes over these many numbers are what takes the time.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, values: Tensor, p: float) -> Tensor:
+        with torch.autocast(logits.device.type, enabled=False):  # which would make them twice as large
+            weights = logits.softmax(-1)
+        share = kept_share(p)
+        keep = kept(weights, p).to(weights.dtype) if share < 1 else None
+        weighted = weights * values
+        if keep is not None:
+            weighted *= keep
+        attended = weighted.sum(-1).div_(share)
+        ctx.save_for_backward(weights, values, keep, attended)
+        ctx.share = share
+        return attended
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        weights, values, keep, attended = ctx.saved_tensors
+        back = weights * grad.unsqueeze(-1)
+        to_logits = back * -attended.unsqueeze(-1)
+        if keep is not None:
+            back *= keep
+            back.div_(ctx.share)
+        return to_logits.addcmul_(back, values), back, None
 
 
 def _texts_at_once(x: Tensor) -> int:
