@@ -75,7 +75,10 @@ class Code(Protocol):
     measured: np.ndarray
 
     def encode(self, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Digits of vectors in stored form, (rows, any), and the terms of their bounds, float32 (terms, rows)."""
+        """Digits of vectors in stored form, (rows, any), and the terms of their bounds, float32 (terms, rows).
+
+        The vectors may be overwritten.
+        """
 
     def coded(self, digits: np.ndarray, terms: np.ndarray) -> Coded:
         """Digits and terms, a row a place, laid in strips."""

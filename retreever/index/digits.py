@@ -283,14 +283,15 @@ def scan_digits(
 
 
 @_fast
-def centre_rows(vectors: np.ndarray, mean: np.ndarray, centred: np.ndarray, sums: np.ndarray) -> None:
-    """Vectors less a mean; inner products with the mean, and squared lengths of what is left, (2, rows)."""
+def centre_rows(vectors: np.ndarray, mean: np.ndarray, sums: np.ndarray) -> None:
+    """Take a mean off vectors; their inner products with it, and squared lengths of what is left, (2, rows)."""
     for row in range(vectors.shape[0]):
+        own = vectors[row]
         along, length = np.float32(0), np.float32(0)
         for node in range(mean.shape[0]):
-            rest = vectors[row, node] - mean[node]
-            centred[row, node] = rest
-            along += vectors[row, node] * mean[node]
+            along += own[node] * mean[node]
+            rest = own[node] - mean[node]
+            own[node] = rest
             length += rest * rest
         sums[0, row], sums[1, row] = along, length
 

@@ -15,7 +15,7 @@ from retreever.index.threads import side_by_side
 from retreever.model.tree import Tree
 
 TOGETHER = 4_096  # rows that a thread checks at a time
-ROUNDING = 1e-4  # how far above one a probability may be for having been summed in float32
+MOST = 1 + 1e-4  # what a probability may be, having been summed in float32
 SMALL = 6  # levels up to this one, of 64 nodes, are cheap enough to have a code each
 FEW, FINER = 4, 8  # nTVD: levels up to this one have a code each, and the level that bounds all others
 
@@ -95,8 +95,12 @@ class Layout:
         if vectors.shape[1] == 2**level:
             return vectors
         merged = np.empty((len(vectors), 2**level), np.float32)
-        merge_rows(np.ascontiguousarray(vectors, np.float32), self.similarity == "bhattacharyya", merged)
+        self.merge(np.ascontiguousarray(vectors, np.float32), merged)
         return merged
+
+    def merge(self, vectors: Float[np.ndarray, "rows leaves"], out: Float[np.ndarray, "rows nodes"]) -> None:
+        """Write vectors of a finer level, in stored form, summed to those of the level that `out` is as wide as."""
+        merge_rows(vectors, self.similarity == "bhattacharyya", out)
 
 
 def checked(nodes: Float[np.ndarray, "rows nodes"], depth: int, what: str) -> np.ndarray:
@@ -105,16 +109,31 @@ def checked(nodes: Float[np.ndarray, "rows nodes"], depth: int, what: str) -> np
     Raises:
         ValueError: rows of another length, or numbers that are no probabilities; the message names `what`.
     """
+    shaped(nodes, depth, what)
+    parts = [nodes[start : start + TOGETHER] for start in range(0, len(nodes), TOGETHER)]
+    if not all(side_by_side(probable, parts)):
+        raise improbable(nodes, what)
+    return nodes
+
+
+def shaped(nodes: Float[np.ndarray, "rows nodes"], depth: int, what: str) -> None:
+    """See that there is a number for every node.
+
+    Raises:
+        ValueError: rows of another length; the message names `what`.
+    """
     tree = Tree(depth)
     if nodes.ndim != 2 or nodes.shape[1] != tree.nodes:
         raise ValueError(
             f"{what}: must be rows of {tree.nodes} node probabilities, got an array of shape {nodes.shape}"
         )
-    parts = [nodes[start : start + TOGETHER] for start in range(0, len(nodes), TOGETHER)]
-    if not all(side_by_side(_probable, parts)):
-        raise ValueError(f"{what}: probabilities must lie within [0, 1], got {nodes.min()} to {nodes.max()}")
-    return nodes
 
 
-def _probable(nodes: np.ndarray) -> bool:
-    return bool(nodes.min() >= 0 and nodes.max() <= 1 + ROUNDING)  # false for NaN too
+def probable(nodes: np.ndarray) -> bool:
+    """Whether all numbers are probabilities."""
+    return not nodes.size or bool(nodes.min() >= 0 and nodes.max() <= MOST)  # false for NaN too
+
+
+def improbable(nodes: np.ndarray, what: str) -> ValueError:
+    """The error for numbers that are no probabilities."""
+    return ValueError(f"{what}: probabilities must lie within [0, 1], got {nodes.min()} to {nodes.max()}")

@@ -32,6 +32,7 @@ from retreever.index.digits import (
 )
 from retreever.index.kernels import STRIP, dots
 from retreever.index.survival import Trial
+from retreever.index.threads import side_by_side
 
 DIMS = (64, 96, 128, 160, 192)  # numbers of main directions to choose from: half as many bytes are scanned
 COMPACT = 256  # main directions where nothing else is kept
@@ -90,13 +91,13 @@ class Projection:
         if use == "alone" or most <= DIMS[0]:
             return widest
         tried = [widest.first(dims) for dims in DIMS if dims <= most]
-        costs = [trial.survival(code).cost(code.bytes_scanned) for code in tried]
+        costs = side_by_side(lambda code: trial.survival(code).cost(code.bytes_scanned), tried)
         return tried[int(np.argmin(costs))]
 
     @classmethod
     def _main(cls, sample: np.ndarray, dims: int) -> Self:
         mean = sample.mean(axis=0, dtype=np.float64)
-        centred = (sample - mean).astype(np.float32)
+        centred = sample - mean.astype(np.float32)
         values, vectors = np.linalg.eigh((centred.T @ centred).astype(np.float64) / len(sample))
         basis = np.zeros((sample.shape[1], -(-dims // WIDTH) * WIDTH), np.float32)
         basis[:, :dims] = vectors[:, ::-1][:, :dims]
@@ -111,11 +112,12 @@ class Projection:
     def encode(self, vectors: Float[np.ndarray, "rows nodes"]) -> tuple[np.ndarray, np.ndarray]:
         """Coordinates on the grid, uint8 (rows, dims), and the four terms of the bound, float32 (4, rows).
 
-        The terms: <u, m>, |r within| with the upper digits alone, |r outside|, |r within| with both digits.
+        The terms: <u, m>, |r within| with the upper digits alone, |r outside|, |r within| with both digits. The vectors
+        are overwritten.
         """
-        centred, sums = np.empty(vectors.shape, np.float32), np.empty((2, len(vectors)), np.float32)
-        centre_rows(vectors, self.mean, centred, sums)
-        exact = centred @ self.basis
+        sums = np.empty((2, len(vectors)), np.float32)
+        centre_rows(vectors, self.mean, sums)
+        exact = vectors @ self.basis
         digits, squares = np.empty(exact.shape, np.uint8), np.empty((3, len(vectors)), np.float32)
         digit_rows(exact, self.step, digits, squares)
         terms = np.empty((4, len(vectors)), np.float32)

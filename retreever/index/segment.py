@@ -27,7 +27,8 @@ FLAT = 2_048  # a segment of fewer passages has no codes
 LARGEST = 2**18  # passages of a segment; half a GiB of float16 at 1,024 leaves
 CODE_FILES = tuple(Coded.__dataclass_fields__)
 ORDERING = 32  # digits that places are ordered by
-CHUNK = 2_048  # rows widened at once while a segment is made
+CHUNK = 1_024  # rows widened at once while a segment is made
+CHUNKS = 16  # that a thread works on in the same room: fresh memory costs as much as what is done in it
 
 
 @dataclass(frozen=True)
@@ -76,9 +77,10 @@ def make(
     """A segment of vectors in stored form."""
     if len(numbers) < FLAT and not layout.compact:
         return Segment(numbers, ids, vectors, np.empty(0, np.int32), {})
-    encoded = _encoded(codes, vectors, layout)
-    rows = _places(encoded[max(encoded)][0][:, :ORDERING].astype(np.float32))
-    laid = side_by_side(lambda d: codes[d].coded(*_at(rows, *encoded[d])), layout.coded_levels)
+    with threadpool_limits(1, user_api="blas"):  # chunks and levels are worked on side by side already
+        encoded = _encoded(codes, vectors, layout)
+        rows = _places(encoded[max(encoded)][0][:, :ORDERING].astype(np.float32))
+        laid = side_by_side(lambda d: codes[d].coded(*_at(rows, *encoded[d])), layout.coded_levels)
     coded = dict(zip(layout.coded_levels, laid, strict=True))
     return Segment(numbers, ids, {} if layout.compact else vectors, rows, coded)
 
@@ -93,24 +95,29 @@ def _places(points: np.ndarray) -> np.ndarray:
 def _encoded(
     codes: Mapping[int, Code], vectors: Mapping[int, np.ndarray], layout: Layout
 ) -> dict[int, tuple[np.ndarray, np.ndarray]]:
-    """Digits and terms of all rows, by coded level; chunks side by side, each widened once."""
+    """Digits and terms of all rows, by coded level; groups of chunks side by side, each row widened once."""
+    last, rows = max(vectors), len(vectors[max(vectors)])
+    levels = sorted({last, *layout.coded_levels}, reverse=True)
 
-    def encoded(start: int) -> list[tuple[np.ndarray, np.ndarray]]:
-        def widened(level: int) -> np.ndarray:
-            return widen_rows(vectors[level][start : start + CHUNK])
+    def encoded(first: int) -> list[list[tuple[np.ndarray, np.ndarray]]]:
+        room = {d: np.empty((CHUNK, 2**d), np.float32) for d in levels}
+        group = range(first, min(first + CHUNK * CHUNKS, rows), CHUNK)
+        return [chunk(slice(start, min(start + CHUNK, rows)), room) for start in group]
 
-        parts, wide = [], widened(max(vectors))
-        for d in reversed(layout.coded_levels):
-            wide = widened(d) if d in vectors and d < max(vectors) else layout.coarser(wide, d)
-            parts.append(codes[d].encode(wide))
-        return parts
+    def chunk(part: slice, room: Mapping[int, np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
+        wide = {d: array[: part.stop - part.start] for d, array in room.items()}
+        for finer, d in zip((0, *levels), levels, strict=False):
+            if d in vectors:
+                widen_rows(vectors[d][part], wide[d])
+            else:
+                layout.merge(wide[finer], wide[d])
+        return [codes[d].encode(wide[d]) for d in layout.coded_levels]
 
-    with threadpool_limits(1):
-        chunks = side_by_side(encoded, range(0, len(vectors[max(vectors)]), CHUNK))
-    by_level = zip(reversed(layout.coded_levels), zip(*chunks, strict=True), strict=True)
+    groups = side_by_side(encoded, range(0, rows, CHUNK * CHUNKS))
+    by_level = zip(*(parts for group in groups for parts in group), strict=True)
     return {
         d: (np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts], axis=1))
-        for d, parts in by_level
+        for d, parts in zip(layout.coded_levels, by_level, strict=True)
     }
 
 

@@ -23,7 +23,7 @@ def fitted(similarity, sample):
 def bounds(code, vectors, query, floor=-np.inf):
     """Bounds of all rows by the scan, then by the lower digits too; NaN where a row fell below the floor."""
     padded = vectors[np.minimum(np.arange(-(-len(vectors) // STRIP) * STRIP), len(vectors) - 1)]
-    coded, asked = code.coded(*code.encode(padded)), code.ask(query[None])
+    coded, asked = code.coded(*code.encode(padded.copy())), code.ask(query[None])
     alive, order = (np.arange(len(padded)) < len(vectors)).astype(np.uint8), np.arange(len(coded.strips))
     out, room, start = np.full((2, len(vectors)), np.nan), Room(1), 0
     while start < len(order):
@@ -87,7 +87,7 @@ def test_passages_that_are_all_alike_are_coded_too():
 def test_sums_of_a_fine_level_are_those_of_64_nodes_then_bytes_of_256():
     fine = leaves(nodes(300, 9), 9)
     code = fitted("ntvd", fine)
-    digits, over = code.encode(fine)
+    digits, over = code.encode(fine.copy())
     assert digits.shape == (300, 64 + 256)
     assert (digits[:, :64] >= fine.reshape(300, 64, 8).sum(axis=2) * 32_000 - 1e-2).all()
     short = fine.reshape(300, 256, 2).sum(axis=2, dtype=np.float64) - digits[:, 64:] * float(code.unit)

@@ -91,11 +91,23 @@ def test_every_float16_is_narrowed_to_itself_and_numbers_between_to_the_nearest(
     for values in (exact, between, np.nextafter(between, np.float32(1)), drawn):
         padded = np.concatenate([[9, 9], values]).astype(np.float32)[None]
         narrow = np.empty((1, len(values)), np.float16)
-        narrow_rows(padded, 2, False, narrow)
+        assert narrow_rows(padded, 2, False, values.max(), narrow)
         assert np.array_equal(narrow[0], values.astype(np.float16))
     roots = np.empty((1, len(drawn)), np.float16)
-    narrow_rows(drawn[None], 0, True, roots)
+    assert narrow_rows(drawn[None], 0, True, 1.0, roots)
     assert np.array_equal(roots[0], np.sqrt(drawn).astype(np.float16))
+
+
+@pytest.mark.parametrize("wrong", [-1e-6, 1.01, np.nan, np.inf, -np.inf])
+def test_what_is_no_probability_is_noticed_wherever_it_stands(wrong):
+    values = np.full((300, 40), 0.5, np.float32)
+    out = np.empty((300, 32), np.float16)
+    values[:, :8] = wrong  # other columns are not looked at
+    assert narrow_rows(values, 8, True, 1.0, out)
+    for row, column in ((0, 8), (299, 39), (150, 20)):
+        broken = values.copy()
+        broken[row, column] = wrong
+        assert not narrow_rows(broken, 8, True, 1.0, out)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
@@ -164,8 +176,8 @@ def test_a_heap_keeps_the_largest():
 
 def test_rows_are_centred_and_measured_as_their_twin_is():
     vectors, mean = drawn(50, 64), drawn(1, 64, seed=1)[0]
-    centred, sums = np.empty_like(vectors), np.empty((2, 50), np.float32)
-    digits.centre_rows(vectors, mean, centred, sums)
+    centred, sums = vectors.copy(), np.empty((2, 50), np.float32)
+    digits.centre_rows(centred, mean, sums)
     assert np.array_equal(centred, vectors - mean)
     np.testing.assert_allclose(sums, [vectors @ mean, ((vectors - mean) ** 2).sum(axis=1)], rtol=1e-5)
 
