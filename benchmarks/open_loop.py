@@ -77,15 +77,16 @@ class Load:
             self.outcome.wall = time.perf_counter() - begun
         return self.outcome
 
-    async def closed(self, clients: int, requests: int) -> Outcome:
-        """So many clients, each of which sends its next request when the one before is answered."""
+    async def closed(self, clients: int, requests: int, seconds: float = float("inf")) -> Outcome:
+        """So many clients, each of which asks again when it is answered, for so long at most."""
         async with self._session() as session:
+            begun = time.perf_counter()
 
             async def client(first: int) -> None:
                 for number in range(first, requests, clients):
-                    await self._one(session, number)
+                    if time.perf_counter() - begun < seconds:
+                        await self._one(session, number)
 
-            begun = time.perf_counter()
             await asyncio.gather(*(client(first) for first in range(clients)))
             self.outcome.wall = time.perf_counter() - begun
         return self.outcome

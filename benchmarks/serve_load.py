@@ -114,9 +114,9 @@ def _capacity(url: str, seconds: float) -> float:
     """The largest rate within the limit; prints the way there."""
     from benchmarks.open_loop import Load
 
-    asyncio.run(Load(url, QUERIES).closed(4, 60))  # warm
-    print("  one client: " + str(asyncio.run(Load(url, QUERIES).closed(1, 200))))
-    closed = asyncio.run(Load(url, QUERIES).closed(16, 600))
+    asyncio.run(Load(url, QUERIES).closed(4, 60, 10))  # warm
+    print("  one client: " + str(asyncio.run(Load(url, QUERIES).closed(1, 200, 10))))
+    closed = asyncio.run(Load(url, QUERIES).closed(16, 600, 20))
     print(f"  16 clients: {closed}", flush=True)
     rate, best, missed = max(closed.rate / 3, 5), 0.0, 0
     while missed < 2:  # one slow moment of a shared machine is no limit
@@ -130,11 +130,11 @@ def _capacity(url: str, seconds: float) -> float:
 
 
 def _bulk(url: str, alone: float) -> None:
-    """Requests of 64 queries, from two clients; prints queries a second."""
+    """Requests of 64 queries, from two clients, when all replicas are up; prints queries a second."""
     from benchmarks.open_loop import Load
 
-    asyncio.run(Load(url, QUERIES, together=64).closed(2, 10))
-    outcome = asyncio.run(Load(url, QUERIES, together=64).closed(2, 100))
+    asyncio.run(Load(url, QUERIES, together=64).closed(2, 10_000, 20))
+    outcome = asyncio.run(Load(url, QUERIES, together=64).closed(2, 10_000, 10))
     rate = outcome.rate * 64
     print(f"  64 queries a request: {rate:.0f} queries a second, {rate / alone:.2f} of the encoder's", flush=True)
 

@@ -69,9 +69,10 @@ def version_app(settings: AppArguments, folder: Path, version: str) -> serve.App
             min_replicas=settings.min_replicas,
             max_replicas=settings.max_replicas,
             target_ongoing_requests=1.25,  # batches under way: one caller has one, many have one more than replicas
-            upscale_delay_s=2,
+            upscale_delay_s=1,
             downscale_delay_s=20,
-            look_back_period_s=4,
+            look_back_period_s=3,
+            metrics_interval_s=1,  # deprecated, but what callers of a deployment push by: 10 s if left out
         ),
         "max_constructor_retry_count": 2,
     }

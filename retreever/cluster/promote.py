@@ -14,7 +14,7 @@ from pathlib import Path
 import mlflow
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
-from mlflow.models import ModelSignature
+from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 from mlflow.types.schema import Array, DataType
 
@@ -138,7 +138,8 @@ def _download(uri: str, tracker: Tracker) -> Path:
             raise TrackingError(
                 f"model {uri}: not found at {tracker.uri} ({error.message}); train one and run `retreever promote`"
             ) from None
-    return folder / "artifacts" / "bundle"
+    kept = Model.load(folder).flavors["python_function"]["artifacts"]["bundle"]["path"]  # under its folder's own name
+    return folder / str(kept)
 
 
 @contextmanager

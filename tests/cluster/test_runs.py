@@ -4,6 +4,7 @@ import csv
 import itertools
 import json
 import shlex
+import shutil
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from retreever.cluster.scores import aligned
 from retreever.cluster.tracking import Tracker
 from retreever.data import beir
 from retreever.errors import PromotionError, TrackingError
-from retreever.retriever import Retreever
+from retreever.retriever import Retreever, model_digest
 from retreever.workspace import Workspace
 from tests.support import tiny
 
@@ -188,6 +189,11 @@ def test_the_champion_is_replaced_by_what_beats_it_and_comes_back(place, tracker
     assert code == 0 and found["model_uri"] == "models:/retreever/2"
     assert served(tracker, "previous") == 3
     assert {run.info.status for run in runs.listed(tracker, place)} == {"FINISHED"}
+
+    elsewhere = shutil.copytree(promote.locate(forced.uri, place), place.root / "of another name")
+    run_id = runs.find(tracker, place, "good").info.run_id
+    uri = promote.register(elsewhere, run_id, tracker, notes={}, alias="elsewhere")
+    assert model_digest(promote.locate(uri, place)) == model_digest(elsewhere)
 
 
 def test_a_limit_that_is_missed_is_named(place, tracker):
