@@ -19,7 +19,7 @@ from retreever.index.search import Evidence, Progress, View, some_scores
 from retreever.index.segment import Segment
 from retreever.index.threads import side_by_side
 
-AT_ONCE = 2**25  # similarities held at once: 128 MiB
+AT_ONCE = 2**25  # similarities, and numbers of passages, held at once: 128 MiB each
 EPSILON = 2.0**-24  # by which float32 rounds
 TOGETHER = 16  # queries whose candidates a thread compares in full at a time
 
@@ -45,8 +45,10 @@ class Products:
             k: at most the number of passages that count.
             threads: compare candidates in full.
         """
-        self._held = {id(view.segment): self._on_device(view.segment, level) for view in views}
-        near, floors = self._near(torch.from_numpy(vectors).to(self.device), level, k, layout, views)
+        held = {id(view.segment): self._on_device(view.segment, level) for view in views}
+        self._held = held  # another thread may put its own there while this one goes on with these
+        stored = [held[id(view.segment)][1] for view in views]
+        near, floors = self._near(torch.from_numpy(vectors).to(self.device), level, k, layout, views, stored)
         starts = np.searchsorted(near.queries, np.arange(len(vectors) + 1))
         scanned = sum(int(view.rows_alive.sum()) for view in views)
 
@@ -75,16 +77,15 @@ class Products:
         return segment, torch.from_numpy(stored).to(self.device)
 
     def _near(
-        self, queries: Tensor, level: int, k: int, layout: Layout, views: Sequence[View]
+        self, queries: Tensor, level: int, k: int, layout: Layout, views: Sequence[View], stored: Sequence[Tensor]
     ) -> tuple["Near", np.ndarray]:
         """What may be among the best, and for every query what the rest stays below."""
         slack = 4 * 2**layout.depth * EPSILON  # the product's error and the kernel's, twice
         top = queries.new_full((len(queries), k), -torch.inf)
         found: list[tuple[Tensor, ...]] = []
-        step = max(1, AT_ONCE // max(1, len(queries)))
+        step = max(1, AT_ONCE // max(len(queries), 2**layout.depth))
         with torch.inference_mode(), _whole_precision():
-            for number, view in enumerate(views):
-                held = self._held[id(view.segment)][1]
+            for number, (view, held) in enumerate(zip(views, stored, strict=True)):
                 alive = torch.from_numpy(view.rows_alive).to(self.device)
                 for start in range(0, len(held), step):
                     scores = _similarities(queries, held[start : start + step], level, layout)
