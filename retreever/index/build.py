@@ -9,7 +9,7 @@ from threadpoolctl import threadpool_limits
 
 from retreever.index.codes import Code, Use
 from retreever.index.kernels import narrow_rows
-from retreever.index.layout import MOST, Layout, improbable, probable, shaped
+from retreever.index.layout import Layout, checked
 from retreever.index.names import Names
 from retreever.index.projection import Projection
 from retreever.index.segment import FLAT, LARGEST, Segment, make
@@ -28,35 +28,20 @@ def code_for(similarity: str) -> type[Projection] | type[Sums]:
     return Projection if similarity == "bhattacharyya" else Sums
 
 
-def vectors_of(nodes: Float[np.ndarray, "rows nodes"], layout: Layout, what: str = "nodes") -> Vectors:
-    """Node probabilities as the levels that are kept in full, in stored form and type.
-
-    Raises:
-        ValueError: rows of another length, or numbers that are no probabilities; the message names `what`.
-    """
-    shaped(nodes, layout.depth, what)
+def vectors_of(nodes: Float[np.ndarray, "rows nodes"], layout: Layout) -> Vectors:
+    """Node probabilities as the levels that are kept in full, in stored form and type."""
     room = _room(layout, len(nodes))
-    _fill(room, nodes, layout, what)
+    _fill(room, nodes, layout)
     return room
 
 
-def _fill(room: Vectors, nodes: Float[np.ndarray, "rows nodes"], layout: Layout, what: str) -> None:
-    """Write the levels that are kept in full; the others are sums of them, and nobody looks at those given here."""
+def _fill(room: Vectors, nodes: Float[np.ndarray, "rows nodes"], layout: Layout) -> None:
     for d, array in room.items():
         level = Tree(layout.depth).level(d)
-        right = probable(nodes[:, level]) if layout.dtype == "float32" else _narrowed(nodes, level, layout, array)
-        if not right:
-            raise improbable(nodes[:, level], what)
         if layout.dtype == "float32":
             array[:] = layout.form(nodes[:, level])
-
-
-def _narrowed(nodes: np.ndarray, level: slice, layout: Layout, array: np.ndarray) -> bool:
-    """Write a level in halves, if it is one of probabilities; whether it is."""
-    roots = layout.similarity == "bhattacharyya"
-    if narrow_rows(nodes, level.start, roots, MOST, array):
-        return True
-    return probable(nodes[:, level]) and narrow_rows(np.abs(nodes), level.start, roots, MOST, array)  # with -0.0 in it
+        else:
+            narrow_rows(nodes, level.start, layout.similarity == "bhattacharyya", array)
 
 
 def codes_for(vectors: Mapping[int, np.ndarray], layout: Layout, seed: int = 0) -> dict[int, Code]:
@@ -91,15 +76,14 @@ def batches(
     own: list[str] = []
     start = 0
     for chunk in nodes:
-        what = f"nodes: passages {start} to {start + len(chunk) - 1}"
-        shaped(chunk, layout.depth, what)
+        checked(chunk, layout.depth, f"nodes: passages {start} to {start + len(chunk) - 1}")
         for part in np.array_split(chunk, range(size - filled, len(chunk), size)):
             taken = [name for _, name in zip(range(len(part)), names, strict=False)]
             if len(taken) < len(part):
                 raise ValueError(
                     f"ids: there are {start + len(taken)}, the chunks hold at least {start + len(part)} passages"
                 )
-            _fill({d: array[filled : filled + len(part)] for d, array in room.items()}, part, layout, what)
+            _fill({d: array[filled : filled + len(part)] for d, array in room.items()}, part, layout)
             own += taken
             filled, start = filled + len(part), start + len(part)
             if filled == size:

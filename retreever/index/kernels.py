@@ -53,13 +53,11 @@ def _widen_rows(stored: np.ndarray, out: np.ndarray) -> None:
 
 
 @_plain
-def _narrow_rows(values: np.ndarray, first: int, roots: bool, most: np.uint32, out: np.ndarray) -> bool:
+def _narrow_rows(values: np.ndarray, first: int, roots: bool, out: np.ndarray) -> None:
     own = np.empty(out.shape[1], np.float32)
-    bits, largest = own.view(np.uint32), np.uint32(0)
+    bits = own.view(np.uint32)
     for row in range(values.shape[0]):
         own[:] = values[row, first : first + own.shape[0]]
-        for leaf in range(own.shape[0]):
-            largest = max(largest, bits[leaf])
         if roots:
             for leaf in range(own.shape[0]):
                 own[leaf] = np.sqrt(own[leaf])
@@ -68,25 +66,29 @@ def _narrow_rows(values: np.ndarray, first: int, roots: bool, most: np.uint32, o
             moved = np.uint32(bits[leaf] + np.uint32(0xFFF) + even - np.uint32(112 << 23)) >> np.uint32(13)
             small = np.uint32(np.int32(np.rint(own[leaf] * np.float32(2.0**24))))
             out[row, leaf] = moved if own[leaf] >= np.float32(2.0**-14) else small
-    return bool(largest <= most)
 
 
-def narrow_rows(probabilities: np.ndarray, first: int, roots: bool, most: float, out: np.ndarray) -> bool:
+def narrow_rows(probabilities: np.ndarray, first: int, roots: bool, out: np.ndarray) -> None:
     """Write columns of probabilities, or their square roots, to float16 rows: to the nearest, ties to even.
 
     Args:
         first: the first of the columns.
-        most: what a probability may be at most.
-
-    Returns:
-        Whether all of them lie within [0, most] and none is -0.0; otherwise what was written means nothing. Told by
-        their bits, which as whole numbers are in the order of the floats, with all that has a sign or is none above.
     """
     whole, bits = np.ascontiguousarray(probabilities, np.float32), out.view(np.uint16)
-    limit = np.float32(most).view(np.uint32)
     parts = [slice(start, start + TOGETHER) for start in range(0, len(out), TOGETHER)]
-    narrowed = side_by_side(lambda rows: _narrow_rows(whole[rows], first, roots, limit, bits[rows]), parts)
-    return all(narrowed)
+    side_by_side(lambda rows: _narrow_rows(whole[rows], first, roots, bits[rows]), parts)
+
+
+@_plain
+def largest_bits(values: np.ndarray) -> np.uint32:
+    """The largest of float32 numbers by their bits: those are in the order of the numbers, with all that has a sign and
+    NaN above them."""
+    largest = np.uint32(0)
+    for row in range(values.shape[0]):
+        bits = values[row].view(np.uint32)
+        for column in range(bits.shape[0]):
+            largest = max(largest, bits[column])
+    return largest
 
 
 def widen_rows(stored: np.ndarray, out: np.ndarray) -> None:

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float
 
-from retreever.index.kernels import merge_rows
+from retreever.index.kernels import largest_bits, merge_rows
 from retreever.index.threads import side_by_side
 from retreever.model.tree import Tree
 
@@ -109,31 +109,19 @@ def checked(nodes: Float[np.ndarray, "rows nodes"], depth: int, what: str) -> np
     Raises:
         ValueError: rows of another length, or numbers that are no probabilities; the message names `what`.
     """
-    shaped(nodes, depth, what)
-    parts = [nodes[start : start + TOGETHER] for start in range(0, len(nodes), TOGETHER)]
-    if not all(side_by_side(probable, parts)):
-        raise improbable(nodes, what)
-    return nodes
-
-
-def shaped(nodes: Float[np.ndarray, "rows nodes"], depth: int, what: str) -> None:
-    """See that there is a number for every node.
-
-    Raises:
-        ValueError: rows of another length; the message names `what`.
-    """
     tree = Tree(depth)
     if nodes.ndim != 2 or nodes.shape[1] != tree.nodes:
         raise ValueError(
             f"{what}: must be rows of {tree.nodes} node probabilities, got an array of shape {nodes.shape}"
         )
+    parts = [nodes[start : start + TOGETHER] for start in range(0, len(nodes), TOGETHER)]
+    if not all(side_by_side(_probable, parts)):
+        raise ValueError(f"{what}: probabilities must lie within [0, 1], got {nodes.min()} to {nodes.max()}")
+    return nodes
 
 
-def probable(nodes: np.ndarray) -> bool:
-    """Whether all numbers are probabilities."""
-    return not nodes.size or bool(nodes.min() >= 0 and nodes.max() <= MOST)  # false for NaN too
-
-
-def improbable(nodes: np.ndarray, what: str) -> ValueError:
-    """The error for numbers that are no probabilities."""
-    return ValueError(f"{what}: probabilities must lie within [0, 1], got {nodes.min()} to {nodes.max()}")
+def _probable(nodes: np.ndarray) -> bool:
+    rows = np.ascontiguousarray(nodes, np.float32)
+    if largest_bits(rows) <= np.float32(MOST).view(np.uint32):
+        return True
+    return bool(nodes.min() >= 0 and nodes.max() <= MOST)  # -0.0 is one too; false for NaN

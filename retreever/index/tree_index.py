@@ -254,7 +254,6 @@ class TreeIndex:
             there = [name for name in ids if state.number(name) is not None]
             if there:
                 raise ValueError(f"ids: the index has {there[0]!r} already; delete it first")
-            checked(nodes, self.layout.depth, "nodes")
             codes = dict(state.codes)
             new = segments([nodes] if len(nodes) else [], ids, self.layout, codes, state.next)
             views = (*state.views, *(View.of(segment) for segment in new))

@@ -124,9 +124,9 @@ class CrossAttention(Split):
 
 
 class _Attended(torch.autograd.Function):
-    """sum over tokens of dropout(softmax(logits)) values, as torch would have it, in half the passes over memory.
+    """sum over tokens of dropout(softmax(logits)) values.
 
-    By hand, since the passes over these many numbers are what takes the time.
+    By hand, since the passes over these many numbers are what takes the time, and torch makes more of them.
     """
 
     @staticmethod

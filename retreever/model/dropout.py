@@ -1,6 +1,6 @@
 """Dropout that does not become the slowest part of a step on a CPU.
 
-torch draws a float for every element; here an element costs eight random bits, and drawing takes a tenth of the time.
+torch draws a float for every element; here an element costs eight random bits, and drawing is several times faster.
 It matters where millions of weights are dropped: in attention and in the node MLPs.
 """
 

@@ -8,9 +8,11 @@ an exact hierarchy a coarse level bounds the finer ones from above. Which level 
 """
 
 from collections.abc import Callable
+from math import exp
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -21,6 +23,7 @@ Similarity = Callable[[Tensor, Tensor], Tensor]
 # Of the logarithm of a square root of a probability: nothing beside one. Smaller ones would multiply to denormal
 # numbers, which make a processor a hundred times slower.
 FLOOR = -30.0
+LEAST = 2 * exp(FLOOR)  # smaller roots are zero
 BLOCK = 2**20  # numbers held at once by the Manhattan distance
 
 
@@ -52,7 +55,7 @@ def ntvd(
 def bhattacharyya(
     queries: Float[Tensor, "queries leaves"], documents: Float[Tensor, "documents leaves"]
 ) -> Float[Tensor, "queries documents"]:
-    """Bhattacharyya coefficient of every pair, from log-probabilities; two with nothing in common have 1e-13, not 0.
+    """Bhattacharyya coefficient of every pair, from log-probabilities.
 
     Halving them is the square root, with a gradient that stays finite where a probability is zero.
     """
@@ -60,11 +63,11 @@ def bhattacharyya(
 
 
 class _Root(torch.autograd.Function):
-    """Square roots of probabilities, from their logarithms; never below `FLOOR`."""
+    """Square roots of probabilities, from their logarithms; zero where they are nothing beside one."""
 
     @staticmethod
     def forward(ctx: Any, logarithms: Tensor) -> Tensor:
-        roots = (logarithms * 0.5).clamp_(min=FLOOR).exp_()
+        roots = F.threshold_((logarithms * 0.5).clamp_(min=FLOOR).exp_(), LEAST, 0.0)  # exp is slow far below
         ctx.save_for_backward(roots)
         return roots
 

@@ -16,6 +16,7 @@ from retreever.index.kernels import (
     score_rows,
     widen,
 )
+from retreever.index.layout import checked
 
 
 def drawn(rows, leaves, seed=0):
@@ -91,23 +92,23 @@ def test_every_float16_is_narrowed_to_itself_and_numbers_between_to_the_nearest(
     for values in (exact, between, np.nextafter(between, np.float32(1)), drawn):
         padded = np.concatenate([[9, 9], values]).astype(np.float32)[None]
         narrow = np.empty((1, len(values)), np.float16)
-        assert narrow_rows(padded, 2, False, values.max(), narrow)
+        narrow_rows(padded, 2, False, narrow)
         assert np.array_equal(narrow[0], values.astype(np.float16))
     roots = np.empty((1, len(drawn)), np.float16)
-    assert narrow_rows(drawn[None], 0, True, 1.0, roots)
+    narrow_rows(drawn[None], 0, True, roots)
     assert np.array_equal(roots[0], np.sqrt(drawn).astype(np.float16))
 
 
 @pytest.mark.parametrize("wrong", [-1e-6, 1.01, np.nan, np.inf, -np.inf])
 def test_what_is_no_probability_is_noticed_wherever_it_stands(wrong):
-    values = np.full((300, 40), 0.5, np.float32)
-    out = np.empty((300, 32), np.float16)
-    values[:, :8] = wrong  # other columns are not looked at
-    assert narrow_rows(values, 8, True, 1.0, out)
-    for row, column in ((0, 8), (299, 39), (150, 20)):
+    values = np.full((300, 31), 0.5, np.float32)
+    values[3, 4] = -0.0  # is one
+    assert checked(values, 4, "nodes") is values
+    for row, column in ((0, 0), (299, 30), (150, 20)):
         broken = values.copy()
         broken[row, column] = wrong
-        assert not narrow_rows(broken, 8, True, 1.0, out)
+        with pytest.raises(ValueError, match="nodes: probabilities must lie within"):
+            checked(broken, 4, "nodes")
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])

@@ -119,7 +119,7 @@ def test_a_search_out_of_range_is_refused(asked, message):
 @pytest.mark.parametrize("value", [np.nan, np.inf, -0.1, 1.5])
 def test_what_is_no_probability_is_refused(value):
     bad = nodes(3)
-    bad[1, 20] = value  # a leaf
+    bad[1, 9] = value
     index = TreeIndex.build([nodes(3)], named(3), layout())
     with pytest.raises(ValueError, match=r"queries: probabilities must lie within \[0, 1\]"):
         index.search(bad, 1)
