@@ -21,10 +21,20 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from retreever.model.arguments import at_least, fraction, one_of, positive
-from retreever.model.dropout import kept, kept_share
+from retreever.model.dropout import dropped, kept_share
 from retreever.model.split import Split, refuse_empty
 
 VALUES = ("full", "projected")
+TEXTS_ON_CPU = 32
+"""Texts that go through the attention together, sorted by length so that little is spent on padding.
+
+Numbers of 32 texts lie side by side: torch's loops over bfloat16 numbers are eight times slower where they do not come
+in whole registers of 32, as tokens seldom do.
+"""
+
+TEXTS_ON_GPU = 256
+PATTERNS = 256  # of what dropout keeps, for a group of texts
+NUMBERS_ON_CPU = 2**22  # attention weights at a time, which keeps them within reach of the cache
 
 
 class CrossAttention(Split):
@@ -81,7 +91,8 @@ class CrossAttention(Split):
         last = (mask * torch.arange(1, mask.shape[1] + 1, device=mask.device)).amax(1)
         order = last.argsort()
         lengths = last[order].tolist()
-        scores, size = [], _texts_at_once(x)
+        size = TEXTS_ON_CPU if x.device.type == "cpu" else TEXTS_ON_GPU
+        scores = []
         for start in range(0, len(x), size):
             rows = order[start : start + size]
             length = lengths[start + len(rows) - 1]
@@ -97,67 +108,75 @@ class CrossAttention(Split):
     def _attend(self, queries: Tensor, x: Tensor, mask: Tensor, outputs: int) -> Tensor:
         """Scores (outputs, batch) without offset.
 
-        Features come first, so that every product is a plain one and the softmax runs over adjacent numbers.
+        Features come first, so that every product is a plain one. Then come texts and their tokens, or on a CPU tokens
+        and their texts, see TEXTS_ON_CPU.
         """
-        batch, tokens, _ = x.shape
+        along = -2 if x.device.type == "cpu" and len(x) % TEXTS_ON_CPU == 0 else -1
+        if along == -2:
+            x, mask = x.transpose(0, 1), mask.T
         states = x.flatten(0, 1).T
-        # (dim, batch * tokens)
+        # (dim, texts and tokens)
         keys = self._by_head(self.key, states)
-        # (heads, d_k / heads, batch * tokens)
-        absent = torch.zeros(batch * tokens, dtype=x.dtype, device=x.device)
-        absent.masked_fill_(~mask.flatten(), -torch.inf)
-        logits = torch.baddbmm(absent, queries, keys).view(self.heads, outputs, -1, batch, tokens)
-        values = self._values(states, outputs).view(self.heads, outputs, 1, batch, tokens)
-        p = self.dropout if self.training else 0.0
-        # (heads, outputs, embeddings, batch)
-        return _Attended.apply(logits, values.expand_as(logits), p).mean(2).sum(0)
+        # (heads, d_k / heads, texts and tokens)
+        absent = None if mask.all() else torch.zeros_like(mask, dtype=x.dtype).masked_fill_(~mask, -torch.inf).flatten()
+        kept = self._patterns(keys)
+        projected = None if self.value is None else self._by_head(self.value, states)
+        rows, columns = queries.shape[1], keys.shape[2]
+        together = max(1, NUMBERS_ON_CPU // (rows * columns)) if x.device.type == "cpu" else self.heads
+        scores: list[Tensor] = []
+        for first in range(0, self.heads, together):
+            own = slice(first, first + together)
+            logits = queries[own] @ keys[own] if absent is None else torch.baddbmm(absent, queries[own], keys[own])
+            logits = logits.unflatten(2, mask.shape).unflatten(1, (outputs, -1))
+            values = self._values(states if projected is None else projected[own], own, outputs)
+            values = values.unflatten(2, mask.shape).unsqueeze(2).expand_as(logits)
+            # (heads, outputs, embeddings, batch)
+            scores.append(_Attended.apply(logits, values, along, kept).mean(2).sum(0))
+        return torch.stack(scores).sum(0)
 
-    def _values(self, states: Tensor, outputs: int) -> Tensor:
-        """u_(t,h) . x_n for every node, head and token: (heads * outputs, batch * tokens)."""
-        readout = self.readout[:, :outputs]
+    def _patterns(self, keys: Tensor) -> Tensor | None:
+        """What dropout keeps of a node's weights, (patterns, texts and tokens); each is used by some of the nodes."""
+        if not self.training or kept_share(self.dropout) == 1:
+            return None
+        return dropped(keys.new_ones(min(PATTERNS, self.readout.shape[:2].numel()), keys.shape[2]), self.dropout)
+
+    def _values(self, states: Tensor, heads: slice, outputs: int) -> Tensor:
+        """u_(t,h) . x_n for every node and token, of some heads: (heads, outputs, tokens * batch)."""
+        readout = self.readout[heads, :outputs]
         if self.value is None:
-            return readout.flatten(0, 1) @ states
-        return torch.bmm(readout, self._by_head(self.value, states)).flatten(0, 1)
+            return (readout.flatten(0, 1) @ states).unflatten(0, (-1, outputs))
+        return torch.bmm(readout, states)
 
     def _by_head(self, linear: nn.Linear, states: Tensor) -> Tensor:
         return (linear.weight @ states).unflatten(0, (self.heads, -1))
 
 
 class _Attended(torch.autograd.Function):
-    """sum over tokens of dropout(softmax(logits)) values.
+    """sum over tokens, which are `along` a dimension, of dropout(softmax(logits)) values.
 
-    By hand, since the passes over these many numbers are what takes the time, and torch makes more of them.
+    By hand, since the passes over these many numbers are what takes the time, and torch makes more of them. Every node
+    uses one of a few patterns of what is kept: to draw for every weight takes longer than all the rest.
     """
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, values: Tensor, p: float) -> Tensor:
+    def forward(ctx: Any, logits: Tensor, values: Tensor, along: int, patterns: Tensor | None) -> Tensor:
         with torch.autocast(logits.device.type, enabled=False):  # which would make them twice as large
-            weights = logits.softmax(-1)
-        share = kept_share(p)
-        keep = kept(weights, p).to(weights.dtype) if share < 1 else None
-        weighted = weights * values
-        if keep is not None:
-            weighted *= keep
-        attended = weighted.sum(-1).div_(share)
-        ctx.save_for_backward(weights, values, keep, attended)
-        ctx.share = share
+            weights = logits.softmax(along)
+        weighted, drawn = weights * values, None
+        if patterns is not None:
+            drawn = torch.randint(len(patterns), (weights.shape[:3].numel(),), device=weights.device)
+            weighted *= patterns.index_select(0, drawn).view_as(weights)
+        attended = weighted.sum(along)
+        ctx.save_for_backward(weights, values, attended, patterns, drawn)
+        ctx.along = along
         return attended
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
-        weights, values, keep, attended = ctx.saved_tensors
-        back = weights * grad.unsqueeze(-1)
-        to_logits = back * -attended.unsqueeze(-1)
-        if keep is not None:
-            back *= keep
-            back.div_(ctx.share)
-        return to_logits.addcmul_(back, values), back, None
-
-
-def _texts_at_once(x: Tensor) -> int:
-    """Texts that go through the attention together, sorted by length so that little is spent on padding.
-
-    On a CPU eight keep the weights within reach of the cache: three times faster than 256 at once.
-    """
-    return 8 if x.device.type == "cpu" else 256
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        weights, values, attended, patterns, drawn = ctx.saved_tensors
+        to_values = weights * grad.unsqueeze(ctx.along)
+        to_logits = to_values * -attended.unsqueeze(ctx.along)
+        if patterns is not None:
+            to_values *= patterns.index_select(0, drawn).view_as(weights)
+        return to_logits.addcmul_(to_values, values), to_values, None, None

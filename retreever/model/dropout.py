@@ -18,7 +18,7 @@ def dropped(values: Float[Tensor, "*shape"], p: float) -> Float[Tensor, "*shape"
         p: at least 0, below 1; met to within 2**-9. Draws come from torch's default generator.
     """
     share = kept_share(p)
-    return values if share == 1 else values * kept(values, p).to(values.dtype).div_(share)
+    return values if share == 1 else values * _kept(values, p).to(values.dtype).div_(share)
 
 
 def kept_share(p: float) -> float:
@@ -26,7 +26,7 @@ def kept_share(p: float) -> float:
     return max(1, STEPS - round(p * STEPS)) / STEPS
 
 
-def kept(like: Float[Tensor, "*shape"], p: float) -> Bool[Tensor, "*shape"]:
+def _kept(like: Float[Tensor, "*shape"], p: float) -> Bool[Tensor, "*shape"]:
     """Which elements of a tensor of that shape are kept, each with probability `kept_share(p)`."""
     total = like.numel()
     bits = torch.empty(-(-total // 8), dtype=torch.int64, device=like.device).random_(-(2**63), None)
