@@ -1,6 +1,6 @@
 """What a code of passages is: something small that bounds their similarity to any query from above.
 
-What is kept of one passage is a row here; which row lies at which place is the segment's business.
+Which row lies at which place is the segment's business.
 """
 
 from dataclasses import dataclass
@@ -80,8 +80,8 @@ class Code(Protocol):
         The vectors may be overwritten.
         """
 
-    def coded(self, digits: np.ndarray, terms: np.ndarray) -> Coded:
-        """Digits and terms, a row a place, laid in strips."""
+    def coded(self, digits: np.ndarray, terms: np.ndarray, rows: np.ndarray) -> Coded:
+        """Digits and terms laid in strips; `rows` are those of the places, of whole strips."""
 
     @property
     def bytes_scanned(self) -> float:

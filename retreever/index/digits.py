@@ -33,13 +33,6 @@ _i8, _i16, _i32, _f32 = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.FloatT
 _bytes, _ints, _floats = ir.VectorType(_i8, 64), ir.VectorType(_i32, LANES), ir.VectorType(_f32, LANES)
 
 
-def blocks_of(digits: UInt8[np.ndarray, "places dims"]) -> UInt8[np.ndarray, "blocks bytes"]:
-    """Digits below 16, two a byte (the even one lower), in blocks; places are a multiple of 32, dims of 8."""
-    packed = digits[:, ::2] | digits[:, 1::2] << 4
-    groups = packed.reshape(-1, BLOCK, packed.shape[1] // GROUP, GROUP)
-    return np.ascontiguousarray(groups.transpose(0, 2, 1, 3)).reshape(len(groups), -1)
-
-
 def digits_at(blocks: UInt8[np.ndarray, "blocks bytes"], places: np.ndarray) -> UInt8[np.ndarray, "rows dims"]:
     """The digits of some places again."""
     grouped = blocks.reshape(len(blocks), -1, BLOCK, GROUP)
@@ -317,6 +310,38 @@ def digit_rows(exact: np.ndarray, step: np.ndarray, digits: np.ndarray, squares:
             upper += coarse * coarse
             lower += fine * fine
         squares[0, row], squares[1, row], squares[2, row] = whole, upper, lower
+
+
+@_plain
+def lay_rows(digits: np.ndarray, rows: np.ndarray, blocks: np.ndarray, lower: np.ndarray, sums: np.ndarray) -> None:
+    """Put digits of 8 bits where a search reads them: their upper 4 bits into blocks, the lower ones by place.
+
+    Args:
+        digits: uint8 (rows, dims).
+        rows: of every place; as many places as there are in whole blocks.
+        blocks: receives upper bits, two a byte (the even one lower), a group a word: uint32 (blocks, groups, `BLOCK`).
+        lower: receives lower bits, two a byte, uint8 (places, dims / 2).
+        sums: receives the sum of every digit over equally many places each, (parts, dims).
+    """
+    half, each = lower.shape[1], rows.shape[0] // sums.shape[0]
+    upper = np.empty(half, np.uint8)
+    words = upper.view(np.uint32)
+    total = np.empty(digits.shape[1], np.uint32)
+    for place in range(rows.shape[0]):
+        own = digits[rows[place]]
+        for j in range(half):
+            even, odd = own[2 * j], own[2 * j + 1]
+            upper[j] = np.uint8(even >> 4) | np.uint8(odd & 0xF0)
+            lower[place, j] = np.uint8(even & 0x0F) | np.uint8(odd << 4)
+        block, lane = place // BLOCK, place % BLOCK
+        for group in range(words.shape[0]):
+            blocks[block, group, lane] = words[group]
+        if place % each == 0:
+            total[:] = 0
+        for d in range(total.shape[0]):
+            total[d] += own[d]
+        if place % each == each - 1:
+            sums[place // each] = total
 
 
 @_fast

@@ -16,16 +16,17 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 
 from retreever.index.codes import SLACK, UNMEASURED, Coded, Found, Room, Use
 from retreever.index.digits import (
     BLOCK,
+    GROUP,
     WEIGHT,
-    blocks_of,
     centre_rows,
     digit_rows,
     digits_at,
+    lay_rows,
     parted,
     refine_digits,
     scan_digits,
@@ -41,6 +42,7 @@ GRID = 0.0223  # distance of two grid points in standard deviations: the grid en
 MIDDLE = (DIGITS - 1) / 2
 LEAST = 1e-7  # standard deviation taken for a direction in which nothing varies
 ROUNDING = 1e-7  # of a squared length in float32
+TOGETHER = 64  # strips that a thread lays at a time
 WIDTH = 8  # digits that the scan takes at once
 
 
@@ -129,18 +131,34 @@ class Projection:
     def _point(self, digits: np.ndarray) -> np.ndarray:
         return (digits - np.float32(MIDDLE)) * self.step
 
-    def coded(self, digits: UInt8[np.ndarray, "places dims"], terms: Float[np.ndarray, "four places"]) -> Coded:
+    def coded(
+        self,
+        digits: UInt8[np.ndarray, "rows dims"],
+        terms: Float[np.ndarray, "four rows"],
+        rows: Int[np.ndarray, " places"],
+    ) -> Coded:
         """Upper digits in strips, lower digits by place, two a byte each."""
-        means = self._point(digits.reshape(-1, STRIP, digits.shape[1]).mean(axis=1))
-        bases = terms[0].reshape(-1, STRIP).mean(axis=1)
+        strips, dims = len(rows) // STRIP, digits.shape[1]
+        blocks = np.empty((len(rows) // BLOCK, dims // 2 // GROUP, BLOCK), np.uint32)
+        lower, sums = np.empty((len(rows), dims // 2), np.uint8), np.empty((strips, dims), np.float64)
+
+        def lay(first: int) -> None:
+            own = slice(first, first + TOGETHER)
+            places, parts = (slice(own.start * size, own.stop * size) for size in (STRIP, STRIP // BLOCK))
+            lay_rows(digits, rows[places], blocks[parts], lower[places], sums[own])
+
+        side_by_side(lay, range(0, strips, TOGETHER))
         units = np.maximum(terms[1:].max(axis=1), LEAST) / 255
+        beside = np.minimum(np.ceil(terms[1:] / units[:, None]), 255).astype(np.uint8)
+        base = terms[0, rows]
+        means = [self._point(sums / STRIP), base.reshape(-1, STRIP).mean(axis=1)]
         return Coded(
-            blocks_of(digits >> 4).reshape(len(means), -1),
-            (digits[:, ::2] & 0x0F) | (digits[:, 1::2] << 4),
-            terms[0],
-            np.ascontiguousarray(np.minimum(np.ceil(terms[1:] / units[:, None]), 255), np.uint8),
+            blocks.view(np.uint8).reshape(strips, -1),
+            lower,
+            base,
+            np.ascontiguousarray(beside[:, rows]),
             (units * (1 + ROUNDING * 10)).astype(np.float32),
-            np.column_stack([means, bases]).astype(np.float32),
+            np.column_stack(means).astype(np.float32),
         )
 
     @property

@@ -80,7 +80,8 @@ def make(
     with threadpool_limits(1, user_api="blas"):  # chunks and levels are worked on side by side already
         encoded = _encoded(codes, vectors, layout)
         rows = _places(encoded[max(encoded)][0][:, :ORDERING].astype(np.float32))
-        laid = side_by_side(lambda d: codes[d].coded(*_at(rows, *encoded[d])), layout.coded_levels)
+        filled = np.where(rows < 0, len(numbers) - 1, rows)  # filling places repeat a row and are never alive
+        laid = side_by_side(lambda d: codes[d].coded(*encoded[d], filled), layout.coded_levels)
     coded = dict(zip(layout.coded_levels, laid, strict=True))
     return Segment(numbers, ids, {} if layout.compact else vectors, rows, coded)
 
@@ -119,11 +120,6 @@ def _encoded(
         d: (np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts], axis=1))
         for d, parts in zip(layout.coded_levels, by_level, strict=True)
     }
-
-
-def _at(rows: np.ndarray, digits: np.ndarray, terms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """By place instead of by row; filling places repeat the last row and are never alive."""
-    return digits[rows], np.ascontiguousarray(terms[:, rows])
 
 
 def save(segment: Segment, folder: Path) -> None:

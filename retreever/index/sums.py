@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Self
 
 import numpy as np
-from jaxtyping import Float, UInt16
+from jaxtyping import Float, Int, UInt16
 
 from retreever.index.codes import SLACK, UNMEASURED, Coded, Found, Room, Use
 from retreever.index.kernels import STRIP, refine_sums, scan_sums
@@ -64,13 +64,19 @@ class Sums:
         finer, over = _rounded(_merged(vectors, FINER), float(self.unit))
         return np.hstack([self._units(vectors), finer]), over[None]
 
-    def coded(self, digits: UInt16[np.ndarray, "places any"], terms: Float[np.ndarray, "one places"]) -> Coded:
+    def coded(
+        self,
+        digits: UInt16[np.ndarray, "rows any"],
+        terms: Float[np.ndarray, "one rows"],
+        rows: Int[np.ndarray, " places"],
+    ) -> Coded:
         """Units in strips, bytes by place."""
+        digits = digits[rows]
         nodes = min(digits.shape[1], int(self.nodes))
         strips = np.ascontiguousarray(digits[:, :nodes].reshape(-1, STRIP, nodes).transpose(0, 2, 1))
         none = (np.empty((3, 0), np.uint8), np.empty(0, np.float32))
         lower = digits[:, nodes:].astype(np.uint8)
-        return Coded(strips, lower, terms[0], *none, strips.mean(axis=2, dtype=np.float32))
+        return Coded(strips, lower, terms[0, rows], *none, strips.mean(axis=2, dtype=np.float32))
 
     @property
     def bytes_scanned(self) -> float:

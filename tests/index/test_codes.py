@@ -22,9 +22,9 @@ def fitted(similarity, sample):
 
 def bounds(code, vectors, query, floor=-np.inf):
     """Bounds of all rows by the scan, then by the lower digits too; NaN where a row fell below the floor."""
-    padded = vectors[np.minimum(np.arange(-(-len(vectors) // STRIP) * STRIP), len(vectors) - 1)]
-    coded, asked = code.coded(*code.encode(padded.copy())), code.ask(query[None])
-    alive, order = (np.arange(len(padded)) < len(vectors)).astype(np.uint8), np.arange(len(coded.strips))
+    rows = np.minimum(np.arange(-(-len(vectors) // STRIP) * STRIP), len(vectors) - 1)
+    coded, asked = code.coded(*code.encode(vectors.copy()), rows), code.ask(query[None])
+    alive, order = (np.arange(len(rows)) < len(vectors)).astype(np.uint8), np.arange(len(coded.strips))
     out, room, start = np.full((2, len(vectors)), np.nan), Room(1), 0
     while start < len(order):
         start = code.scan(asked, coded, alive, order, start, np.float32([floor]), room)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from retreever.index import digits
-from retreever.index.digits import BLOCK, arithmetic, blocks_of, parted
+from retreever.index.digits import BLOCK, GROUP, arithmetic, digits_at, parted
 from retreever.index.kernels import (
     dots,
     keep_best,
@@ -142,6 +142,27 @@ def block_bounds(by, blocks, groups, weights, base, beside, numbers, floor):
     flat = (weights.reshape(-1), base, beside.reshape(-1), numbers.reshape(-1))
     run(blocks.reshape(-1), groups, *flat, np.float32(floor), above, masks)
     return above, masks
+
+
+def blocks_of(own):
+    """Digits below 16, two a byte (the even one lower), in blocks."""
+    packed = own[:, ::2] | own[:, 1::2] << 4
+    groups = packed.reshape(-1, BLOCK, packed.shape[1] // GROUP, GROUP)
+    return np.ascontiguousarray(groups.transpose(0, 2, 1, 3)).reshape(len(groups), -1)
+
+
+@pytest.mark.parametrize("dims", [8, 64, 136])
+def test_digits_are_laid_as_their_twin_does(dims):
+    draw = np.random.default_rng(0)
+    own, rows = draw.integers(256, size=(70, dims), dtype=np.uint8), draw.integers(70, size=4 * BLOCK)
+    blocks, lower = np.zeros((4, dims // 2 // GROUP, BLOCK), np.uint32), np.zeros((4 * BLOCK, dims // 2), np.uint8)
+    sums = np.zeros((2, dims))
+    digits.lay_rows(own, rows, blocks, lower, sums)
+    laid = blocks.view(np.uint8).reshape(4, -1)
+    assert np.array_equal(laid, blocks_of(own[rows] >> 4))
+    assert np.array_equal(digits_at(laid, np.arange(4 * BLOCK)), own[rows] >> 4)
+    assert np.array_equal(lower, (own[rows][:, ::2] & 15) | own[rows][:, 1::2] << 4)
+    assert np.array_equal(sums, own[rows].reshape(2, -1, dims).sum(axis=1))
 
 
 @pytest.mark.parametrize("by", sorted({"plain", arithmetic()} | ({"avx2"} if arithmetic() == "vnni" else set())))
