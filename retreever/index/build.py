@@ -9,7 +9,7 @@ from threadpoolctl import threadpool_limits
 
 from retreever.index.codes import Code, Use
 from retreever.index.kernels import narrow_rows
-from retreever.index.layout import Layout, checked
+from retreever.index.layout import Layout, are_probable, checked, shaped
 from retreever.index.names import Names
 from retreever.index.projection import Projection
 from retreever.index.segment import FLAT, LARGEST, Segment, make
@@ -31,17 +31,27 @@ def code_for(similarity: str) -> type[Projection] | type[Sums]:
 def vectors_of(nodes: Float[np.ndarray, "rows nodes"], layout: Layout) -> Vectors:
     """Node probabilities as the levels that are kept in full, in stored form and type."""
     room = _room(layout, len(nodes))
-    _fill(room, nodes, layout)
+    _fill(room, nodes, layout, "nodes")
     return room
 
 
-def _fill(room: Vectors, nodes: Float[np.ndarray, "rows nodes"], layout: Layout) -> None:
+def _fill(room: Vectors, nodes: Float[np.ndarray, "rows nodes"], layout: Layout, what: str) -> None:
+    """Put node probabilities into a room of as many rows.
+
+    Raises:
+        ValueError: they are none; the message names `what`.
+    """
+    shaped(nodes, layout.depth, what)
+    likely = layout.dtype != "float32"
     for d, array in room.items():
         level = Tree(layout.depth).level(d)
         if layout.dtype == "float32":
             array[:] = layout.form(nodes[:, level])
         else:
-            narrow_rows(nodes, level.start, layout.similarity == "bhattacharyya", array)
+            largest = narrow_rows(nodes, level.start, layout.similarity == "bhattacharyya", array)
+            likely = likely and are_probable(largest)
+    if not likely:
+        checked(nodes, layout.depth, what)
 
 
 def codes_for(vectors: Mapping[int, np.ndarray], layout: Layout, seed: int = 0) -> dict[int, Code]:
@@ -76,14 +86,15 @@ def batches(
     own: list[str] = []
     start = 0
     for chunk in nodes:
-        checked(chunk, layout.depth, f"nodes: passages {start} to {start + len(chunk) - 1}")
+        what = f"nodes: passages {start} to {start + len(chunk) - 1}"
+        shaped(chunk, layout.depth, what)
         for part in np.array_split(chunk, range(size - filled, len(chunk), size)):
             taken = [name for _, name in zip(range(len(part)), names, strict=False)]
             if len(taken) < len(part):
                 raise ValueError(
                     f"ids: there are {start + len(taken)}, the chunks hold at least {start + len(part)} passages"
                 )
-            _fill({d: array[filled : filled + len(part)] for d, array in room.items()}, part, layout)
+            _fill({d: array[filled : filled + len(part)] for d, array in room.items()}, part, layout, what)
             own += taken
             filled, start = filled + len(part), start + len(part)
             if filled == size:
@@ -111,15 +122,18 @@ def segments(
 
     Where `codes` is empty and a segment needs some, it is filled.
     """
+
+    def segment(vectors: Vectors, names: list[str], first: int) -> Segment:
+        if not codes and (len(names) >= FLAT or layout.compact):
+            codes.update(codes_for(vectors, layout))
+        return make(np.arange(first, first + len(names)), Names.of(names), vectors, layout, codes)
+
     with ThreadPoolExecutor(1) as pool:
         made: Future[Segment] | None = None
         for own, vectors in batches(nodes, ids, layout):
-            if not codes and (len(own) >= FLAT or layout.compact):
-                codes.update(codes_for(vectors, layout))
             if made:
                 yield made.result()
-            numbers = np.arange(first, first + len(own))
-            made = pool.submit(make, numbers, Names.of(own), vectors, layout, codes)
+            made = pool.submit(segment, vectors, own, first)
             first += len(own)
         if made:
             yield made.result()

@@ -14,6 +14,7 @@ import numba
 import numpy as np
 from numba.extending import overload
 
+from retreever.index.halves import half, single
 from retreever.index.threads import side_by_side
 
 STRIP = 256  # passages whose codes lie together: 16 KiB of code, their sums 512 bytes, all in the nearest cache
@@ -24,11 +25,7 @@ _plain = numba.njit(nogil=True, cache=True)
 
 
 def widen(stored: Any, out: Any) -> Any:
-    """A stored vector to float32, exactly: float32 as it is, float16 given as its bits (uint16), none of it negative.
-
-    Moved to float32's place, the bits of a float16 lack the difference of the two exponent biases, 112. The smallest
-    numbers are whole multiples of 2**-24; as bits they would be slow to compute with.
-    """
+    """A stored vector to float32, exactly: float32 as it is, float16 given as its bits (uint16), none negative."""
     out[:] = stored.view(np.float16) if stored.dtype == np.uint16 else stored
 
 
@@ -36,9 +33,7 @@ def widen(stored: Any, out: Any) -> Any:
 def _widen(stored: Any, out: Any) -> Any:
     def halves(stored: Any, out: Any) -> Any:
         for leaf in range(stored.shape[0]):
-            bits = np.uint32(stored[leaf])
-            moved = np.uint32((bits << np.uint32(13)) + np.uint32(112 << 23)).view(np.float32)
-            out[leaf] = moved if bits >= np.uint32(0x400) else np.float32(np.int32(bits)) * np.float32(2.0**-24)
+            out[leaf] = single(stored[leaf])
 
     def whole(stored: Any, out: Any) -> Any:
         out[:] = stored
@@ -53,30 +48,43 @@ def _widen_rows(stored: np.ndarray, out: np.ndarray) -> None:
 
 
 @_plain
-def _narrow_rows(values: np.ndarray, first: int, roots: bool, out: np.ndarray) -> None:
-    own = np.empty(out.shape[1], np.float32)
-    bits = own.view(np.uint32)
+def _largest(bits: np.ndarray) -> np.uint32:
+    largest = np.uint32(0)
+    for column in range(bits.shape[0]):
+        largest = max(largest, bits[column])
+    return largest
+
+
+@_plain
+def _narrow_rows(values: np.ndarray, first: int, roots: bool, out: np.ndarray) -> np.uint32:
+    width = out.shape[1]
+    largest = np.uint32(0)
     for row in range(values.shape[0]):
-        own[:] = values[row, first : first + own.shape[0]]
+        largest = max(largest, _largest(values[row].view(np.uint32)))
+        own, narrow = values[row, first : first + width], out[row]
         if roots:
-            for leaf in range(own.shape[0]):
-                own[leaf] = np.sqrt(own[leaf])
-        for leaf in range(own.shape[0]):
-            even = np.uint32((bits[leaf] >> np.uint32(13)) & np.uint32(1))
-            moved = np.uint32(bits[leaf] + np.uint32(0xFFF) + even - np.uint32(112 << 23)) >> np.uint32(13)
-            small = np.uint32(np.int32(np.rint(own[leaf] * np.float32(2.0**24))))
-            out[row, leaf] = moved if own[leaf] >= np.float32(2.0**-14) else small
+            for leaf in range(width):
+                narrow[leaf] = half(np.sqrt(np.abs(own[leaf])))
+        else:
+            for leaf in range(width):
+                narrow[leaf] = half(np.abs(own[leaf]))  # a zero may have a sign
+    return largest
 
 
-def narrow_rows(probabilities: np.ndarray, first: int, roots: bool, out: np.ndarray) -> None:
+def narrow_rows(probabilities: np.ndarray, first: int, roots: bool, out: np.ndarray) -> np.uint32:
     """Write columns of probabilities, or their square roots, to float16 rows: to the nearest, ties to even.
 
     Args:
         first: the first of the columns.
+
+    Returns:
+        The largest of all the probabilities' bits, as of `largest_bits`: rows are read from memory once.
     """
     whole, bits = np.ascontiguousarray(probabilities, np.float32), out.view(np.uint16)
     parts = [slice(start, start + TOGETHER) for start in range(0, len(out), TOGETHER)]
-    side_by_side(lambda rows: _narrow_rows(whole[rows], first, roots, bits[rows]), parts)
+    return max(
+        side_by_side(lambda rows: _narrow_rows(whole[rows], first, roots, bits[rows]), parts), default=np.uint32(0)
+    )
 
 
 @_plain
@@ -85,9 +93,7 @@ def largest_bits(values: np.ndarray) -> np.uint32:
     NaN above them."""
     largest = np.uint32(0)
     for row in range(values.shape[0]):
-        bits = values[row].view(np.uint32)
-        for column in range(bits.shape[0]):
-            largest = max(largest, bits[column])
+        largest = max(largest, _largest(values[row].view(np.uint32)))
     return largest
 
 

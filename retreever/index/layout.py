@@ -103,17 +103,31 @@ class Layout:
         merge_rows(vectors, self.similarity == "bhattacharyya", out)
 
 
-def checked(nodes: Float[np.ndarray, "rows nodes"], depth: int, what: str) -> np.ndarray:
-    """Node probabilities in heap order.
+def shaped(nodes: Float[np.ndarray, "rows nodes"], depth: int, what: str) -> None:
+    """Refuse what cannot be node probabilities in heap order.
 
     Raises:
-        ValueError: rows of another length, or numbers that are no probabilities; the message names `what`.
+        ValueError: rows of another length; the message names `what`.
     """
     tree = Tree(depth)
     if nodes.ndim != 2 or nodes.shape[1] != tree.nodes:
         raise ValueError(
             f"{what}: must be rows of {tree.nodes} node probabilities, got an array of shape {nodes.shape}"
         )
+
+
+def are_probable(largest: np.uint32) -> bool:
+    """Whether numbers with these largest bits are probabilities; a zero with a sign, which is one, is not told."""
+    return bool(largest <= np.float32(MOST).view(np.uint32))
+
+
+def checked(nodes: Float[np.ndarray, "rows nodes"], depth: int, what: str) -> np.ndarray:
+    """Node probabilities in heap order.
+
+    Raises:
+        ValueError: rows of another length, or numbers that are no probabilities; the message names `what`.
+    """
+    shaped(nodes, depth, what)
     parts = [nodes[start : start + TOGETHER] for start in range(0, len(nodes), TOGETHER)]
     if not all(side_by_side(_probable, parts)):
         raise ValueError(f"{what}: probabilities must lie within [0, 1], got {nodes.min()} to {nodes.max()}")
@@ -121,7 +135,6 @@ def checked(nodes: Float[np.ndarray, "rows nodes"], depth: int, what: str) -> np
 
 
 def _probable(nodes: np.ndarray) -> bool:
-    rows = np.ascontiguousarray(nodes, np.float32)
-    if largest_bits(rows) <= np.float32(MOST).view(np.uint32):
+    if are_probable(largest_bits(np.ascontiguousarray(nodes, np.float32))):
         return True
-    return bool(nodes.min() >= 0 and nodes.max() <= MOST)  # -0.0 is one too; false for NaN
+    return bool(nodes.min() >= 0 and nodes.max() <= MOST)  # false for NaN

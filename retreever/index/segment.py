@@ -79,7 +79,7 @@ def make(
         return Segment(numbers, ids, vectors, np.empty(0, np.int32), {})
     with threadpool_limits(1, user_api="blas"):  # chunks and levels are worked on side by side already
         encoded = _encoded(codes, vectors, layout)
-        rows = _places(encoded[max(encoded)][0][:, :ORDERING].astype(np.float32))
+        rows = _places(np.ascontiguousarray(encoded[max(encoded)][0][:, :ORDERING]))
         filled = np.where(rows < 0, len(numbers) - 1, rows)  # filling places repeat a row and are never alive
         laid = side_by_side(lambda d: codes[d].coded(*encoded[d], filled), layout.coded_levels)
     coded = dict(zip(layout.coded_levels, laid, strict=True))
