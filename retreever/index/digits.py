@@ -15,7 +15,7 @@ from typing import Any, Literal
 import llvmlite.binding as llvm
 import numba
 import numpy as np
-from jaxtyping import Int8, Int16, UInt8
+from jaxtyping import UInt8
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils, config
@@ -38,14 +38,6 @@ def digits_at(blocks: UInt8[np.ndarray, "blocks bytes"], places: np.ndarray) -> 
     grouped = blocks.reshape(len(blocks), -1, BLOCK, GROUP)
     packed = grouped[places // BLOCK, :, places % BLOCK].reshape(len(places), -1)
     return np.stack([packed & 15, packed >> 4], axis=2).reshape(len(places), -1)
-
-
-def parted(weights: Int16[np.ndarray, " dims"]) -> Int8[np.ndarray, " twice_dims"]:
-    """Weights as the kernels take them: of every group the high parts of even and odd digits, then the low parts."""
-    high = np.rint(weights / HIGH).astype(np.int64)
-    parts = np.stack([high, weights - HIGH * high])  # (2, dims)
-    grouped = parts.reshape(2, -1, GROUP, 2).transpose(1, 0, 3, 2)  # (groups, parts, even or odd, bytes)
-    return np.ascontiguousarray(grouped, np.int8).reshape(-1)
 
 
 def arithmetic() -> Literal["vnni", "avx2", "plain"]:
@@ -273,75 +265,6 @@ def scan_digits(
                             count += 1
             counts[query] = count
     return order.shape[0]
-
-
-@_fast
-def centre_rows(vectors: np.ndarray, mean: np.ndarray, sums: np.ndarray) -> None:
-    """Take a mean off vectors; their inner products with it, and squared lengths of what is left, (2, rows)."""
-    for row in range(vectors.shape[0]):
-        own = vectors[row]
-        along, length = np.float32(0), np.float32(0)
-        for node in range(mean.shape[0]):
-            along += own[node] * mean[node]
-            rest = own[node] - mean[node]
-            own[node] = rest
-            length += rest * rest
-        sums[0, row], sums[1, row] = along, length
-
-
-@_fast
-def digit_rows(exact: np.ndarray, step: np.ndarray, digits: np.ndarray, squares: np.ndarray) -> None:
-    """Coordinates on a grid of 256 points around zero, `step` apart, uint8.
-
-    Args:
-        squares: receives squared lengths of rows, of what is lost where the lower 4 bits are taken as 7.5, and of what
-            is lost with all bits, (3, rows).
-    """
-    for row in range(exact.shape[0]):
-        whole, upper, lower = np.float32(0), np.float32(0), np.float32(0)
-        for d in range(step.shape[0]):
-            value = exact[row, d]
-            point = min(max(np.rint(value / step[d] + np.float32(127.5)), np.float32(0)), np.float32(255))
-            digit = np.uint8(np.int32(point))
-            digits[row, d] = digit
-            coarse = value - (np.float32(digit & 0xF0) - np.float32(120)) * step[d]
-            fine = value - (point - np.float32(127.5)) * step[d]
-            whole += value * value
-            upper += coarse * coarse
-            lower += fine * fine
-        squares[0, row], squares[1, row], squares[2, row] = whole, upper, lower
-
-
-@_plain
-def lay_rows(digits: np.ndarray, rows: np.ndarray, blocks: np.ndarray, lower: np.ndarray, sums: np.ndarray) -> None:
-    """Put digits of 8 bits where a search reads them: their upper 4 bits into blocks, the lower ones by place.
-
-    Args:
-        digits: uint8 (rows, dims).
-        rows: of every place; as many places as there are in whole blocks.
-        blocks: receives upper bits, two a byte (the even one lower), a group a word: uint32 (blocks, groups, `BLOCK`).
-        lower: receives lower bits, two a byte, uint8 (places, dims / 2).
-        sums: receives the sum of every digit over equally many places each, (parts, dims).
-    """
-    half, each = lower.shape[1], rows.shape[0] // sums.shape[0]
-    upper = np.empty(half, np.uint8)
-    words = upper.view(np.uint32)
-    total = np.empty(digits.shape[1], np.uint32)
-    for place in range(rows.shape[0]):
-        own = digits[rows[place]]
-        for j in range(half):
-            even, odd = own[2 * j], own[2 * j + 1]
-            upper[j] = np.uint8(even >> 4) | np.uint8(odd & 0xF0)
-            lower[place, j] = np.uint8(even & 0x0F) | np.uint8(odd << 4)
-        block, lane = place // BLOCK, place % BLOCK
-        for group in range(words.shape[0]):
-            blocks[block, group, lane] = words[group]
-        if place % each == 0:
-            total[:] = 0
-        for d in range(total.shape[0]):
-            total[d] += own[d]
-        if place % each == each - 1:
-            sums[place // each] = total
 
 
 @_fast

@@ -106,7 +106,8 @@ def widen_rows(stored: np.ndarray, out: np.ndarray) -> None:
 
 
 @_fast
-def _dot(query: np.ndarray, passage: np.ndarray) -> np.float32:
+def dot(query: np.ndarray, passage: np.ndarray) -> np.float32:
+    """Inner product of two float32 vectors."""
     total = np.float32(0)
     for leaf in range(query.shape[0]):
         total += query[leaf] * passage[leaf]
@@ -120,7 +121,7 @@ def dots(vectors: np.ndarray, rows: np.ndarray) -> np.ndarray:
     out = np.empty((vectors.shape[0], rows.shape[0]), np.float32)
     for i in range(vectors.shape[0]):
         for j in range(rows.shape[0]):
-            out[i, j] = _dot(vectors[i], rows[j])
+            out[i, j] = dot(vectors[i], rows[j])
     return out
 
 
@@ -167,7 +168,7 @@ def score_widened(query: np.ndarray, wide: np.ndarray, node: np.ndarray, roots: 
     if node.shape[0] != wide.shape[0]:
         _merge(wide, roots, node)
         passage = node
-    return _dot(query, passage) if roots else _overlap(query, passage) - np.float32(1)
+    return dot(query, passage) if roots else _overlap(query, passage) - np.float32(1)
 
 
 @_plain

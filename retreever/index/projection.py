@@ -19,18 +19,8 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from retreever.index.codes import SLACK, UNMEASURED, Coded, Found, Room, Use
-from retreever.index.digits import (
-    BLOCK,
-    GROUP,
-    WEIGHT,
-    centre_rows,
-    digit_rows,
-    digits_at,
-    lay_rows,
-    parted,
-    refine_digits,
-    scan_digits,
-)
+from retreever.index.coordinates import centre_rows, digit_rows, lay_rows, weigh_rows
+from retreever.index.digits import BLOCK, GROUP, digits_at, refine_digits, scan_digits
 from retreever.index.kernels import STRIP, dots
 from retreever.index.survival import Trial
 from retreever.index.threads import side_by_side
@@ -168,24 +158,16 @@ class Projection:
 
     def ask(self, vectors: Float[np.ndarray, "queries nodes"]) -> AskedProjection:
         """Queries' vectors in stored form."""
-        centred = vectors - self.mean
-        places = dots(centred, self._directions).astype(np.float64)
-        worth = places * self.step * 16  # of one upper digit
-        units = np.maximum(np.abs(worth).max(axis=1), 1e-12) / WEIGHT
-        weights = np.rint(worth / units[:, None])
-        whole, within = (np.einsum("qd,qd->q", x, x, dtype=np.float64) for x in (centred, places))
-        outside = np.sqrt(np.maximum(whole - within, 0) + ROUNDING * whole)
-        lost = 7.5 * np.abs(worth - weights * units[:, None]).sum(axis=1)
-        constant = np.einsum("qd,d->q", centred, self.mean) - 7.5 * units * weights.sum(axis=1) + lost + SLACK
-        lower = places * self.step
-        ones = np.ones((len(vectors), 1))
-        return AskedProjection(
-            np.hstack([places, ones]).astype(np.float32),
-            np.stack([parted(own.astype(np.int16)) for own in weights]),
-            units,
-            np.column_stack([np.sqrt(within), outside, constant]),
-            np.hstack([lower, -7.5 * lower.sum(axis=1, keepdims=True)]).astype(np.float32),
-        )
+        queries, dims = len(vectors), len(self.step)
+        places, lower = (np.empty((queries, dims + 1), np.float32) for _ in range(2))
+        weights, terms = np.empty((queries, 2 * dims), np.int8), np.empty((queries, 4))
+        weigh_rows(vectors, self.mean, self._directions, self.step, places, weights, lower, terms)
+        unit, within, whole, constant = terms.T
+        lengths = np.empty((queries, 3))
+        lengths[:, 0] = np.sqrt(within)
+        lengths[:, 1] = np.sqrt(np.maximum(whole - within, 0) + ROUNDING * whole)
+        lengths[:, 2] = constant + SLACK
+        return AskedProjection(places, weights, unit, lengths, lower)
 
     def likeness(self, asked: AskedProjection, centres: np.ndarray) -> np.ndarray:
         """Inner products with the strips' means, but for a constant."""
@@ -202,8 +184,9 @@ class Projection:
         room: Room,
     ) -> int:
         """Bounds by the upper digits."""
-        worth = asked.lengths[:, :2] * coded.units[:2]
-        numbers = np.column_stack([asked.units, worth, asked.lengths[:, 2]]).astype(np.float32)
+        numbers = np.empty((len(asked.units), 4), np.float32)
+        numbers[:, 0], numbers[:, 3] = asked.units, asked.lengths[:, 2]
+        numbers[:, 1:3] = asked.lengths[:, :2] * coded.units[:2]
         codes = (coded.strips, coded.base, coded.beside, alive, order, start)
         return int(scan_digits(*codes, asked.weights, numbers, floors, room.places, room.bounds, room.counts))
 

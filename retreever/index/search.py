@@ -94,16 +94,14 @@ class Progress:
     def ranked(self, views: Sequence[View]) -> tuple[np.ndarray, np.ndarray]:
         """Numbers and scores of the best, ties broken by id."""
         scores = np.concatenate([s for _, _, s in self.kept])
-        sources = np.concatenate([np.full(len(rows), view) for view, rows, _ in self.kept])
-        rows = np.concatenate([rows for _, rows, _ in self.kept])
-        near = np.flatnonzero(scores >= self.best[0])
-        near = near[np.argsort(-scores[near], kind="stable")]
-        if (np.diff(scores[near]) == 0).any():
-            ids = [views[sources[i]].segment.ids[int(rows[i])] for i in near]
-            near = near[sorted(range(len(near)), key=lambda i: (-scores[near[i]], ids[i]))]
+        numbers = np.concatenate([views[view].segment.numbers[rows] for view, rows, _ in self.kept])
+        near = np.argsort(-scores, kind="stable")[: np.count_nonzero(scores >= self.best[0])]
+        own = scores[near]
+        if (own[1:] == own[:-1]).any():
+            ids = [views[view].segment.ids[row] for view, rows, _ in self.kept for row in rows.tolist()]
+            near = np.array(sorted(near.tolist(), key=lambda i: (-scores[i], ids[i])))
         near = near[: len(self.best)]
-        numbers = [views[sources[i]].segment.numbers[rows[i]] for i in near]
-        return np.array(numbers, np.int64), scores[near]
+        return numbers[near], scores[near]
 
 
 class Search:

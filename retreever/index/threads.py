@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+PROCESSORS = os.cpu_count() or 1
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -15,7 +16,7 @@ def side_by_side(function: Callable[[Item], Result], items: Sequence[Item], thre
     Args:
         threads: how many are worked on at a time; as many as there are processors where it is None.
     """
-    workers = min(len(items), threads or os.cpu_count() or 1)
+    workers = min(len(items), threads or PROCESSORS)
     if workers < 2:
         return [function(item) for item in items]
     with ThreadPoolExecutor(workers) as pool:

@@ -5,7 +5,6 @@ new list, so that a search sees the old state or the new one, never a mix. An in
 it up to date: a change is on disk before the call returns. Texts and encoders are not known here.
 """
 
-import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -25,7 +24,7 @@ from retreever.index.merge import tidied
 from retreever.index.search import Evidence, Search, View
 from retreever.index.segment import Segment
 from retreever.index.state import State
-from retreever.index.threads import side_by_side
+from retreever.index.threads import PROCESSORS, side_by_side
 from retreever.model.tree import Tree
 
 if TYPE_CHECKING:
@@ -213,7 +212,7 @@ class TreeIndex:
             answers = _answers(vectors, chosen, size, self.layout, state, threads)
         else:
             answers = self._products(device).answers(
-                vectors, chosen, size, self.layout, state.views, threads or os.cpu_count() or 1
+                vectors, chosen, size, self.layout, state.views, threads or PROCESSORS
             )
         numbers = np.array([a[0] for a in answers], np.int64).reshape(len(vectors), size)
         scores = np.array([a[1] for a in answers], np.float32).reshape(numbers.shape)
@@ -364,7 +363,7 @@ def _answers(
     if not k or not len(vectors):
         nothing = Evidence(layout.coded(level), 0, 0, 0, 0, -np.inf, -np.inf)
         return [(np.empty(0, np.int64), np.empty(0, np.float32), nothing) for _ in vectors]
-    workers = min(len(vectors), threads or os.cpu_count() or 1)
+    workers = min(len(vectors), threads or PROCESSORS)
     groups = np.array_split(vectors, max(workers, -(-len(vectors) // TOGETHER)))
 
     def answers(group: np.ndarray) -> list[Answer]:

@@ -4,8 +4,8 @@ import numba
 import numpy as np
 import pytest
 
-from retreever.index import digits
-from retreever.index.digits import BLOCK, GROUP, arithmetic, digits_at, parted
+from retreever.index import coordinates, digits
+from retreever.index.digits import BLOCK, GROUP, arithmetic, digits_at
 from retreever.index.kernels import (
     dots,
     keep_best,
@@ -144,6 +144,14 @@ def block_bounds(by, blocks, groups, weights, base, beside, numbers, floor):
     return above, masks
 
 
+def parted(weights):
+    """Weights as the kernels take them: of every group the high parts of even and odd digits, then the low parts."""
+    high = np.rint(weights / digits.HIGH).astype(np.int64)
+    parts = np.stack([high, weights - digits.HIGH * high])  # (2, dims)
+    grouped = parts.reshape(2, -1, GROUP, 2).transpose(1, 0, 3, 2)  # (groups, parts, even or odd, bytes)
+    return np.ascontiguousarray(grouped, np.int8).reshape(-1)
+
+
 def blocks_of(own):
     """Digits below 16, two a byte (the even one lower), in blocks."""
     packed = own[:, ::2] | own[:, 1::2] << 4
@@ -157,7 +165,7 @@ def test_digits_are_laid_as_their_twin_does(dims):
     own, rows = draw.integers(256, size=(70, dims), dtype=np.uint8), draw.integers(70, size=4 * BLOCK)
     blocks, lower = np.zeros((4, dims // 2 // GROUP, BLOCK), np.uint32), np.zeros((4 * BLOCK, dims // 2), np.uint8)
     sums = np.zeros((2, dims))
-    digits.lay_rows(own, rows, blocks, lower, sums)
+    coordinates.lay_rows(own, rows, blocks, lower, sums)
     laid = blocks.view(np.uint8).reshape(4, -1)
     assert np.array_equal(laid, blocks_of(own[rows] >> 4))
     assert np.array_equal(digits_at(laid, np.arange(4 * BLOCK)), own[rows] >> 4)
@@ -183,11 +191,30 @@ def test_bounds_of_digits_agree_with_their_twin(dims, by):
     assert np.array_equal(bits.reshape(2, -1).astype(bool), above >= 1)
 
 
-def test_weights_are_the_sums_of_their_parts():
-    weights = np.arange(-digits.WEIGHT, digits.WEIGHT + 1, dtype=np.int16)[: 8 * 4_079]
-    parts = parted(weights).reshape(-1, 2, 2, digits.GROUP).astype(np.int64)  # groups, high or low, even or odd
-    whole = digits.HIGH * parts[:, 0] + parts[:, 1]
-    assert np.array_equal(whole.transpose(0, 2, 1).reshape(-1), weights)
+@pytest.mark.parametrize("dims", [8, 24, 128])
+def test_digits_are_worth_to_queries_what_their_twin_says(dims):
+    vectors, mean, directions = drawn(5, 32), drawn(1, 32, seed=1)[0], drawn(dims, 32, seed=2) - np.float32(0.1)
+    vectors[4] = mean  # in the middle of everything
+    step = np.random.default_rng(0).uniform(0.01, 0.1, dims).astype(np.float32)
+    places, lower = np.empty((5, dims + 1), np.float32), np.empty((5, dims + 1), np.float32)
+    weights, terms = np.empty((5, 2 * dims), np.int8), np.empty((5, 4))
+    coordinates.weigh_rows(vectors, mean, directions, step, places, weights, lower, terms)
+    centred = (vectors - mean).astype(np.float64)
+    twin = centred @ directions.T.astype(np.float64)
+    np.testing.assert_allclose(places, np.hstack([twin, np.ones((5, 1))]), atol=1e-5)
+    own, worth = twin * step, twin * step * 16
+    np.testing.assert_allclose(lower, np.hstack([own, -7.5 * own.sum(axis=1, keepdims=True)]), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        terms[:, 1:3], np.stack([(twin**2).sum(1), (centred**2).sum(1)], 1), rtol=1e-5, atol=1e-9
+    )
+    whole = weights.reshape(5, -1, 2, 2, digits.GROUP).astype(np.int64)  # queries, groups, high or low, even or odd
+    whole = (digits.HIGH * whole[:, :, 0] + whole[:, :, 1]).transpose(0, 1, 3, 2).reshape(5, dims)
+    assert np.abs(whole[:4]).max(axis=1).tolist() == [digits.WEIGHT] * 4 and not whole[4].any()
+    assert np.array_equal(weights, [parted(row) for row in whole])
+    lost = np.abs(worth - whole * terms[:, :1])
+    assert (lost <= 0.51 * terms[:, :1] + 1e-6).all()
+    constant = centred @ mean - 7.5 * terms[:, 0] * whole.sum(axis=1) + 7.5 * lost.sum(axis=1)
+    np.testing.assert_allclose(terms[:, 3], constant, rtol=1e-4, atol=1e-4)
 
 
 def test_a_heap_keeps_the_largest():
@@ -199,7 +226,7 @@ def test_a_heap_keeps_the_largest():
 def test_rows_are_centred_and_measured_as_their_twin_is():
     vectors, mean = drawn(50, 64), drawn(1, 64, seed=1)[0]
     centred, sums = vectors.copy(), np.empty((2, 50), np.float32)
-    digits.centre_rows(centred, mean, sums)
+    coordinates.centre_rows(centred, mean, sums)
     assert np.array_equal(centred, vectors - mean)
     np.testing.assert_allclose(sums, [vectors @ mean, ((vectors - mean) ** 2).sum(axis=1)], rtol=1e-5)
 
@@ -209,7 +236,7 @@ def test_coordinates_are_rounded_and_measured_as_their_twin_is():
     step = draw.uniform(0.01, 0.1, 24).astype(np.float32)
     exact = (draw.standard_normal((50, 24)) * 60 * step).astype(np.float32)  # some lie beyond the grid
     own, squares = np.empty((50, 24), np.uint8), np.empty((3, 50), np.float32)
-    digits.digit_rows(exact, step, own, squares)
+    coordinates.digit_rows(exact, step, own, squares)
     twin = np.clip(np.rint(exact / step + np.float32(127.5)), 0, 255)
     assert np.abs(own - twin).max() <= 1 and (own != twin).mean() < 1e-2  # a tie may be rounded either way
     upper = exact - ((own & 0xF0) + 7.5 - 127.5) * step
