@@ -3,9 +3,10 @@
     python -m benchmarks.frontier [NAME=VALUE ...]        # after `make demo`, on its corpus and encodings
 
 Trees of 256 leaves (300 steps of 512 pairs, seed 0; overrides as for `retreever train --set`), dev NDCG@10 by
-dimensions, and the share of passages that certified search still looks at behind a coarse level: the similarity there
-bounds the similarity at the last level, so only passages whose bound reaches the 10th best can be among the best 10.
-Rivals in the same run: the frozen encoder's cosine, and a scan of everything, a share of 1.
+dimensions, and the share of passages that certified search still looks at behind a bound of so many numbers a passage:
+only those whose bound reaches the 10th best similarity can be among the best 10. The bound is once the similarity at a
+coarser level, once that by as many main directions of the corpus, which is what an index is built with. Rivals in the
+same run: the frozen encoder's cosine, and a scan of everything, a share of 1.
 """
 
 import sys
@@ -21,6 +22,10 @@ from retreever.config import Config, parse_override
 from retreever.encodings import EncodedDataset, open_dataset
 from retreever.evaluation.metrics import Relevant, evaluate, relevance
 from retreever.evaluation.ranking import top_k
+from retreever.index.build import SAMPLE
+from retreever.index.codes import SLACK
+from retreever.index.projection import Projection
+from retreever.index.survival import Trial
 from retreever.model.tree import Tree
 from retreever.retriever import load_model, routed
 from retreever.validation import levels_of
@@ -71,7 +76,27 @@ def _line(config: Config, data: EncodedDataset, rows: np.ndarray, relevant: Rele
     for level in sorted({*levels_of(depth), depth - 2, depth - 1}):
         nodes = Tree(level).level(level)
         scores[level] = np.sqrt(queries[:, nodes]) @ np.sqrt(passages[:, nodes]).T
-    return f"{_quality(scores, relevant, depth)}; left {_left(scores, depth)}"
+    leaves = Tree(depth).level(depth)
+    bounds = {f"{2**level} nodes": scores[level] for level in (depth - 2, depth - 1)}
+    bounds |= _by_directions(np.sqrt(queries[:, leaves]), np.sqrt(passages[:, leaves]), 2 ** (depth - 2))
+    return f"{_quality(scores, relevant, depth)}; left by {_left(bounds, scores[depth])}"
+
+
+def _by_directions(queries: np.ndarray, passages: np.ndarray, most: int) -> dict[str, np.ndarray]:
+    """Bounds by main directions, half of `most` and as many; see `retreever/index/projection.py`."""
+    sample = passages[np.random.default_rng(0).permutation(len(passages))[:SAMPLE]]
+    bounds, widest = {}, Projection.fit(sample, Trial(sample, roots=True), "alone")
+    for dims in (most // 2, most):
+        code = widest.first(dims)
+        asked, held = queries - code.mean, passages - code.mean
+        within = [vectors @ code.basis for vectors in (asked, held)]
+        outside = [
+            np.sqrt(np.maximum(np.square(v).sum(axis=1) - np.square(w).sum(axis=1), 0))
+            for v, w in zip((asked, held), within, strict=True)
+        ]
+        own = within[0] @ within[1].T + np.outer(*outside) + asked @ code.mean[:, None] + (passages @ code.mean)
+        bounds[f"{dims} directions"] = own + np.float32(SLACK)
+    return bounds
 
 
 def _quality(scores: Mapping[int, np.ndarray], relevant: Relevant, depth: int) -> str:
@@ -79,10 +104,10 @@ def _quality(scores: Mapping[int, np.ndarray], relevant: Relevant, depth: int) -
     return " ".join(f"{2**level}: {evaluate(best, relevant)['ndcg_at_10']:.4f}" for level, best in ranked.items())
 
 
-def _left(scores: Mapping[int, np.ndarray], depth: int) -> str:
-    """Share of passages whose bound at the two levels before the last reaches the k-th best similarity there."""
-    kth = -np.partition(-scores[depth], K - 1, axis=1)[:, K - 1, None]
-    return " ".join(f"{2**level}: {(scores[level] >= kth).mean():.4f}" for level in (depth - 2, depth - 1))
+def _left(bounds: Mapping[str, np.ndarray], scores: np.ndarray) -> str:
+    """Share of passages whose bound reaches the k-th best similarity."""
+    kth = -np.partition(-scores, K - 1, axis=1)[:, K - 1, None]
+    return ", ".join(f"{name}: {(bound >= kth).mean():.4f}" for name, bound in bounds.items())
 
 
 if __name__ == "__main__":
