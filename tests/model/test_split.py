@@ -3,7 +3,7 @@ import torch
 from torch.autograd import gradcheck
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from retreever.model import MLP, CrossAttention, Linear
+from retreever.model import MLP, CrossAttention, Linear, attention
 
 DIM, OUTPUTS = 6, 7
 KINDS = {
@@ -51,9 +51,10 @@ def by_the_book(split, x, mask):
     return scores + split.offset
 
 
+@pytest.mark.parametrize("batch", [5, 32])  # 32 lie the other way round in memory
 @pytest.mark.parametrize("kind", ATTENTION)
-def test_attention_equals_the_book(kind):
-    split, (x, mask) = build(kind), tokens()
+def test_attention_equals_the_book(kind, batch):
+    split, (x, mask) = build(kind), tokens(batch)
     expected = by_the_book(split, x, mask)
     found = split(x, mask)
     torch.testing.assert_close(found, expected)
@@ -143,6 +144,30 @@ def test_attention_drops_only_in_training():
     assert not torch.equal(split(x, mask), split(x, mask))
     split.eval()
     assert torch.equal(split(x, mask), split(x, mask))
+
+
+@pytest.mark.parametrize("batch", [3, 32])  # 32 lie the other way round in memory
+@pytest.mark.parametrize("at_once", [1, 2**22])  # heads one after another, and together
+def test_gradients_with_dropout(batch, at_once, monkeypatch):
+    monkeypatch.setattr(attention, "NUMBERS_ON_CPU", at_once)
+    torch.manual_seed(0)
+    split, (x, mask) = CrossAttention(DIM, 2, heads=2, d_emb=3, d_k=4, dropout=0.4).double(), tokens(batch, length=2)
+
+    def drawn_alike(*parameters):
+        torch.manual_seed(1)
+        return split(x, mask)
+
+    assert gradcheck(drawn_alike, tuple(split.parameters()))
+
+
+def test_dropout_keeps_the_mean():
+    torch.manual_seed(0)
+    split = CrossAttention(DIM, 2, heads=2, embedding_std=1.0, dropout=0.3).double()
+    x, mask = tokens(batch=1)
+    draws = split(x.expand(32 * 500, -1, -1), mask.expand(32 * 500, -1))
+    split.eval()
+    spread = draws.std(0) / len(draws) ** 0.5
+    assert (spread > 0).all() and ((draws.mean(0) - split(x, mask)[0]).abs() < 5 * spread).all()
 
 
 class Largest(TorchDispatchMode):

@@ -1,0 +1,37 @@
+"""float16 as bits: the processor's instruction and the moving of bits say what numpy says."""
+
+import numba
+import numpy as np
+import pytest
+
+from retreever.index import halves
+
+WAYS = ["moved"] + ["instructed"] * halves.native()
+FINITE = np.arange(0x7C00, dtype=np.uint16)  # all that are not negative
+
+
+def each(convert, values, kind):
+    @numba.njit
+    def run(values, out):
+        for i in range(values.shape[0]):
+            out[i] = convert(values[i])
+
+    out = np.empty(len(values), kind)
+    run(values, out)
+    return out
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_all_numbers_widen_exactly(way):
+    convert = halves.moved_single if way == "moved" else halves._instructed_single
+    assert np.array_equal(each(convert, FINITE, np.float32), FINITE.view(np.float16).astype(np.float32))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_numbers_narrow_to_the_nearest_and_ties_to_even(way):
+    convert = halves.moved_half if way == "moved" else halves._instructed_half
+    exact = FINITE.view(np.float16).astype(np.float32)
+    between = (exact[1:] + exact[:-1]) / 2
+    values = np.concatenate([exact, between, np.nextafter(between, 0), np.nextafter(between, np.float32(9e9))])
+    values = values[values <= 1.5]  # probabilities and their roots
+    assert np.array_equal(each(convert, values, np.uint16), values.astype(np.float16).view(np.uint16))
