@@ -1,6 +1,6 @@
 """How much memory does a worker take that trains cross-attention from a large token store?
 
-    python -m benchmarks.train_memory FOLDER/arxiv-titles 256 --micro-batch 16
+    python -m benchmarks.train_memory FOLDER/arxiv-titles 256 --micro-batch 32
 
 The texts and their lengths are those of the data set; the token states are drawn at random, since memory does not
 depend on them and encoding 60,000 abstracts takes an hour on two cores. Memory that maps the store (page cache, shared

@@ -147,7 +147,9 @@ class TrainConfig(Section):
     batch_size: int = Field(1024, ge=2, description="query-passage pairs in a step, over all workers")
     accumulate: Count = Field(1, description="batches whose mean gradient makes one step; each has its own negatives")
     micro_batch: Count | None = Field(
-        None, description="pairs whose activations are held at once; the gradient stays the whole batch's; null: all"
+        None,
+        description="pairs whose activations are held at once, best a multiple of 32 on a CPU; the gradient stays "
+        "the whole batch's; null: all",
     )
     lr: Positive = Field(0.01, description="peak learning rate of AdamW")
     beta1: Fraction = 0.9
