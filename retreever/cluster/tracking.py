@@ -113,8 +113,17 @@ class Tracker:
         return list(self.search(experiment, f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent}'"))
 
     def end_orphans(self, parent: str) -> int:
-        """End as KILLED every run under `parent` that still says RUNNING; return how many there were."""
-        orphans = [run for run in self.children(parent) if run.info.status == "RUNNING"]
+        """End as KILLED every run under `parent` that nobody works on any more; return how many there were.
+
+        Those are the runs that still say RUNNING, and those whose trial has ended itself while it was being killed, of
+        which nobody has said yet that they were interrupted.
+        """
+        orphans = [
+            run
+            for run in self.children(parent)
+            if run.info.status == "RUNNING"
+            or (run.info.status == "KILLED" and run.data.tags.get("status") == "running")
+        ]
         for run in orphans:
             self.tag(run.info.run_id, {"status": "interrupted"})
             self.end(run.info.run_id, "KILLED")

@@ -44,11 +44,18 @@ def test_metrics_are_kept_per_step_and_only_finite_ones(tracked):
 def test_orphans_are_ended_and_others_left(tracked):
     tracker, experiment = tracked
     parent = tracker.start(experiment, "sweep")
-    done, orphan = (tracker.start(experiment, name, parent=parent) for name in ("done", "orphan"))
-    tracker.end(done)
-    assert tracker.end_orphans(parent) == 1
-    status = {run.info.run_id: run.info.status for run in tracker.children(parent)}
-    assert status == {done: "FINISHED", orphan: "KILLED"}
+    done, orphan, dying, dead = (tracker.start(experiment, name, parent=parent) for name in ("a", "b", "c", "d"))
+    for run, status, end in ((done, "finished", "FINISHED"), (dying, "running", "KILLED"), (dead, "failed", "KILLED")):
+        tracker.tag(run, {"status": status})
+        tracker.end(run, end)
+    assert tracker.end_orphans(parent) == 2
+    ended = {run.info.run_id: (run.info.status, run.data.tags["status"]) for run in tracker.children(parent)}
+    assert ended == {
+        done: ("FINISHED", "finished"),
+        orphan: ("KILLED", "interrupted"),
+        dying: ("KILLED", "interrupted"),  # its trial had ended it by itself
+        dead: ("KILLED", "failed"),
+    }
 
 
 def test_an_unknown_run_is_named(tracked):
