@@ -115,14 +115,13 @@ class Tracker:
     def end_orphans(self, parent: str) -> int:
         """End as KILLED every run under `parent` that nobody works on any more; return how many there were.
 
-        Those are the runs that still say RUNNING, and those whose trial has ended itself while it was being killed, of
-        which nobody has said yet that they were interrupted.
+        Those are the runs that still say RUNNING, and those of trials that ended themselves while their driver was
+        being killed, which nobody has noted: they are to be gone on with.
         """
         orphans = [
             run
             for run in self.children(parent)
-            if run.info.status == "RUNNING"
-            or (run.info.status == "KILLED" and run.data.tags.get("status") == "running")
+            if run.info.status == "RUNNING" or run.data.tags.get("status") == "running"
         ]
         for run in orphans:
             self.tag(run.info.run_id, {"status": "interrupted"})

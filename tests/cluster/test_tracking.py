@@ -44,16 +44,18 @@ def test_metrics_are_kept_per_step_and_only_finite_ones(tracked):
 def test_orphans_are_ended_and_others_left(tracked):
     tracker, experiment = tracked
     parent = tracker.start(experiment, "sweep")
-    done, orphan, dying, dead = (tracker.start(experiment, name, parent=parent) for name in ("a", "b", "c", "d"))
-    for run, status, end in ((done, "finished", "FINISHED"), (dying, "running", "KILLED"), (dead, "failed", "KILLED")):
+    done, orphan, dying, late, dead = (tracker.start(experiment, name, parent=parent) for name in "abcde")
+    ends = {done: ("finished", "FINISHED"), dying: ("running", "KILLED"), late: ("running", "FINISHED")}
+    for run, (status, end) in (ends | {dead: ("failed", "KILLED")}).items():
         tracker.tag(run, {"status": status})
         tracker.end(run, end)
-    assert tracker.end_orphans(parent) == 2
+    assert tracker.end_orphans(parent) == 3
     ended = {run.info.run_id: (run.info.status, run.data.tags["status"]) for run in tracker.children(parent)}
     assert ended == {
         done: ("FINISHED", "finished"),
         orphan: ("KILLED", "interrupted"),
         dying: ("KILLED", "interrupted"),  # its trial had ended it by itself
+        late: ("KILLED", "interrupted"),  # had come to its end, which no driver was there to note
         dead: ("KILLED", "failed"),
     }
 
