@@ -132,13 +132,17 @@ class CrossAttention(Split):
             values = values.unflatten(2, mask.shape).unsqueeze(2).expand_as(logits)
             # (heads, outputs, embeddings, batch)
             scores.append(_Attended.apply(logits, values, along, kept).mean(2).sum(0))
-        return torch.stack(scores).sum(0)
+        total = torch.stack(scores).sum(0)
+        return total if kept is None else total / kept_share(self.dropout)
 
     def _patterns(self, keys: Tensor) -> Tensor | None:
-        """What dropout keeps of a node's weights, (patterns, texts and tokens); each is used by some of the nodes."""
+        """What dropout keeps of a node's weights, (patterns, texts and tokens); each is used by some of the nodes.
+
+        Ones and zeros: divided by the share that is kept, all of them would be rounded the same way in bfloat16.
+        """
         if not self.training or kept_share(self.dropout) == 1:
             return None
-        return dropped(keys.new_ones(min(PATTERNS, self.readout.shape[:2].numel()), keys.shape[2]), self.dropout)
+        return dropped(keys.new_ones(min(PATTERNS, self.readout.shape[:2].numel()), keys.shape[2]), self.dropout).sign()
 
     def _values(self, states: Tensor, heads: slice, outputs: int) -> Tensor:
         """u_(t,h) . x_n for every node and token, of some heads: (heads, outputs, tokens * batch)."""
