@@ -4,6 +4,7 @@ import re
 
 from ray.train.v2.api.exceptions import TrainingFailedError
 
+SECTION = re.compile(r"^\[Rank ([\d,]+) Error Snippet\]:\n", re.MULTILINE)
 PLACE = re.compile(r'^\s*File "(?P<file>[^"]+)", line (?P<line>\d+), in (?P<where>\S+)', re.MULTILINE)
 
 
@@ -14,9 +15,19 @@ def explain(error: TrainingFailedError) -> str:
         cause = getattr(error, "controller_failure", error)
         return f"training failed: {_last_line(str(cause))}"
     rank, failure = min(failures.items(), key=lambda item: (_is_collateral(item[1]), item[0]))
-    places = list(PLACE.finditer(str(failure)))
+    text = _traceback(error, rank) or str(failure)
+    places = list(PLACE.finditer(text))
     at = f" ({places[-1]['file']}:{places[-1]['line']} in {places[-1]['where']})" if places else ""
-    return f"training failed on worker {rank}: {_last_line(str(failure))}{at}"
+    return f"training failed on worker {rank}: {_last_line(text)}{at}"
+
+
+def _traceback(error: TrainingFailedError, rank: int) -> str:
+    """What a worker's code raised, from the message of the whole: the exceptions beside it come without."""
+    _, *parts = SECTION.split(str(error))
+    for ranks, text in zip(parts[::2], parts[1::2], strict=True):
+        if str(rank) in ranks.split(","):
+            return text
+    return ""
 
 
 def _is_collateral(failure: Exception) -> bool:

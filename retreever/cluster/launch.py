@@ -117,7 +117,9 @@ def _train_there(job: Job, workers: Workers, gpu: bool, watch: Watch) -> None:
                 ray.get(fitting)
                 return
     except ray.exceptions.RayTaskError as error:
-        raise error.as_instanceof_cause() from None
+        if isinstance(error.cause, RetreeverError):  # itself: Ray's own would show the traceback of the task first
+            raise error.cause from None
+        raise
     finally:
         queue.shutdown()
 

@@ -37,35 +37,31 @@ class Coded:
     centres: np.ndarray
 
 
-@dataclass
-class Found:
-    """Places whose bound reaches a floor, and their bounds."""
-
-    places: np.ndarray
-    bounds: np.ndarray
-
-    def first(self, count: int) -> Self:
-        """The first so many."""
-        return type(self)(self.places[:count], self.bounds[:count])
-
-    def by_bound(self) -> Self:
-        """The largest bound first."""
-        order = np.argsort(-self.bounds)
-        return type(self)(self.places[order], self.bounds[order])
-
-
 class Room:
-    """Room for what several queries find."""
+    """What several queries have found: places and their bounds, and how many there are.
 
-    def __init__(self, queries: int):
-        self.places = np.empty((queries, ROOM), np.int32)
-        self.bounds = np.empty((queries, ROOM), np.float32)
+    Args:
+        width: room for so many a query.
+
+    Attributes:
+        places, bounds: int32 and float32 (queries, width).
+        counts: int64 (queries,).
+    """
+
+    def __init__(self, queries: int, width: int = ROOM):
+        self.places = np.empty((queries, width), np.int32)
+        self.bounds = np.empty((queries, width), np.float32)
         self.counts = np.zeros(queries, np.int64)
 
-    def taken(self, query: int) -> Found:
-        """What a query has found, which is then forgotten."""
-        count, self.counts[query] = int(self.counts[query]), 0
-        return Found(self.places[query, :count], self.bounds[query, :count])
+    @property
+    def found(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """As the kernels take it."""
+        return self.places, self.bounds, self.counts
+
+    def taken(self, query: int) -> tuple[np.ndarray, np.ndarray]:
+        """Copies of the places and bounds of a query."""
+        count = self.counts[query]
+        return self.places[query, :count].copy(), self.bounds[query, :count].copy()
 
 
 class Code(Protocol):
@@ -96,13 +92,16 @@ class Code(Protocol):
     def scan(
         self, asked: Any, coded: Coded, alive: np.ndarray, order: np.ndarray, start: int, floors: np.ndarray, room: Room
     ) -> int:
-        """Put the living places of strips into `room` whose bound reaches the query's floor; where it stopped."""
+        """Put the living places of strips into `room` whose bound reaches the query's floor; where it stopped.
+
+        `order`, int64, has a row a query, where -1 is no strip, or one for all.
+        """
 
     def one(self, asked: Any, query: int) -> Any:
         """One query of several."""
 
-    def guess(self, asked: Any, query: int) -> Any:
-        """One query, asked for first estimates instead of bounds."""
+    def guess(self, asked: Any) -> Any:
+        """Queries asked for first estimates instead of bounds."""
 
     def nearly(self, asked: Any) -> Any:
         """Queries asked for bounds of `estimates`, but for `allowance`."""
@@ -110,11 +109,11 @@ class Code(Protocol):
     def allowance(self, asked: Any, coded: Coded) -> np.ndarray:
         """By how much an estimate may exceed what a scan finds with `nearly`, (queries,)."""
 
-    def estimates(self, asked: Any, query: int, coded: Coded, found: Found) -> Found:
-        """The same places with the best estimate that the whole code gives; `asked` by `guess` or `nearly`."""
+    def estimates(self, asked: Any, coded: Coded, room: Room) -> None:
+        """Give what was found the best estimate that the whole code gives; `asked` by `guess` or `nearly`."""
 
     def decoded(self, coded: Coded, places: np.ndarray) -> np.ndarray:
         """Nearly the vectors at some places, in stored form."""
 
-    def refine(self, asked: Any, query: int, coded: Coded, floor: np.float32, found: Found) -> Found:
-        """Those whose tighter bound reaches the floor still."""
+    def refine(self, asked: Any, coded: Coded, floors: np.ndarray, room: Room) -> None:
+        """Tighten the bounds of what was found; leave what reaches its floor still."""

@@ -105,6 +105,17 @@ def _prefetch(builder: Any, pointer: Any) -> None:
     builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0"), [address, *how])
 
 
+@intrinsic  # type: ignore[untyped-decorator]
+def prefetch(typing: Any, array: Any, offset: Any) -> Any:
+    """Have the cache line of an element of a contiguous array read before it is needed."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        _prefetch(builder, _place(context, builder, signature.args[0], *arguments, _i8))
+        return context.get_dummy_value()
+
+    return types.void(array, offset), generate
+
+
 def _at(builder: Any, pointer: Any, index: Any) -> Any:
     """What a pointer to numbers or vectors has at an index."""
     return builder.load(builder.gep(pointer, [index]), align=1)
@@ -236,7 +247,8 @@ def scan_digits(
         strips: blocks of digits, uint8 (strips, bytes).
         base, beside: of every place, float32 (places,) and uint8 (3, places).
         alive: whether a place counts, uint8 (places,).
-        order: strips to look at, from the one at `start` on.
+        order: strips that each query looks at, (queries, strips), or all of them, (1, strips), from `start` on; there
+            is none where it says -1.
         weights, numbers: of the queries, int8 (queries, groups * 16) and float32 (queries, 4), see `bounds`.
         floors: float32 (queries,).
         found, above: receive places and their bounds, int32 and float32 (queries, room).
@@ -250,11 +262,13 @@ def scan_digits(
     groups = weights.shape[1] // (4 * GROUP)
     codes, own, four, lengths = strips.reshape(-1), weights.reshape(-1), numbers.reshape(-1), beside.reshape(-1)
     bound = np.empty(BLOCK, np.float32)
-    for position in range(start, order.shape[0]):
+    for position in range(start, order.shape[1]):
         if counts.max() + blocks * BLOCK > room:
             return position
-        first = order[position] * blocks
         for query in range(queries):
+            first = order[min(query, order.shape[0] - 1), position] * blocks
+            if first < 0:
+                continue
             floor, count = floors[query], counts[query]
             for block in range(first, first + blocks):
                 mask = bounds(codes, block, groups, own, base, lengths, places, four, query, floor, bound)
@@ -264,7 +278,7 @@ def scan_digits(
                             found[query, count], above[query, count] = block * BLOCK + i, bound[i]
                             count += 1
             counts[query] = count
-    return order.shape[0]
+    return order.shape[1]
 
 
 @_fast
@@ -280,30 +294,30 @@ def refine_digits(
     low: np.ndarray,
     beside: np.ndarray,
     steps: np.ndarray,
-    coarse: np.float32,
-    fine: np.float32,
-    floor: np.float32,
+    coarse: np.ndarray,
+    fine: np.ndarray,
+    floors: np.ndarray,
     found: np.ndarray,
     above: np.ndarray,
-) -> int:
-    """Tighten bounds by the lower digits.
+    counts: np.ndarray,
+) -> None:
+    """Tighten what several queries have found by the lower digits.
 
     Args:
         low: lower 4 bits of every digit, uint8 (places, dims / 2).
         beside: as in the scan.
-        steps: what a unit of a lower digit is worth to the query, float32 (dims,), then what is added to all.
-        coarse, fine: what a unit of the first number in `beside` had added, and a unit of the third adds instead.
-        found, above: places and their bounds; those that are kept go to the front.
-
-    Returns:
-        How many are kept.
+        steps: what a unit of a lower digit is worth to a query, float32 (queries, dims), then what is added to all.
+        coarse, fine: what a unit of the first number in `beside` had added, and a unit of the third adds instead,
+            float32 (queries,).
+        floors, found, above, counts: as in the scan; what reaches its floor still goes to the front.
     """
-    kept = 0
-    for i in range(found.shape[0]):
-        place = found[i]
-        tighter = fine * np.float32(beside[2, place]) - coarse * np.float32(beside[0, place])
-        bound = above[i] + _lower(low[place], steps) + steps[-1] + tighter
-        if bound >= floor:
-            found[kept], above[kept] = place, bound
-            kept += 1
-    return kept
+    for query in range(counts.shape[0]):
+        kept, own = 0, steps[query]
+        for i in range(counts[query]):
+            place = found[query, i]
+            tighter = fine[query] * np.float32(beside[2, place]) - coarse[query] * np.float32(beside[0, place])
+            bound = above[query, i] + _lower(low[place], own) + own[-1] + tighter
+            if bound >= floors[query]:
+                found[query, kept], above[query, kept] = place, bound
+                kept += 1
+        counts[query] = kept

@@ -14,6 +14,7 @@ import numba
 import numpy as np
 from numba.extending import overload
 
+from retreever.index.digits import prefetch
 from retreever.index.halves import half, single
 from retreever.index.threads import side_by_side
 
@@ -218,12 +219,15 @@ def scan_sums(
         alive, order, start, floors, found, above, counts: as in `scan_digits`, and what is returned too.
     """
     sums = np.empty(STRIP, np.uint16)
-    for position in range(start, order.shape[0]):
+    for position in range(start, order.shape[1]):
         if counts.max() + STRIP > found.shape[1]:
             return position
-        first = order[position] * STRIP
         for query in range(queries.shape[0]):
-            _overlaps(strips[order[position]], queries[query], sums)
+            strip = order[min(query, order.shape[0] - 1), position]
+            if strip < 0:
+                continue
+            first = strip * STRIP
+            _overlaps(strips[strip], queries[query], sums)
             count, floor = counts[query], (floors[query] + np.float32(1)) / unit
             if sums.max() >= floor:
                 for i in range(STRIP):
@@ -231,7 +235,7 @@ def scan_sums(
                         found[query, count], above[query, count] = first + i, np.float32(sums[i]) * unit - np.float32(1)
                         count += 1
                 counts[query] = count
-    return order.shape[0]
+    return order.shape[1]
 
 
 @_fast
@@ -246,32 +250,35 @@ def _shared(passage: np.ndarray, query: np.ndarray) -> np.int32:
 def refine_sums(
     low: np.ndarray,
     over: np.ndarray,
-    query: np.ndarray,
+    queries: np.ndarray,
     unit: np.float32,
-    constant: np.float32,
+    constants: np.ndarray,
     rest: np.float32,
-    floor: np.float32,
+    floors: np.ndarray,
     found: np.ndarray,
     above: np.ndarray,
-) -> int:
-    """Tighten bounds by probabilities of more nodes, in bytes; returns how many are kept, at the front.
+    counts: np.ndarray,
+) -> None:
+    """Tighten what several queries have found by probabilities of more nodes, in bytes.
 
     Args:
         low: probabilities in units, rounded, uint8 (places, nodes).
         over: how much of a passage's was rounded off, float32 (places,).
-        query: the query's in units, rounded, uint8 (nodes,).
-        constant: what is added to every bound.
+        queries: the queries' in units, rounded, uint8 (queries, nodes).
+        constants: what is added to every bound, float32 (queries,).
         rest: how much of `over` is added: 1 for bounds, 0 for estimates.
-        found, above: places and their bounds; those that are kept go to the front.
+        floors, found, above, counts: as in `scan_sums`; what reaches its floor still goes to the front.
     """
-    kept = 0
-    for i in range(found.shape[0]):
-        place = found[i]
-        bound = min(above[i], unit * np.float32(_shared(low[place], query)) + rest * over[place] + constant)
-        if bound >= floor:
-            found[kept], above[kept] = place, bound
-            kept += 1
-    return kept
+    for query in range(counts.shape[0]):
+        kept = 0
+        for i in range(counts[query]):
+            place = found[query, i]
+            shared = unit * np.float32(_shared(low[place], queries[query])) + constants[query]
+            bound = min(above[query, i], shared + rest * over[place])
+            if bound >= floors[query]:
+                found[query, kept], above[query, kept] = place, bound
+                kept += 1
+        counts[query] = kept
 
 
 @_plain
@@ -292,41 +299,108 @@ def sift(heap: np.ndarray, value: np.float32) -> None:
 
 
 @_plain
-def score_best_first(
-    query: np.ndarray,
-    vectors: np.ndarray,
-    roots: bool,
-    rows: np.ndarray,
-    above: np.ndarray,
-    floor: np.float32,
-    best: np.ndarray,
-    scores: np.ndarray,
-) -> int:
-    """Score passages in falling order of their bounds, until none that follows can be among the best.
-
-    Args:
-        rows, above: passages and their bounds, the largest bound first.
-        floor: the k-th best similarity of all is known to be no less.
-        best: a heap of the k best similarities so far, the least of them first; -inf where there are fewer.
-        scores: receives the similarities.
-
-    Returns:
-        How many were scored; `best` is up to date.
-    """
-    wide, node = np.empty(vectors.shape[1], np.float32), np.empty(query.shape[0], np.float32)
-    for i in range(rows.shape[0]):
-        if above[i] < max(floor, best[0]):
-            return i
-        widen(vectors[rows[i]], wide)
-        scores[i] = score_widened(query, wide, node, roots)
-        if scores[i] > best[0]:
-            sift(best, scores[i])
-    return rows.shape[0]
-
-
-@_plain
 def keep_best(values: np.ndarray, best: np.ndarray) -> None:
     """Bring a heap of the best up to date."""
     for value in values:
         if value > best[0]:
             sift(best, value)
+
+
+@_plain
+def pick(
+    places: np.ndarray,
+    bounds: np.ndarray,
+    starts: np.ndarray,
+    ends: np.ndarray,
+    least: np.ndarray,
+    picked: np.ndarray,
+    theirs: np.ndarray,
+    counts: np.ndarray,
+) -> None:
+    """Copy, for each of several queries, what lies between `starts` and `ends` and reaches `least`, each (queries,)."""
+    for query in range(counts.shape[0]):
+        count = 0
+        for i in range(starts[query], ends[query]):
+            if bounds[query, i] >= least[query]:
+                picked[query, count], theirs[query, count] = places[query, i], bounds[query, i]
+                count += 1
+        counts[query] = count
+
+
+@_plain
+def _expect(vectors: np.ndarray, row: int) -> None:
+    """Have a row read from memory while another one is worked on: rows lie anywhere, and no processor guesses where."""
+    flat, width = vectors.reshape(-1), vectors.shape[1]
+    for column in range(0, width, 64 // vectors.itemsize):
+        prefetch(flat, row * width + column)
+
+
+@_plain
+def score_best_first(
+    queries: np.ndarray,
+    vectors: np.ndarray,
+    roots: bool,
+    rows: np.ndarray,
+    found: np.ndarray,
+    above: np.ndarray,
+    counts: np.ndarray,
+    floors: np.ndarray,
+    best: np.ndarray,
+    bounds: np.ndarray,
+    scored: np.ndarray,
+) -> None:
+    """Score what each of several queries has found in falling order of its bounds, until none that follows can be among
+    the best.
+
+    Args:
+        queries: in stored form, (queries, nodes).
+        rows: of every place.
+        found, above: places and their bounds, (queries, room); rows and similarities of those that may be among the best
+            take their place at the front.
+        counts: how many there are, int64 (queries,); then how many have taken their place.
+        floors: the k-th best similarity of all is known to be no less, (queries,); raised.
+        best: heaps of the k best similarities so far, the least of them first; -inf where there are fewer.
+        bounds: (queries,); raised to the largest bound of those that were not scored.
+        scored: (queries,); raised by how many were.
+    """
+    wide, node = np.empty(vectors.shape[1], np.float32), np.empty(queries.shape[1], np.float32)
+    for query in range(counts.shape[0]):
+        own, count, done = best[query], counts[query], 0
+        order = np.argsort(-above[query, :count])
+        chosen, scores = np.empty(count, np.int32), np.empty(count, np.float32)
+        for position in range(count):
+            i = order[position]
+            if above[query, i] < max(floors[query], own[0]):
+                bounds[query] = max(bounds[query], above[query, i])
+                break
+            row = rows[found[query, i]]
+            if position + 1 < count:
+                _expect(vectors, rows[found[query, order[position + 1]]])
+            widen(vectors[row], wide)
+            chosen[done], scores[done] = row, score_widened(queries[query], wide, node, roots)
+            if scores[done] > own[0]:
+                sift(own, scores[done])
+            done += 1
+        floors[query] = max(floors[query], own[0])
+        kept = 0
+        for i in range(done):
+            if scores[i] >= floors[query]:
+                found[query, kept], above[query, kept] = chosen[i], scores[i]
+                kept += 1
+        counts[query] = kept
+        scored[query] += done
+
+
+@_plain
+def keep_found(
+    rows: np.ndarray, found: np.ndarray, above: np.ndarray, counts: np.ndarray, floors: np.ndarray, best: np.ndarray
+) -> None:
+    """The same where `above` are estimates, by which passages are ranked."""
+    for query in range(counts.shape[0]):
+        own, kept = best[query], 0
+        keep_best(above[query, : counts[query]], own)
+        for i in range(counts[query]):
+            if above[query, i] >= max(floors[query], own[0]):
+                found[query, kept], above[query, kept] = rows[found[query, i]], above[query, i]
+                kept += 1
+        counts[query] = kept

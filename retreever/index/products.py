@@ -56,15 +56,15 @@ class Products:
             return [answer(int(query)) for query in queries]
 
         def answer(query: int) -> tuple[np.ndarray, np.ndarray, Evidence]:
-            own, mine = Progress(k), slice(starts[query], starts[query + 1])
+            own, mine = Progress(1, k), slice(starts[query], starts[query + 1])
             for number in np.unique(near.views[mine]):
                 rows = near.rows[mine][near.views[mine] == number]
                 scores = some_scores(vectors[query], level, views[number].segment, layout, rows)
-                keep_best(scores, own.best)
-                own.kept.append((int(number), rows, scores))
+                keep_best(scores, own.best[0])
+                own.kept[0].append((int(number), rows, scores))
             seen = starts[query + 1] - starts[query]
-            evidence = Evidence(level, scanned, seen, seen, seen, float(floors[query]), float(own.best[0]))
-            return (*own.ranked(views), evidence)
+            evidence = Evidence(level, scanned, seen, seen, seen, float(floors[query]), float(own.best[0, 0]))
+            return (*own.ranked(0, views), evidence)
 
         groups = np.array_split(np.arange(len(vectors)), -(-len(vectors) // TOGETHER))
         return [one for group in side_by_side(answers, groups, threads) for one in group]

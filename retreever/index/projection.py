@@ -18,7 +18,7 @@ from typing import ClassVar, Self
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from retreever.index.codes import SLACK, UNMEASURED, Coded, Found, Room, Use
+from retreever.index.codes import SLACK, UNMEASURED, Coded, Room, Use
 from retreever.index.coordinates import centre_rows, digit_rows, lay_rows, weigh_rows
 from retreever.index.digits import BLOCK, GROUP, digits_at, refine_digits, scan_digits
 from retreever.index.kernels import STRIP, dots
@@ -188,16 +188,15 @@ class Projection:
         numbers[:, 0], numbers[:, 3] = asked.units, asked.lengths[:, 2]
         numbers[:, 1:3] = asked.lengths[:, :2] * coded.units[:2]
         codes = (coded.strips, coded.base, coded.beside, alive, order, start)
-        return int(scan_digits(*codes, asked.weights, numbers, floors, room.places, room.bounds, room.counts))
+        return int(scan_digits(*codes, asked.weights, numbers, floors, *room.found))
 
     def one(self, asked: AskedProjection, query: int) -> AskedProjection:
         """One query of several."""
         return AskedProjection(*(getattr(asked, name)[query : query + 1] for name in AskedProjection.__match_args__))
 
-    def guess(self, asked: AskedProjection, query: int) -> AskedProjection:
-        """One query without what may lie beside codes."""
-        one = self.one(asked, query)
-        return replace(one, lengths=one.lengths * [0, 0, 1])
+    def guess(self, asked: AskedProjection) -> AskedProjection:
+        """Queries without what may lie beside codes."""
+        return replace(asked, lengths=asked.lengths * [0, 0, 1])
 
     def nearly(self, asked: AskedProjection) -> AskedProjection:
         """Queries without what may lie outside the basis."""
@@ -207,11 +206,11 @@ class Projection:
         """How far an inner product with a code of both digits may be from one with the coordinates themselves."""
         return np.asarray(asked.lengths[:, 0] * (255 * coded.units[2]) + SLACK)
 
-    def estimates(self, asked: AskedProjection, query: int, coded: Coded, found: Found) -> Found:
+    def estimates(self, asked: AskedProjection, coded: Coded, room: Room) -> None:
         """Inner products by both digits."""
-        within = np.float32(asked.lengths[query, 0] * coded.units[0])
-        own = (asked.lower[query], within, np.float32(0), np.float32(-np.inf))
-        return found.first(refine_digits(coded.lower, coded.beside, *own, found.places, found.bounds))
+        within = (asked.lengths[:, 0] * coded.units[0]).astype(np.float32)
+        beside, floors = np.zeros(len(within), np.float32), np.full(len(within), -np.inf, np.float32)
+        refine_digits(coded.lower, coded.beside, asked.lower, within, beside, floors, *room.found)
 
     def decoded(self, coded: Coded, places: np.ndarray) -> np.ndarray:
         """The points that codes stand for."""
@@ -220,8 +219,8 @@ class Projection:
         digits = upper << 4 | np.stack([lower & 15, lower >> 4], axis=2).reshape(upper.shape)
         return np.maximum(self.mean + self._point(digits) @ self.basis.T, 0).astype(np.float32)
 
-    def refine(self, asked: AskedProjection, query: int, coded: Coded, floor: np.float32, found: Found) -> Found:
+    def refine(self, asked: AskedProjection, coded: Coded, floors: np.ndarray, room: Room) -> None:
         """Bounds by both digits."""
-        within = asked.lengths[query, 0] * coded.units
-        own = (asked.lower[query], np.float32(within[0]), np.float32(within[2]))
-        return found.first(refine_digits(coded.lower, coded.beside, *own, floor, found.places, found.bounds))
+        within = (asked.lengths[:, :1] * coded.units).astype(np.float32).T
+        coarse, fine = np.ascontiguousarray(within[0]), np.ascontiguousarray(within[2])
+        refine_digits(coded.lower, coded.beside, asked.lower, coarse, fine, floors, *room.found)

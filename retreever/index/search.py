@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from retreever.index.codes import SLACK, Code, Found, Room
-from retreever.index.kernels import STRIP, keep_best, score_best_first, score_rows
+from retreever.index.codes import SLACK, Code, Room
+from retreever.index.kernels import STRIP, keep_found, pick, score_best_first, score_rows
 from retreever.index.layout import Layout
 from retreever.index.segment import Segment
 
@@ -67,40 +67,41 @@ class View:
 
 
 class Progress:
-    """What is known of a query's answer so far.
+    """What is known of the answers to some queries so far.
 
     Attributes:
-        floor: the k-th best similarity of all passages is no less.
-        best: a heap of the k best similarities found, the least first; -inf where there are fewer.
-        bound: no passage ruled out so far is more similar than this.
-        kept: (view, rows, scores) of passages compared in full, as far as they may be among the best.
+        floors: the k-th best similarity of all passages is no less, float32 (queries,).
+        best: heaps of the k best similarities found, the least first, (queries, k); -inf where there are fewer.
+        bounds: no passage ruled out so far is more similar than this, float32 (queries,).
+        scanned, remained, refined, scored: as of `Evidence`, int64 (queries,).
+        kept: of every query, (view, rows, scores) of passages compared in full, as far as they may be among the best.
     """
 
-    def __init__(self, k: int):
-        self.floor = np.float32(-np.inf)
-        self.best = np.full(k, -np.inf, np.float32)
-        self.bound = -np.inf
-        self.scanned = self.remained = self.refined = self.scored = 0
-        self.kept: list[tuple[int, np.ndarray, np.ndarray]] = []
+    def __init__(self, queries: int, k: int):
+        self.floors, self.bounds = (np.full(queries, -np.inf, np.float32) for _ in range(2))
+        self.best = np.full((queries, k), -np.inf, np.float32)
+        self.scanned, self.remained, self.refined, self.scored = np.zeros((4, queries), np.int64)
+        self.kept: list[list[tuple[int, np.ndarray, np.ndarray]]] = [[] for _ in range(queries)]
 
-    def rule_out(self, bound: float) -> None:
-        """Passages were left out whose similarity is no more than this."""
-        self.bound = max(self.bound, float(bound))
+    def keep(self, view: int, room: Room) -> None:
+        """What `room` has, as rows and similarities, may be among the best."""
+        for kept, count, rows, scores in zip(self.kept, room.counts.tolist(), room.places, room.bounds, strict=True):
+            if count:
+                kept.append((view, rows[:count].copy(), scores[:count].copy()))
 
-    def raise_floor(self) -> None:
-        """The k-th best of those found is a floor too."""
-        self.floor = max(self.floor, self.best[0])
-
-    def ranked(self, views: Sequence[View]) -> tuple[np.ndarray, np.ndarray]:
+    def ranked(self, query: int, views: Sequence[View]) -> tuple[np.ndarray, np.ndarray]:
         """Numbers and scores of the best, ties broken by id."""
-        scores = np.concatenate([s for _, _, s in self.kept])
-        numbers = np.concatenate([views[view].segment.numbers[rows] for view, rows, _ in self.kept])
-        near = np.argsort(-scores, kind="stable")[: np.count_nonzero(scores >= self.best[0])]
+        kept, best = self.kept[query], self.best[query]
+        scores, numbers = kept[0][2], views[kept[0][0]].segment.numbers[kept[0][1]]
+        if len(kept) > 1:
+            scores = np.concatenate([s for _, _, s in kept])
+            numbers = np.concatenate([views[view].segment.numbers[rows] for view, rows, _ in kept])
+        near = np.argsort(-scores, kind="stable")[: np.count_nonzero(scores >= best[0])]
         own = scores[near]
         if (own[1:] == own[:-1]).any():
-            ids = [views[view].segment.ids[row] for view, rows, _ in self.kept for row in rows.tolist()]
+            ids = [views[view].segment.ids[row] for view, rows, _ in kept for row in rows.tolist()]
             near = np.array(sorted(near.tolist(), key=lambda i: (-scores[i], ids[i])))
-        near = near[: len(self.best)]
+        near = near[: len(best)]
         return numbers[near], scores[near]
 
 
@@ -120,119 +121,107 @@ class Search:
         self.asked: Any = self.code and self.code.ask(layout.coarser(vectors, min(level, self.level_coded)))
         if self.code and layout.compact:
             self.asked = self.code.nearly(self.asked)
-        self.progress = [Progress(k) for _ in vectors]
-        self.room = Room(len(vectors))
+        self.progress = Progress(len(vectors), k)
 
     def answers(self) -> list[tuple[np.ndarray, np.ndarray, Evidence]]:
         """Numbers, scores and evidence of every query, the best passage first."""
         coded = [number for number, view in enumerate(self.views) if view.segment.codes]
         for number, view in enumerate(self.views):
             if not view.segment.codes:
-                rows = np.flatnonzero(view.rows_alive)
-                for query in range(len(self.vectors)):
-                    self._score(query, number, rows, np.full(len(rows), np.inf, np.float32))
+                self._score_all(number)
         if coded:
             self._guess(coded)
+        room = Room(len(self.vectors))
         for number in coded:
-            self._scan(number)
-        return [(*own.ranked(self.views), self._evidence(own)) for own in self.progress]
-
-    def _evidence(self, own: Progress) -> Evidence:
-        counts = (own.scanned, own.remained, own.refined, own.scored)
-        return Evidence(self.level_coded, *counts, bound=own.bound, kth=float(own.best[0]))
+            self._scan(number, room)
+        own = self.progress
+        facts = (own.scanned, own.remained, own.refined, own.scored, own.bounds, own.best[:, 0])
+        evidence = [Evidence(self.level_coded, *each) for each in zip(*(fact.tolist() for fact in facts), strict=True)]
+        return [(*own.ranked(query, self.views), evidence[query]) for query in range(len(self.vectors))]
 
     def _coded(self, number: int) -> Any:
         return self.views[number].segment.codes[self.level_coded]
 
+    def _score_all(self, number: int) -> None:
+        rows = np.flatnonzero(self.views[number].rows_alive).astype(np.int32)
+        room = Room(len(self.vectors), len(rows))
+        room.places[:], room.bounds[:], room.counts[:] = rows, np.inf, len(rows)
+        self._score(number, self.progress, np.arange(len(self.views[number].segment), dtype=np.int32), room)
+        self.progress.keep(number, room)
+
     def _guess(self, coded: Sequence[int]) -> None:
         """A floor for every query from the strips most alike it."""
-        alike = [self.code.likeness(self.asked, self._coded(number).centres) for number in coded]
-        starts = np.cumsum([0, *(part.shape[1] for part in alike)])
-        every = np.hstack(alike)
-        several = min(GUESS_STRIPS, every.shape[1])
-        top = np.argpartition(-every, several - 1, axis=1)[:, :several]
-        for query, strips in enumerate(top):
-            promising = [
-                self._promising(query, number, strips[(strips >= start) & (strips < end)] - start)
-                for number, start, end in zip(coded, starts[:-1], starts[1:], strict=True)
-            ]
-            self._first_floor(query, coded, promising)
+        alike = np.hstack([self.code.likeness(self.asked, self._coded(number).centres) for number in coded])
+        several = min(GUESS_STRIPS, alike.shape[1])
+        strips = np.argpartition(-alike, several - 1, axis=1)[:, :several]
+        asked, anything = self.code.guess(self.asked), np.full(len(alike), -np.inf, np.float32)
+        room = Room(len(alike), (several + 1) * STRIP)  # a strip more than is found: a scan stops before it may be full
+        room.bounds[:] = -np.inf
+        first, ends = 0, [room.counts.copy()]
+        for number in coded:
+            own = self._coded(number)
+            end = first + len(own.strips)
+            order = np.where((strips >= first) & (strips < end), strips - first, -1)
+            self.code.scan(asked, own, self.views[number].places_alive, order, 0, anything, room)
+            first = end
+            ends.append(room.counts.copy())
+        self._first_floor(asked, coded, room, ends)
 
-    def _promising(self, query: int, number: int, strips: np.ndarray) -> Found:
-        """Passages of strips by estimate."""
-        room, anything = Room(1), np.full(1, -np.inf, np.float32)
-        alive = self.views[number].places_alive
-        self.code.scan(self.code.guess(self.asked, query), self._coded(number), alive, strips, 0, anything, room)
-        return room.taken(0)
-
-    def _first_floor(self, query: int, coded: Sequence[int], promising: Sequence[Found]) -> None:
+    def _first_floor(self, asked: Any, coded: Sequence[int], room: Room, ends: Sequence[np.ndarray]) -> None:
         """Score the passages with the largest estimates. They will be found again, so nothing but the floor is kept."""
-        own = self.progress[query]
-        k = len(own.best)
-        estimates = np.concatenate([found.bounds for found in promising])
-        several = min(len(estimates), max(GUESS_SCORED, 3 * k))
-        if several < k:
-            return
-        least = np.partition(estimates, -several)[-several]
-        heap = own.best.copy()
-        for number, found in zip(coded, promising, strict=True):
-            near = found.bounds >= least
-            keep_best(self._scores(query, number, Found(found.places[near], found.bounds[near])), heap)
-        own.scored += several
-        own.floor = heap[0]
-
-    def _scores(self, query: int, number: int, found: Found) -> np.ndarray:
-        segment = self.views[number].segment
-        if self.layout.compact:
-            guess = self.code.guess(self.asked, query)
-            return np.asarray(self.code.estimates(guess, 0, self._coded(number), found).bounds)
-        rows = segment.rows[found.places].astype(np.int64)
-        return some_scores(self.vectors[query], self.level, segment, self.layout, rows)
-
-    def _scan(self, number: int) -> None:
-        """Bound all passages of a view for all queries, and score what the bounds do not rule out."""
-        view, coded = self.views[number], self._coded(number)
-        order, start = np.arange(len(coded.strips)), 0
-        while start < len(order):
-            floors = np.array([own.floor for own in self.progress], np.float32)
+        own = self.progress
+        several = min(max(GUESS_SCORED, 3 * own.best.shape[1]), room.bounds.shape[1])
+        least = np.partition(room.bounds, -several, axis=1)[:, -several].copy()  # contiguous, as kernels are compiled for
+        trial = Progress(*own.best.shape)
+        trial.best[:] = own.best
+        picked = Room(*room.bounds.shape)
+        for number, starts, stops in zip(coded, ends[:-1], ends[1:], strict=True):
+            pick(room.places, room.bounds, starts, stops, least, *picked.found)
             if self.layout.compact:
-                floors -= self.code.allowance(self.asked, coded).astype(np.float32)
-            stop = self.code.scan(self.asked, coded, view.places_alive, order, start, floors, self.room)
-            for query, own in enumerate(self.progress):
-                own.scanned += (stop - start) * STRIP
-                settle = self._estimate if self.layout.compact else self._settle
-                settle(query, number, self.room.taken(query))
+                self._estimate(number, trial, asked, picked)
+            else:
+                picked.bounds[:, : picked.counts.max()] = np.inf
+                self._score(number, trial, self.views[number].segment.rows, picked)
+        own.scored += trial.scored
+        own.floors = np.maximum(own.floors, trial.best[:, 0])
+
+    def _scan(self, number: int, room: Room) -> None:
+        """Bound all passages of a view for all queries, and score what the bounds do not rule out."""
+        view, coded, own = self.views[number], self._coded(number), self.progress
+        order, start = np.arange(len(coded.strips))[None], 0
+        while start < order.shape[1]:
+            floors = own.floors
+            if self.layout.compact:
+                floors = floors - self.code.allowance(self.asked, coded).astype(np.float32)
+            room.counts[:] = 0
+            stop = self.code.scan(self.asked, coded, view.places_alive, order, start, floors, room)
+            own.scanned += (stop - start) * STRIP
+            if self.layout.compact:
+                self._estimate(number, own, self.asked, room)
+            else:
+                self._settle(number, room)
+            own.keep(number, room)
             start = stop
 
-    def _estimate(self, query: int, number: int, found: Found) -> None:
-        """Rank what a query has found in a view by estimate."""
-        own = self.progress[query]
-        found = self.code.estimates(self.asked, query, self._coded(number), found)
-        keep_best(found.bounds, own.best)
-        near = found.bounds >= max(own.floor - np.float32(SLACK), own.best[0])
-        rows = self.views[number].segment.rows[found.places[near]]
-        own.kept.append((number, rows, found.bounds[near]))
+    def _estimate(self, number: int, progress: Progress, asked: Any, room: Room) -> None:
+        """Rank what was found in a view by estimate."""
+        self.code.estimates(asked, self._coded(number), room)
+        keep_found(self.views[number].segment.rows, *room.found, progress.floors - np.float32(SLACK), progress.best)
 
-    def _settle(self, query: int, number: int, found: Found) -> None:
-        """Rule out or score what a query has found in a view."""
-        own = self.progress[query]
-        own.rule_out(float(own.floor))
-        own.remained += len(found.places)
-        found = self.code.refine(self.asked, query, self._coded(number), own.floor, found).by_bound()
-        own.refined += len(found.places)
-        self._score(query, number, self.views[number].segment.rows[found.places].astype(np.int64), found.bounds)
+    def _settle(self, number: int, room: Room) -> None:
+        """Rule out or score what was found in a view."""
+        own = self.progress
+        np.maximum(own.bounds, own.floors, out=own.bounds)
+        own.remained += room.counts
+        self.code.refine(self.asked, self._coded(number), own.floors, room)
+        own.refined += room.counts
+        self._score(number, own, self.views[number].segment.rows, room)
 
-    def _score(self, query: int, number: int, rows: np.ndarray, above: np.ndarray) -> None:
-        own = self.progress[query]
-        scores = np.empty(len(rows), np.float32)
-        vectors, roots = _arguments(self.views[number].segment, self.level, self.layout)
-        done = score_best_first(self.vectors[query], vectors, roots, rows, above, own.floor, own.best, scores)
-        if done < len(rows):
-            own.rule_out(above[done])
-        own.scored += done
-        own.raise_floor()
-        near = np.flatnonzero(scores[:done] >= own.floor)
-        own.kept.append((number, rows[near], scores[near]))
+    def _score(self, number: int, progress: Progress, rows: np.ndarray, room: Room) -> None:
+        """Compare what was found in a view in full, as far as its bounds ask for it."""
+        stored = _arguments(self.views[number].segment, self.level, self.layout)
+        state = (progress.floors, progress.best, progress.bounds, progress.scored)
+        score_best_first(self.vectors, *stored, rows, *room.found, *state)
 
 
 def _arguments(segment: Segment, level: int, layout: Layout) -> tuple[np.ndarray, bool]:

@@ -11,7 +11,7 @@ from typing import ClassVar, Self
 import numpy as np
 from jaxtyping import Float, Int, UInt16
 
-from retreever.index.codes import SLACK, UNMEASURED, Coded, Found, Room, Use
+from retreever.index.codes import SLACK, UNMEASURED, Coded, Room, Use
 from retreever.index.kernels import STRIP, refine_sums, scan_sums
 from retreever.index.survival import Trial
 
@@ -110,15 +110,15 @@ class Sums:
     ) -> int:
         """Bounds by sums of minima."""
         own = (asked.units, np.float32((1 + SLACK) / UNITS), floors)
-        return int(scan_sums(coded.strips, alive, order, start, *own, room.places, room.bounds, room.counts))
+        return int(scan_sums(coded.strips, alive, order, start, *own, *room.found))
 
     def one(self, asked: AskedSums, query: int) -> AskedSums:
         """One query of several."""
         return AskedSums(*(getattr(asked, name)[query : query + 1] for name in AskedSums.__match_args__))
 
-    def guess(self, asked: AskedSums, query: int) -> AskedSums:
-        """One query: the bound is the first estimate."""
-        return self.one(asked, query)
+    def guess(self, asked: AskedSums) -> AskedSums:
+        """The same: the bound is the first estimate."""
+        return asked
 
     def nearly(self, asked: AskedSums) -> AskedSums:
         """The same: the bound serves estimates too."""
@@ -128,15 +128,12 @@ class Sums:
         """Half a unit a node, by which bytes may have been rounded up."""
         return np.full(len(asked.units), float(self.unit) / 2 * coded.lower.shape[1])
 
-    def estimates(self, asked: AskedSums, query: int, coded: Coded, found: Found) -> Found:
+    def estimates(self, asked: AskedSums, coded: Coded, room: Room) -> None:
         """Sums of minima of bytes."""
-        if not self._has_bytes(asked, coded):
-            return found
-        kernel = (np.float32(self.unit), np.float32(-1), np.float32(0), np.float32(-np.inf))
-        places, bounds = found.places, np.full(len(found.places), np.inf, np.float32)
-        return Found(places, bounds).first(
-            refine_sums(coded.lower, coded.base, asked.bytes[query], *kernel, places, bounds)
-        )
+        if self._has_bytes(asked, coded):
+            room.bounds[:, : room.counts.max(initial=0)] = np.inf
+            whole, any_ = (np.full(len(asked.bytes), value, np.float32) for value in (-1, -np.inf))
+            self._by_bytes(asked, coded, whole, np.float32(0), any_, room)
 
     def _has_bytes(self, asked: AskedSums, coded: Coded) -> bool:
         """Whether the code has bytes, and of the nodes of the query's level."""
@@ -148,13 +145,17 @@ class Sums:
             return (coded.lower[places] * float(self.unit)).astype(np.float32)
         return (coded.strips[places // STRIP, :, places % STRIP] / np.float32(UNITS)).astype(np.float32)
 
-    def refine(self, asked: AskedSums, query: int, coded: Coded, floor: np.float32, found: Found) -> Found:
+    def refine(self, asked: AskedSums, coded: Coded, floors: np.ndarray, room: Room) -> None:
         """Bounds by bytes, where the code and the query's level have them."""
-        if not self._has_bytes(asked, coded):
-            return found
-        kernel = (np.float32(self.unit), np.float32(asked.over[query] - 1 + SLACK), np.float32(1), floor)
-        own = (asked.bytes[query], *kernel, found.places, found.bounds)
-        return found.first(refine_sums(coded.lower, coded.base, *own))
+        if self._has_bytes(asked, coded):
+            constants = (asked.over - 1 + SLACK).astype(np.float32)
+            self._by_bytes(asked, coded, constants, np.float32(1), floors, room)
+
+    def _by_bytes(
+        self, asked: AskedSums, coded: Coded, constants: np.ndarray, rest: np.float32, floors: np.ndarray, room: Room
+    ) -> None:
+        own = (asked.bytes, np.float32(self.unit), constants, rest, floors)
+        refine_sums(coded.lower, coded.base, *own, *room.found)
 
 
 def _merged(vectors: np.ndarray, most: int) -> np.ndarray:

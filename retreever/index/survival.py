@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from retreever.index.codes import Code, Coded, Found, Room
+from retreever.index.codes import Code, Coded, Room
 from retreever.index.kernels import STRIP, score_rows
 
 ROWS = 8_192  # passages of the sample that are searched
@@ -70,20 +70,21 @@ class Trial:
         sums = np.zeros(3)
         for query, scores in enumerate(self.scores):
             best, kth = scores.max(), np.partition(scores, -self.k)[-self.k]
-            found = _scanned(code, code.one(asked, query), coded, alive, best)
-            sums[0] += len(found.places)
-            sums[1] += len(code.refine(asked, query, coded, best, found).places)
-            guess = code.guess(asked, query)
-            guesses = code.estimates(guess, 0, coded, _scanned(code, guess, coded, alive, -np.inf))
-            sums[2] += (scores[guesses.by_bound().places[: self.k]] >= kth).sum()
+            own = code.one(asked, query)
+            room = _scanned(code, own, coded, alive, best)
+            sums[0] += room.counts[0]
+            code.refine(own, coded, np.full(1, best, np.float32), room)
+            sums[1] += room.counts[0]
+            guess = code.guess(own)
+            room = _scanned(code, guess, coded, alive, -np.inf)
+            code.estimates(guess, coded, room)
+            places, estimates = room.taken(0)
+            sums[2] += (scores[places[np.argsort(-estimates)[: self.k]]] >= kth).sum()
         left, refined, hits = sums / asking
         return Survival(left / count, refined / count, hits / self.k)
 
 
-def _scanned(code: Code, asked: object, coded: Coded, alive: np.ndarray, floor: float) -> Found:
-    parts, room, start, order = [], Room(1), 0, np.arange(len(coded.strips))
-    while start < len(order):
-        start = code.scan(asked, coded, alive, order, start, np.full(1, floor, np.float32), room)
-        found = room.taken(0)
-        parts.append((found.places.copy(), found.bounds.copy()))
-    return Found(np.concatenate([p for p, _ in parts]), np.concatenate([b for _, b in parts]))
+def _scanned(code: Code, asked: object, coded: Coded, alive: np.ndarray, floor: float) -> Room:
+    room, order = Room(1, len(alive) + STRIP), np.arange(len(coded.strips))[None]
+    code.scan(asked, coded, alive, order, 0, np.full(1, floor, np.float32), room)
+    return room

@@ -364,7 +364,8 @@ def _answers(
         nothing = Evidence(layout.coded(level), 0, 0, 0, 0, -np.inf, -np.inf)
         return [(np.empty(0, np.int64), np.empty(0, np.float32), nothing) for _ in vectors]
     workers = min(len(vectors), threads or PROCESSORS)
-    groups = np.array_split(vectors, max(workers, -(-len(vectors) // TOGETHER)))
+    count = max(workers, -(-len(vectors) // TOGETHER))
+    groups = np.array_split(vectors, count) if count > 1 else [vectors]
 
     def answers(group: np.ndarray) -> list[Answer]:
         return Search(group, level, k, layout, state.codes, state.views).answers()

@@ -21,7 +21,7 @@ from retreever.errors import ConfigError, TrainingError
 from tests.support import tiny
 
 pytestmark = [
-    pytest.mark.timeout(600),
+    pytest.mark.timeout(900),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
@@ -87,7 +87,8 @@ LOOK_OFTEN = {  # an elastic run looks every 2 s whether it can grow; Ray calls 
 
 @pytest.mark.slow
 def test_an_elastic_run_outlives_a_node_and_takes_in_a_new_one(workspace, monkeypatch):
-    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    with cluster(workspace, cpus=1):
+        pass  # Ray settles once per process how it authenticates; from here on it is by token, for the nodes below too
     monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "60")
     nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     try:
@@ -98,20 +99,20 @@ def test_an_elastic_run_outlives_a_node_and_takes_in_a_new_one(workspace, monkey
 
         def watch(figures):
             seen.append((figures["step"], figures["workers"]))
-            if len(seen) == 3:
+            if len(seen) == 2:
                 nodes.remove_node(lost, allow_graceful=False)
-            if len(seen) == 8:
+            if len(seen) == 4:
                 nodes.add_node(num_cpus=1)
 
-        settings = config(workspace, train__steps=20000, train__eval_every=1000)
+        settings = config(workspace, train__steps=14000, train__eval_every=500)
         result, _ = train(settings, workspace, "elastic", workers=(1, 2), watch=watch)
     finally:
         ray.shutdown()
         nodes.shutdown()
     crews = [crew for _, crew in seen]
-    assert 1.0 in crews and crews[:3] == [2.0] * 3
+    assert 1.0 in crews and crews[:2] == [2.0] * 2
     assert crews[crews.index(1.0) :].count(2.0) > 0  # it has grown again
-    assert [f["step"] for f in result.history] == [1000.0 * (i + 1) for i in range(20)]  # no interval is missing
+    assert [f["step"] for f in result.history] == [500.0 * (i + 1) for i in range(28)]  # no interval is missing
     assert result.best["ndcg_at_10"] > 0.4
 
 
@@ -139,6 +140,9 @@ def test_the_line_that_raised_is_found_behind_collateral_failures():
     peers = {0: RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer"), 1: RuntimeError(TRACE)}
     text = explain(WorkerGroupError("two workers failed", peers))
     assert text == ("training failed on worker 1: TypeError: unsupported operand (/home/me/tree.py:42 in forward)")
+    bare = {0: TypeError("unsupported operand"), 1: RuntimeError("Connection closed by peer")}
+    message = f"[Rank 1 Error Snippet]:\nRuntimeError: Connection closed by peer\n[Rank 0,2 Error Snippet]:\n{TRACE}"
+    assert explain(WorkerGroupError(message, bare)) == text.replace("worker 1", "worker 0")
     assert "no room" in explain(ControllerError(RuntimeError("no room")))
 
 

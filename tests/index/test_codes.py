@@ -24,14 +24,16 @@ def bounds(code, vectors, query, floor=-np.inf):
     """Bounds of all rows by the scan, then by the lower digits too; NaN where a row fell below the floor."""
     rows = np.minimum(np.arange(-(-len(vectors) // STRIP) * STRIP), len(vectors) - 1)
     coded, asked = code.coded(*code.encode(vectors.copy()), rows), code.ask(query[None])
-    alive, order = (np.arange(len(rows)) < len(vectors)).astype(np.uint8), np.arange(len(coded.strips))
-    out, room, start = np.full((2, len(vectors)), np.nan), Room(1), 0
-    while start < len(order):
-        start = code.scan(asked, coded, alive, order, start, np.float32([floor]), room)
-        found = room.taken(0)
-        out[0, found.places] = found.bounds
-        found = code.refine(asked, 0, coded, np.float32(floor), found)
-        out[1, found.places] = found.bounds
+    alive, order = (np.arange(len(rows)) < len(vectors)).astype(np.uint8), np.arange(len(coded.strips))[None]
+    out, room, start, floors = np.full((2, len(vectors)), np.nan), Room(1), 0, np.float32([floor])
+    while start < len(coded.strips):
+        room.counts[:] = 0
+        start = code.scan(asked, coded, alive, order, start, floors, room)
+        places, above = room.taken(0)
+        out[0, places] = above
+        code.refine(asked, coded, floors, room)
+        places, above = room.taken(0)
+        out[1, places] = above
     return out
 
 

@@ -262,18 +262,30 @@ def test_lower_digits_and_bytes_agree_with_their_twins():
     draw = np.random.default_rng(0)
     low, beside = draw.integers(256, size=(40, 12), dtype=np.uint8), draw.integers(256, size=(3, 40), dtype=np.uint8)
     steps, above = draw.standard_normal(25).astype(np.float32), draw.random(40, np.float32)
-    places, bounds = np.arange(40, dtype=np.int32)[::-1].copy(), above.copy()
-    weights = (np.float32(0.01), np.float32(0.002))
-    assert digits.refine_digits(low, beside, steps, *weights, np.float32(-np.inf), places, bounds) == 40
+    weights = (np.float32([0.01]), np.float32([0.002]))
+
+    def found(above):
+        return np.arange(40, dtype=np.int32)[None, ::-1].copy(), above[None].copy(), np.array([40])
+
+    places, bounds, counts = found(above)
+    floors = np.float32([-np.inf])
+    digits.refine_digits(low, beside, steps[None], *weights, floors, places, bounds, counts)
     sums = (low & 15) @ steps[:-1:2] + (low >> 4) @ steps[1:-1:2] + steps[-1]
     twin = sums + 0.002 * beside[2].astype(float) - 0.01 * beside[0]
-    np.testing.assert_allclose(bounds, above + twin[::-1], atol=1e-3)
+    assert counts == [40]
+    np.testing.assert_allclose(bounds[0], above + twin[::-1], atol=1e-3)
 
-    query, over, sums_found = draw.integers(256, size=12, dtype=np.uint8), draw.random(40, np.float32), above + 9
-    kernel = (np.float32(0.01), np.float32(-0.5), np.float32(1), np.float32(-np.inf))
-    assert refine_sums(low, over, query, *kernel, places, sums_found) == 40
-    twin = 0.01 * np.minimum(low, query).sum(axis=1) + over - 0.5
-    np.testing.assert_allclose(sums_found, np.minimum(above + 9, twin[::-1]), atol=1e-5)
+    query, over = draw.integers(256, size=12, dtype=np.uint8), draw.random(40, np.float32)
+    places, bounds, counts = found(above + 9)
+    kernel = (np.float32(0.01), np.float32([-0.5]), np.float32(1))
+    refine_sums(low, over, query[None], *kernel, floors, places, bounds, counts)
+    twin = np.minimum(above + 9, (0.01 * np.minimum(low, query).sum(axis=1) + over - 0.5)[::-1])
+    assert counts == [40]
+    np.testing.assert_allclose(bounds[0], twin, atol=1e-5)
+
+    half = np.float32([np.median(twin)])
+    refine_sums(low, over, query[None], *kernel, half, places, bounds, counts)
+    assert np.array_equal(places[0, : counts[0]], np.arange(40)[::-1][twin >= half])
 
 
 def test_sums_of_minima_agree_with_their_twin():
@@ -287,11 +299,11 @@ def test_sums_of_minima_agree_with_their_twin():
         (np.empty((2, 900), np.int32), np.empty((2, 900), np.float32)),
     )
     counts, floors = np.zeros(2, np.int64), np.float32([-0.85, -0.8])
-    order = np.array([2, 0, 1])
+    order = np.array([[2, 0, 1]])
     assert scan_sums(strips, alive, order, 0, queries, np.float32(1e-4), floors, *room, counts) == 3
     for query in range(2):
         twin = np.minimum(strips, queries[query][None, :, None]).sum(axis=1).reshape(-1) * 1e-4 - 1
-        expected = np.concatenate([np.arange(256 * s, 256 * (s + 1)) for s in order])
+        expected = np.concatenate([np.arange(256 * s, 256 * (s + 1)) for s in order[0]])
         expected = expected[(twin[expected] >= floors[query]) & (alive[expected] == 1)]
         assert np.array_equal(room[0][query, : counts[query]], expected)
         np.testing.assert_allclose(room[1][query, : counts[query]], twin[expected], atol=1e-6)
