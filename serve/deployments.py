@@ -20,7 +20,6 @@ from serve.refusal import Refused
 from serve.remote import LOST
 from serve.routing import WARM_UP, Routed, Routing
 from serve.schema import EmbedRequest, SearchRequest
-from serve.standby import keep_one
 
 SERVICE: dict[str, Any] = {
     "max_ongoing_requests": 64,
@@ -38,7 +37,6 @@ class Encoder:
 
     def __init__(self, folder: str, threads: int, gpu: bool):
         self._routing = Routing(Path(folder), threads, "cuda" if gpu else "cpu")
-        keep_one(Path(folder))
 
     async def route(self, texts: Sequence[str], kind: Kind) -> Routed:
         """Route texts."""

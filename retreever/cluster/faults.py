@@ -1,9 +1,11 @@
 """What a failed Ray Train run says to the person who started it: one sentence with the line of code that raised."""
 
 import re
+import sysconfig
 
 from ray.train.v2.api.exceptions import TrainingFailedError
 
+LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 SECTION = re.compile(r"^\[Rank ([\d,]+) Error Snippet\]:\n", re.MULTILINE)
 PLACE = re.compile(r'^\s*File "(?P<file>[^"]+)", line (?P<line>\d+), in (?P<where>\S+)', re.MULTILINE)
 
@@ -17,7 +19,8 @@ def explain(error: TrainingFailedError) -> str:
     rank, failure = min(failures.items(), key=lambda item: (_is_collateral(item[1]), item[0]))
     text = _traceback(error, rank) or str(failure)
     places = list(PLACE.finditer(text))
-    at = f" ({places[-1]['file']}:{places[-1]['line']} in {places[-1]['where']})" if places else ""
+    ours = [place for place in places if not place["file"].startswith(LIBRARIES)] or places
+    at = f" ({ours[-1]['file']}:{ours[-1]['line']} in {ours[-1]['where']})" if ours else ""
     return f"training failed on worker {rank}: {_last_line(text)}{at}"
 
 

@@ -127,11 +127,12 @@ def test_an_error_of_the_code_is_shown_with_its_line(workspace):
         train(config(workspace, train__steps=10), workspace, "broken", workers=2)
 
 
-TRACE = """Traceback (most recent call last):
+TRACE = f"""Traceback (most recent call last):
   File "/lib/ray/worker.py", line 10, in run
     return loop()
   File "/home/me/tree.py", line 42, in forward
     return x + y
+  File "{Path(os.__file__)}", line 7, in add
 TypeError: unsupported operand
 """
 
