@@ -21,6 +21,10 @@ FILES = {
     "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": "server-state",
     "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": "",
 }
+PATIENCE = ("RAY_SERVE_HAPROXY_HEALTH_CHECK_FALL", "12")
+"""Checks of 5 s that an ingress may miss while it is busy. A dead one is noticed without them, by the connections it
+refuses; one that missed two would be passed over for Serve's proxy, where requests wait until their callers give up.
+"""
 PORTS = ("RAY_SERVE_HAPROXY_METRICS_PORT", "RAY_SERVE_HAPROXY_STATS_PORT")
 # Ray calls it as `haproxy -db -f CONFIG ...` and writes CONFIG anew before every call.
 WRAPPER = """#!/bin/sh
@@ -68,6 +72,7 @@ def _settings(folder: Path, binary: str) -> dict[str, str]:
     wrapper.chmod(0o700)
     return {
         SWITCH: "1",
+        PATIENCE[0]: os.environ.get(*PATIENCE),
         "RAY_SERVE_HAPROXY_BINARY_PATH": str(wrapper),
         **dict(zip(PORTS, ports, strict=True)),
         **{name: str(folder / file) for name, file in FILES.items()},

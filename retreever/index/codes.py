@@ -4,7 +4,7 @@ Which row lies at which place is the segment's business.
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol, Self
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 

@@ -105,15 +105,18 @@ def _prefetch(builder: Any, pointer: Any) -> None:
     builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0"), [address, *how])
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def prefetch(typing: Any, array: Any, offset: Any) -> Any:
+def _prefetched(typing: Any, array: Any, offset: Any) -> Any:
     """Have the cache line of an element of a contiguous array read before it is needed."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        _prefetch(builder, _place(context, builder, signature.args[0], *arguments, _i8))
+        values, place = arguments
+        _prefetch(builder, _place(context, builder, signature.args[0], values, place, _i8))
         return context.get_dummy_value()
 
     return types.void(array, offset), generate
+
+
+prefetch: Any = intrinsic(_prefetched)
 
 
 def _at(builder: Any, pointer: Any, index: Any) -> Any:

@@ -355,8 +355,8 @@ def score_best_first(
     Args:
         queries: in stored form, (queries, nodes).
         rows: of every place.
-        found, above: places and their bounds, (queries, room); rows and similarities of those that may be among the best
-            take their place at the front.
+        found, above: places and their bounds, (queries, room); rows and similarities of those that may be among the
+            best take their place at the front.
         counts: how many there are, int64 (queries,); then how many have taken their place.
         floors: the k-th best similarity of all is known to be no less, (queries,); raised.
         best: heaps of the k best similarities so far, the least of them first; -inf where there are fewer.

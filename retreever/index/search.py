@@ -171,7 +171,8 @@ class Search:
         """Score the passages with the largest estimates. They will be found again, so nothing but the floor is kept."""
         own = self.progress
         several = min(max(GUESS_SCORED, 3 * own.best.shape[1]), room.bounds.shape[1])
-        least = np.partition(room.bounds, -several, axis=1)[:, -several].copy()  # contiguous, as kernels are compiled for
+        parted = np.partition(room.bounds, -several, axis=1)
+        least = parted[:, -several].copy()  # contiguous, as kernels are compiled for
         trial = Progress(*own.best.shape)
         trial.best[:] = own.best
         picked = Room(*room.bounds.shape)

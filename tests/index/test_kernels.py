@@ -9,10 +9,13 @@ from retreever.index.digits import BLOCK, GROUP, arithmetic, digits_at
 from retreever.index.kernels import (
     dots,
     keep_best,
+    keep_found,
     merge_rows,
     narrow_rows,
+    pick,
     refine_sums,
     scan_sums,
+    score_best_first,
     score_rows,
     widen,
 )
@@ -221,6 +224,50 @@ def test_a_heap_keeps_the_largest():
     heap = np.full(7, -np.inf, np.float32)
     keep_best(np.random.default_rng(0).permutation(100).astype(np.float32), heap)
     assert heap[0] == 93 and sorted(heap) == list(range(93, 100))
+
+
+def test_the_best_are_scored_in_falling_order_of_their_bounds_until_none_can_be_among_them():
+    draw, k = np.random.default_rng(0), 5
+    passages, queries = drawn(200, 64), drawn(3, 64, seed=1)
+    rows = draw.permutation(200).astype(np.int32)
+    exact = np.stack([scored(query, passages, False) for query in queries])
+    counts, found = np.array([200, 120, 0]), np.stack([draw.permutation(200) for _ in range(3)]).astype(np.int32)
+    above = np.take_along_axis(exact, rows[found], axis=1) + draw.random((3, 200), np.float32) * np.float32(0.2)
+    places, given, had = found.copy(), above.copy(), counts.copy()
+    floors, best = np.full(3, -np.inf, np.float32), np.full((3, k), -np.inf, np.float32)
+    bounds, done = np.full(3, -np.inf, np.float32), np.zeros(3, np.int64)
+    score_best_first(queries, passages, False, rows, places, given, counts, floors, best, bounds, done)
+    for query in range(2):
+        seen = rows[found[query, : had[query]]]
+        kth = np.sort(exact[query, seen])[-k]
+        falling = np.sort(above[query, : had[query]])[::-1]
+        assert floors[query] == best[query, 0] == kth and k <= done[query] < had[query]
+        assert bounds[query] == falling[done[query]] < kth <= falling[done[query] - 1]
+        kept = places[query, : counts[query]]
+        assert set(kept) == set(seen[exact[query, seen] >= kth])
+        assert np.array_equal(given[query, : counts[query]], exact[query, kept])
+    assert counts[2] == done[2] == 0 and floors[2] == -np.inf
+
+
+def test_what_reaches_a_query_s_own_least_is_picked():
+    draw = np.random.default_rng(0)
+    places, bounds = np.arange(60, dtype=np.int32).reshape(2, 30), draw.random((2, 30), np.float32)
+    starts, ends, least = np.array([0, 10]), np.array([20, 10]), np.float32([0.5, 0.0])
+    picked, theirs, counts = np.empty_like(places), np.empty_like(bounds), np.array([7, 7])
+    pick(places, bounds, starts, ends, least, picked, theirs, counts)
+    wanted = np.flatnonzero(bounds[0, :20] >= 0.5)
+    assert counts.tolist() == [len(wanted), 0]
+    assert np.array_equal(picked[0, : counts[0]], wanted) and np.array_equal(theirs[0, : counts[0]], bounds[0, wanted])
+
+
+def test_estimates_keep_what_may_be_among_the_best():
+    rows, places = np.arange(100, 130, dtype=np.int32), np.arange(30, dtype=np.int32)[None].copy()
+    estimates = np.random.default_rng(0).random((1, 30), np.float32)
+    given, counts, best = estimates.copy(), np.array([25]), np.full((1, 4), -np.inf, np.float32)
+    keep_found(rows, places, given, counts, np.float32([0.1]), best)
+    top = np.argsort(-estimates[0, :25])[:4]
+    assert counts == [4] and set(places[0, :4]) == set(rows[top]) and best[0, 0] == estimates[0, top[-1]]
+    assert np.array_equal(np.sort(given[0, :4]), np.sort(estimates[0, top]))
 
 
 def test_rows_are_centred_and_measured_as_their_twin_is():
