@@ -21,9 +21,12 @@ FILES = {
     "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": "server-state",
     "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": "",
 }
-PATIENCE = ("RAY_SERVE_HAPROXY_HEALTH_CHECK_FALL", "12")
-"""Checks of 5 s that an ingress may miss while it is busy. A dead one is noticed without them, by the connections it
-refuses; one that missed two would be passed over for Serve's proxy, where requests wait until their callers give up.
+PATIENCE = {
+    "RAY_SERVE_HAPROXY_HEALTH_CHECK_FALL": "12",  # checks that fail: 5 s each where it is busy, 0.25 s where it is dead
+    "RAY_SERVE_HAPROXY_OBSERVE_ERROR_LIMIT": "100",  # connections in a row that fail
+}
+"""When an ingress counts as dead. One that is only busy would be passed over for Serve's proxy, where requests wait
+until their callers give up, instead of being told to come back later.
 """
 PORTS = ("RAY_SERVE_HAPROXY_METRICS_PORT", "RAY_SERVE_HAPROXY_STATS_PORT")
 # Ray calls it as `haproxy -db -f CONFIG ...` and writes CONFIG anew before every call.
@@ -72,7 +75,7 @@ def _settings(folder: Path, binary: str) -> dict[str, str]:
     wrapper.chmod(0o700)
     return {
         SWITCH: "1",
-        PATIENCE[0]: os.environ.get(*PATIENCE),
+        **{name: os.environ.get(name, value) for name, value in PATIENCE.items()},
         "RAY_SERVE_HAPROXY_BINARY_PATH": str(wrapper),
         **dict(zip(PORTS, ports, strict=True)),
         **{name: str(folder / file) for name, file in FILES.items()},

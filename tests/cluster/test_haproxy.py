@@ -36,6 +36,14 @@ def test_statistics_stay_on_this_machine(tmp_path, monkeypatch):
     assert SWITCH not in os.environ
 
 
+def test_an_ingress_may_be_busy_for_as_long_as_the_user_says(monkeypatch):
+    monkeypatch.delenv(SWITCH, raising=False)
+    monkeypatch.setenv("RAY_SERVE_HAPROXY_OBSERVE_ERROR_LIMIT", "7")
+    with haproxy():
+        assert os.environ["RAY_SERVE_HAPROXY_OBSERVE_ERROR_LIMIT"] == "7"
+        assert os.environ["RAY_SERVE_HAPROXY_HEALTH_CHECK_FALL"] == "12"
+
+
 def test_what_the_user_has_set_is_there_again_afterwards(monkeypatch):
     monkeypatch.delenv(SWITCH, raising=False)
     monkeypatch.setenv("RAY_SERVE_HAPROXY_STATS_PORT", "8404")
