@@ -251,7 +251,7 @@ def compare(
     ] = None,
     model: Annotated[
         list[str] | None,
-        typer.Option("--model", "-m", help="trained tree to judge instead, one a seed (repeatable)"),
+        typer.Option("--model", "-m", help="trained tree to judge instead; several count as seeds of one (repeatable)"),
     ] = None,
     rival: Annotated[
         list[str] | None, typer.Option("--rival", "-r", help="only this rival (repeatable) [default: all]")

@@ -33,7 +33,7 @@ from retreever.config import Config
 from retreever.contender import NAME, QUANTISED, Contender
 from retreever.encoder import Encoder
 from retreever.encodings import EncodedDataset, open_dataset
-from retreever.errors import TrainingError
+from retreever.errors import ConfigError, TrainingError
 from retreever.evaluation.latency import Latency, measure, one_thread
 from retreever.evaluation.metrics import NAMES
 from retreever.evaluation.report import Entry, Protocol, Report
@@ -99,13 +99,13 @@ def compare(
     Args:
         seeds: trees and seeded rivals are trained with seeds `train.seed`, `train.seed` + 1, ...
         rivals: by name; None: all.
-        models: trained trees to judge instead, one a seed: runs, folders or MLflow URIs. Encoder and budget of the
-            rivals are then the first one's.
+        models: trained trees to judge instead, which differ in their seeds alone: runs, folders or MLflow URIs. Encoder
+            and budget of the rivals are then theirs.
         summarizer: RAPTOR's language model, a Hugging Face id or a folder.
         watch: sees a line for every contestant that ends.
 
     Raises:
-        ConfigError: a rival of an unknown name.
+        ConfigError: a rival of an unknown name; models that differ in more than their seeds.
         DataError: the split is missing.
         TrainingError: no tree could be judged.
     """
@@ -121,6 +121,21 @@ def compare(
     return Comparison(report, run.folder, run.parent)
 
 
+def _shared_config(models: Sequence[str], trees: Sequence[Path]) -> Config:
+    """The configuration of trained trees, whose figures are averaged: seeds may differ, nothing else.
+
+    Raises:
+        ConfigError: something else does.
+    """
+    theirs = [load_model(tree)[1] for tree in trees]
+    flat = [config.flat() for config in theirs]
+    apart = sorted(key for key in flat[0] if any(own[key] != flat[0][key] for own in flat) and key != "train.seed")
+    if apart:
+        fault = f"models: {', '.join(models)} differ in {', '.join(apart)}; together they count as seeds of one tree"
+        raise ConfigError([f"{fault}: compare each by itself"])
+    return theirs[0]
+
+
 class _Comparison:
     """One call of `compare`: its tasks, its data and its place in MLflow."""
 
@@ -129,7 +144,7 @@ class _Comparison:
         rivals: Sequence[str] | None, models: Sequence[str], summarizer: str | None, track: Track,
     ):  # fmt: skip
         trees = [locate(model, workspace) for model in models]
-        self.config = load_model(trees[0])[1] if trees else config
+        self.config = _shared_config(models, trees) if trees else config
         self.workspace, self.split = workspace, split
         self.failed: dict[str, str] = {}
         names = list(RIVALS) if rivals is None else list(rivals)

@@ -6,6 +6,7 @@ import pytest
 
 from retreever.cluster import compare as module
 from retreever.cluster.compare import compare
+from retreever.cluster.launch import train
 from retreever.cluster.runtime import cluster
 from retreever.cluster.tracking import Tracker
 from retreever.data import beir
@@ -90,6 +91,13 @@ def test_a_trained_tree_is_judged_on_other_data(made, place, config):
     assert found.report.protocol.dataset == "other" and found.report.protocol.trained_on == "tiny"
     assert found.report.protocol.passages == 60
     assert found.report.entries[0].mean() > 0.2
+
+
+def test_trees_that_differ_in_more_than_their_seed_are_not_averaged(made, place, config):
+    train(config.with_overrides({"train.steps": 2, "train.lr": 0.5}), place, "another")
+    runs = ["another", next(run.name for run in place.runs.iterdir() if run.name != "another")]
+    with pytest.raises(ConfigError, match=r"models: another, .* differ in train.lr, train.steps; .*: compare each by"):
+        compare(config, "tiny", place, models=runs, rivals=["frozen"])
 
 
 def test_a_rival_that_fails_is_named_and_the_others_go_on(place, config):
