@@ -1,5 +1,7 @@
 """Rivals that rank by the cosine of vectors: they differ in which vectors, and share everything else."""
 
+from abc import ABC, abstractmethod
+
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -9,7 +11,7 @@ from retreever.encodings import EncodedDataset, Encodings
 from retreever.progress import Track, silent
 
 
-class Dense:
+class Dense(ABC):
     """Exhaustive cosine search; a subclass says what `_vectors` of texts are."""
 
     seed = 0
@@ -28,9 +30,9 @@ class Dense:
         """Of the code of one vector."""
         return self._holding(form).bytes_per_vector
 
+    @abstractmethod
     def _vectors(self, encodings: Encodings, rows: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n dim"]:
         """Vectors of texts at the largest size."""
-        raise NotImplementedError
 
     def _sized(self, vectors: Float[np.ndarray, "n dim"], form: Form) -> Float[np.ndarray, "n dims"]:
         """Those of a form, of length one: the first dimensions."""

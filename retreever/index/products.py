@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from retreever.index.kernels import keep_best
+from retreever.index.best import keep_best
 from retreever.index.layout import Layout
 from retreever.index.search import Evidence, Progress, View, some_scores
 from retreever.index.segment import Segment

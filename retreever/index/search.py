@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from retreever.index.best import keep_found, pick, score_best_first
 from retreever.index.codes import SLACK, Code, Room
-from retreever.index.kernels import STRIP, keep_found, pick, score_best_first, score_rows
+from retreever.index.kernels import STRIP, score_rows
 from retreever.index.layout import Layout
 from retreever.index.segment import Segment
 

@@ -5,17 +5,14 @@ import numpy as np
 import pytest
 
 from retreever.index import coordinates, digits
+from retreever.index.best import keep_best, keep_found, pick, score_best_first
 from retreever.index.digits import BLOCK, GROUP, arithmetic, digits_at
 from retreever.index.kernels import (
     dots,
-    keep_best,
-    keep_found,
     merge_rows,
     narrow_rows,
-    pick,
     refine_sums,
     scan_sums,
-    score_best_first,
     score_rows,
     widen,
 )
