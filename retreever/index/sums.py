@@ -132,8 +132,8 @@ class Sums:
         """Sums of minima of bytes."""
         if self._has_bytes(asked, coded):
             room.bounds[:, : room.counts.max(initial=0)] = np.inf
-            whole, any_ = (np.full(len(asked.bytes), value, np.float32) for value in (-1, -np.inf))
-            self._by_bytes(asked, coded, whole, np.float32(0), any_, room)
+            constants, floors = (np.full(len(asked.bytes), value, np.float32) for value in (-1, -np.inf))
+            self._by_bytes(asked, coded, constants, np.float32(0), floors, room)
 
     def _has_bytes(self, asked: AskedSums, coded: Coded) -> bool:
         """Whether the code has bytes, and of the nodes of the query's level."""
