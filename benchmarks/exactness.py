@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from benchmarks.search import Corpus
+from benchmarks.made_corpus import Corpus
 from retreever.cluster.promote import locate
 from retreever.encodings import EncodedDataset, open_dataset
 from retreever.evaluation.metrics import evaluate, relevance

@@ -1,4 +1,4 @@
-"""A bundle of very many passages to serve, made of a model's own corpus as in `benchmarks.search`.
+"""A bundle of very many passages to serve, made of a model's own corpus as in `benchmarks.made_corpus`.
 
     python -m benchmarks.large_bundle MODEL FOLDER [--documents 1000000]
     python -m benchmarks.serve_load FOLDER
@@ -12,7 +12,8 @@ from typing import Annotated, Any
 
 import typer
 
-from benchmarks.search import Corpus, fitting_mixture, say
+from benchmarks.made_corpus import Corpus, fitting_mixture
+from benchmarks.timing import say
 from retreever.cluster.promote import locate
 from retreever.data.dataset import Passage
 from retreever.index import TreeIndex

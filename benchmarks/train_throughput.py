@@ -14,6 +14,7 @@ MNRL    sentence-transformers' MultipleNegativesRankingLoss on a linear head of 
 
 import argparse
 import functools
+import itertools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,13 +25,15 @@ from torch import Tensor, nn
 
 from retreever.config import Config, EncoderConfig, build
 from retreever.encoder import resolved_dtype
-from retreever.model import RoutingTree
+from retreever.learner import learner_of, optimizer_of
+from retreever.model import RoutingTree, levels_at
 from retreever.model.attention import CrossAttention
-from retreever.training import _optimizer, learner_of
 
 DIM, DEPTH, TOKENS = 384, 10, 128
 SECONDS = 5.0
 """For which each contestant is timed, after one step to warm up."""
+SCHEDULED = 200
+"""Steps whose levels are drawn beforehand, enough to even them out."""
 
 
 @dataclass(frozen=True)
@@ -90,12 +93,14 @@ def trainer(config: Config, pairs: Pairs, naive: bool = False) -> Callable[[], o
         assert isinstance(tree.split, CrossAttention)
         _check_same(tree, pairs)
         tree.split = Naive(tree.split)  # type: ignore[assignment]
-    optimizer = _optimizer(learner, config)
+    optimizer = optimizer_of(learner, config)
     keep = torch.ones(len(pairs.queries), len(pairs.queries), dtype=torch.bool)
+
+    levels_of_steps = itertools.cycle(scheduled(config))
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
-        levels = config.depth.levels or (DEPTH,)
+        levels = next(levels_of_steps)
         learner((pairs.queries, pairs.mask), (pairs.passages, pairs.mask), levels, (keep, None)).backward()
         nn.utils.clip_grad_norm_(learner.parameters(), config.train.clip_norm)
         optimizer.step()
@@ -137,15 +142,23 @@ def _mnrl():  # type: ignore[no-untyped-def]
     return model, losses.MultipleNegativesRankingLoss(model)
 
 
+def scheduled(config: Config) -> list[tuple[int, ...]]:
+    """Levels of the first steps, as the scheduler has them: as many as even out what it draws."""
+    depth = config.depth
+    return [
+        levels_at(depth.scheduler, DEPTH, step, SCHEDULED, seed=0, levels=depth.levels) for step in range(SCHEDULED)
+    ]
+
+
 def floor(config: Config, batch: int) -> float:
     """Steps a second at which this machine could do no better."""
-    flops, moved = work(config, batch)
-    return 1 / max(flops / matrix_rate(), moved / copy_rate())
+    works = [work(config, batch, levels) for levels in scheduled(config)]
+    return len(works) / sum(max(flops / matrix_rate(), moved / copy_rate()) for flops, moved in works)
 
 
-def work(config: Config, batch: int) -> tuple[float, float]:
+def work(config: Config, batch: int, levels: tuple[int, ...]) -> tuple[float, float]:
     """Floating-point operations and bytes of a step. Encodings are frozen: they get no gradient."""
-    tree, texts, nodes = config.tree, 2 * batch, 2**DEPTH - 1
+    tree, texts, nodes = config.tree, 2 * batch, 2 ** max(levels) - 1
     if tree.split == "cross_attention":
         tokens = texts * TOKENS
         keys, logits = 2 * tokens * DIM * tree.d_k, 2 * tokens * nodes * tree.d_k
@@ -159,7 +172,7 @@ def work(config: Config, batch: int) -> tuple[float, float]:
         flops = (3 if tree.split == "mlp" else 2) * 2 * texts * inner * nodes
         flops += 2 * 2 * texts * DIM * inner if tree.split == "mlp" else 0
         inputs = texts * DIM
-    flops += sum(3 * 2 * batch * batch * 2**level for level in config.depth.levels or (DEPTH,))
+    flops += sum(3 * 2 * batch * batch * 2**level for level in levels)
     parameters = sum(p.numel() for p in RoutingTree(DIM, **tree.model_dump()).parameters())
     return flops, 4 * (inputs + 8 * parameters)
 
@@ -212,9 +225,10 @@ def pooled(split: str, batch: int = 1024) -> None:
     config, pairs = settings(split=split), Pairs.draw(batch, tokens=False)
     ours, best, head_rate = rate(trainer(config, pairs)), floor(config, batch), rate(head(pairs))
     show(f"{split}, batch {batch}, levels 4, 6, 8, 10", ours, batch, {"floor": best, "MNRL": head_rate})
-    last = config.with_overrides({"depth.levels": [DEPTH]})
-    rivals = {"floor": floor(last, batch), "MNRL": head_rate}
-    show(f"{split}, batch {batch}, level 10", rate(trainer(last, pairs)), batch, rivals)
+    for scheduler in ("constant", "random_square", "random_uniform"):
+        single = config.with_overrides({"depth.levels": None, "depth.scheduler": scheduler})
+        rivals = {"floor": floor(single, batch), "MNRL": head_rate}
+        show(f"{split}, batch {batch}, {scheduler}", rate(trainer(single, pairs)), batch, rivals)
 
 
 def attention(batch: int = 256) -> None:

@@ -19,12 +19,13 @@ from retreever.evaluation.ranking import top_k
 from retreever.index import Layout, TreeIndex
 from retreever.model import RoutingTree
 from retreever.progress import Track, silent
-from retreever.retriever import load_model, routed
+from retreever.retriever import chunks, load_model, routed
 from retreever.validation import levels_of
 
 NAME = "retreever"
 QUANTISED = (64, 256)  # bytes of product quantisers, tried where a level has four times as many nodes
 CERTIFIED = "certified"
+CHUNK = 8_192  # passages indexed at once
 
 
 class Contender(Dense):
@@ -57,18 +58,19 @@ class Contender(Dense):
 
     def index(self, data: EncodedDataset, track: Track = silent) -> None:
         """Route the passages of `data`, to be asked by its queries."""
-        super().index(data, track)
+        routing = routed(self.tree, self.config, data.passages)
+        chunked = track(routing, "routing passages", total=chunks(self.config, len(data.passages)))
+        self._hold(np.concatenate(list(chunked)), data.queries)
         self._plain = {}
         self._data, self._served = data, None
 
     def search(self, query_rows: Int[np.ndarray, " queries"], k: int, form: Form) -> Ranking:
         """Passage rows and similarities of the best k, equal ones by row."""
         if form.code == CERTIFIED:
-            nodes = routed(self.tree, self.config, self._queries, query_rows)
-            return self._index().search(np.concatenate(list(nodes)), k, threads=1)
+            return self._index().search(self._asked(query_rows), k, threads=1)
         if self._inner:
             return super().search(query_rows, k, form)
-        queries = self._sized(self._vectors(self._queries, query_rows), form)
+        queries = self._sized(self._asked(query_rows), form)
         return top_k(queries, self._decoded(form), k, "ntvd")
 
     def bytes_per_document(self, form: Form) -> float:
@@ -85,24 +87,20 @@ class Contender(Dense):
                 config.tree.depth, config.loss.similarity, tree.exact_hierarchy, "in memory", config.index.dtype
             )
             ids = [passage.id for passage in self._data.dataset.corpus]
-            self._served = TreeIndex.build(routed(tree, config, self._data.passages), ids, layout)
+            parts = (self._passages[start : start + CHUNK] for start in range(0, len(ids), CHUNK))
+            self._served = TreeIndex.build(parts, ids, layout)
         return self._served
 
     @property
     def _inner(self) -> bool:
         return self.config.loss.similarity == "bhattacharyya"
 
-    def _vectors(self, encodings: Encodings, rows: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n numbers"]:
-        """Probabilities at the levels reported, one level after the other."""
-        levels = np.concatenate(
-            [np.arange(*self.tree.tree.level(d).indices(self.tree.tree.nodes)) for d in self.levels]
-        )
-        return np.concatenate([nodes[:, levels] for nodes in routed(self.tree, self.config, encodings, rows)])
+    def _vectors(self, encodings: Encodings, rows: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n nodes"]:
+        """Probabilities of all nodes."""
+        return np.concatenate(list(routed(self.tree, self.config, encodings, rows)))
 
-    def _sized(self, vectors: Float[np.ndarray, "n numbers"], form: Form) -> Float[np.ndarray, "n dims"]:
-        starts = np.cumsum([0, *(2**d for d in self.levels)])
-        start = int(starts[self.levels.index(int(form.dims or self._last).bit_length() - 1)])
-        level = vectors[:, start : start + (form.dims or self._last)]
+    def _sized(self, vectors: Float[np.ndarray, "n nodes"], form: Form) -> Float[np.ndarray, "n dims"]:
+        level = vectors[:, self.tree.tree.level(int(form.dims or self._last).bit_length() - 1)]
         return np.sqrt(level) if self._inner else np.ascontiguousarray(level)
 
     def _decoded(self, form: Form) -> Float[np.ndarray, "passages dims"]:

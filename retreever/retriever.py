@@ -293,8 +293,8 @@ def build_index(
         folder: write the index there as it grows; in memory where it is None.
     """
     layout = layout_of(tree, config, digest)
-    chunks = track(routed(tree, config, data.passages), "indexing, chunks", total=_chunks(config, len(data.passages)))
-    return TreeIndex.build(chunks, [passage.id for passage in data.dataset.corpus], layout, folder)
+    nodes = track(routed(tree, config, data.passages), "indexing, chunks", total=chunks(config, len(data.passages)))
+    return TreeIndex.build(nodes, [passage.id for passage in data.dataset.corpus], layout, folder)
 
 
 def layout_of(tree: RoutingTree, config: Config, digest: str) -> Layout:
@@ -321,5 +321,6 @@ def routed(
         yield nodes.float().exp().cpu().numpy()
 
 
-def _chunks(config: Config, texts: int) -> int:
+def chunks(config: Config, texts: int) -> int:
+    """In how many chunks as many texts are routed."""
     return -(-texts // CHUNK[config.tree.split == "cross_attention"])

@@ -63,6 +63,19 @@ def test_the_index_that_is_served_finds_what_a_scan_finds(data, similarity):
     assert contender.bytes_per_document(Form(256, "certified")) > 2 * 256
 
 
+def test_passages_and_many_queries_are_routed_once_for_all_forms_and_a_single_query_each_time(data, monkeypatch):
+    contender = made(data, "bhattacharyya")
+    texts, forward = [], contender.tree.forward
+    monkeypatch.setattr(contender.tree, "forward", lambda x, *rest: texts.append(len(x)) or forward(x, *rest))
+    for form in contender.forms:
+        contender.search(np.arange(60), 10, form)
+    assert texts == [60]
+    contender.search(np.arange(30), 10, Form(256))
+    for form in contender.forms:
+        contender.search(np.arange(1), 10, form)
+    assert texts == [60, 30, *(1 for _ in contender.forms)]
+
+
 def test_forms_are_the_levels_reported_and_quantisers_for_fine_trees(data):
     codes = [(form.dims, form.code) for form in made(data, "bhattacharyya").forms]
     levels = [16, 64, 256]

@@ -8,6 +8,7 @@ import torch
 
 from retreever import training
 from retreever.errors import ConfigError, DataError, TrainingError
+from retreever.learner import Learner, learning_rate
 from retreever.model import ContrastiveLoss, RoutingTree
 from retreever.model.propagation import Learned
 from retreever.retriever import load_model
@@ -136,9 +137,7 @@ def test_training_stops_early_where_nothing_improves(tmp_path, encoder, data, mo
 
 
 def test_a_loss_that_is_no_number_ends_the_training_with_its_settings(tmp_path, encoder, data, monkeypatch):
-    monkeypatch.setattr(
-        training.ContrastiveLoss, "forward", lambda self, *a, **k: (self.log_scale.sum() * torch.nan, None)
-    )
+    monkeypatch.setattr(ContrastiveLoss, "forward", lambda self, *a, **k: (self.log_scale.sum() * torch.nan, None))
     with pytest.raises(TrainingError, match=r"loss is nan before step 10 .*train\.lr"):
         training.fit(tiny.tiny_config(encoder), data, tmp_path)
 
@@ -158,7 +157,7 @@ def test_micro_batches_draw_the_same_dropout_on_the_way_back(encoder, data):
     config = tiny.tiny_config(encoder, train__input_dropout=0.5, train__micro_batch=5)
     assert all(torch.equal(a, b) for a, b in zip(*(gradients(config, data).values() for _ in range(2)), strict=True))
     with doubles():
-        learner = training.Learner(training.RoutingTree(32, 3), training.ContrastiveLoss(), 0.5, False, 5)
+        learner = Learner(RoutingTree(32, 3), ContrastiveLoss(), 0.5, False, 5)
         x, keep = torch.randn(20, 32), torch.ones(20, 20, dtype=torch.bool)
         weights = learner.tree.split.readout
 
@@ -197,7 +196,7 @@ def test_the_loss_is_the_weighted_mean_of_the_levels(encoder, data):
     config = tiny.tiny_config(encoder)
     torch.manual_seed(0)
     tree, loss = RoutingTree(data.dim, **config.tree.model_dump()), ContrastiveLoss(levels=4)
-    learner = training.Learner(tree, loss, 0.0, autocast=False, decay=1.0).eval()
+    learner = Learner(tree, loss, 0.0, autocast=False, decay=1.0).eval()
     sides = data.queries.batch(torch.arange(8).numpy()), data.passages.batch(torch.arange(8).numpy())
     keep = torch.ones(8, 8, dtype=torch.bool), None
     one, four = (learner(*sides, (level,), keep) for level in (1, 4))
@@ -228,7 +227,7 @@ def test_learned_levels_are_tied_loosely_and_trained_all_the_same(tmp_path, enco
 
 def test_the_learning_rate_warms_up_and_decays_to_zero():
     config = training.Config().with_overrides({"train.steps": 200, "train.lr": 0.1, "train.warmup_fraction": 0.1})
-    rates = [training.learning_rate(step, config) for step in range(200)]
+    rates = [learning_rate(step, config) for step in range(200)]
     assert max(rates) == rates[20] == pytest.approx(0.1)
     assert rates[:20] == sorted(rates[:20]) and rates[20:] == sorted(rates[20:], reverse=True)
     assert 0 < rates[-1] < 0.001

@@ -237,17 +237,17 @@ class _Comparison:
         if not any(task.name == NAME for task in judged):
             raise TrainingError(f"no tree could be judged: {self.failed}")
         first = {task.name: task for task in reversed(judged)}
-        times = {name: self._times(first[name]) for name in track(sorted(first), "timing", total=len(first))}
+        times = {name: self._times(first[name], track) for name in sorted(first)}
         names = [NAME, *(name for name in RIVALS if name in first)]
         entries = [entry for name in names for entry in _entries(name, judged, times[name])]
         return Report(self._protocol(), NAME, entries, self._encoding(), self.failed)
 
-    def _times(self, task: Task) -> dict[Form, Latency]:
+    def _times(self, task: Task, track: Track) -> dict[Form, Latency]:
         """Latency of each form; nothing else runs in this process."""
         ranker = _ranker(task, self.trained_on)
-        ranker.index(self.data)
+        ranker.index(self.data, track)
         found = {}
-        for form in ranker.forms:
+        for form in track(ranker.forms, f"timing {task.name}", total=len(ranker.forms)):
             ranker.bytes_per_document(form)  # has what it needs built before the clock starts
             with one_thread():
                 rows = [self.queries[i : i + 1] for i in range(min(TIMED, len(self.queries)))]
