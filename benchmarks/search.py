@@ -25,6 +25,7 @@ import typer
 from benchmarks.made_corpus import CHUNK, Corpus, K, fitting_mixture
 from benchmarks.search_rivals import approximate, flats, lexical, probing
 from benchmarks.timing import Timing, bandwidth, say, timed
+from retreever import memory
 from retreever.cluster.promote import locate
 from retreever.index import Layout, TreeIndex
 from retreever.index.search import every_score
@@ -74,6 +75,7 @@ def main(
     json_: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
 ) -> None:
     """Print the tables."""
+    memory.keep_freed()  # as `retreever index` does; the rivals have it too
     workspace = Workspace.default()
     corpus = Corpus.open(locate(model, workspace), workspace, queries)
     nodes = corpus.routed(corpus.queries)

@@ -22,6 +22,7 @@ from retreever.data import beir
 from retreever.encoder import Encoder, Kind
 from retreever.encodings import EncodedDataset, Encodings, makings
 from retreever.files import inventory, write_json
+from retreever.memory import keep_freed
 from retreever.shards import MANIFEST, OFFSETS, POOLED, SHARD, token_file
 
 DIM = 384
@@ -75,6 +76,7 @@ def main() -> None:
     parser.add_argument("--micro-batch", type=int)
     parser.add_argument("--steps", type=int, default=3)
     given = parser.parse_args()
+    keep_freed()  # as `retreever train` does
     train = {"batch_size": given.batch, "micro_batch": given.micro_batch, "steps": given.steps}
     train |= {"eval_every": given.steps, "eval_queries": 50, "eval_passages": 500}
     config = build({"tree": {"split": "cross_attention"}, "train": train})

@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from retreever import memory
 from retreever.config import Config, EncoderConfig, build
 from retreever.encoder import resolved_dtype
 from retreever.learner import learner_of, optimizer_of
@@ -211,6 +212,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("splits", nargs="*", default=["linear", "mlp", "cross_attention"])
     chosen = parser.parse_args().splits
+    memory.keep_freed()  # as `retreever train` does; the rivals have it too
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, ", end="")
     print(f"matrix product {matrix_rate() / 1e9:.0f} GFLOP/s, copy {copy_rate() / 1e9:.1f} GB/s")
     for split in chosen:

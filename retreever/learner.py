@@ -115,7 +115,7 @@ def optimizer_of(learner: Learner, config: Config) -> torch.optim.AdamW:
         {"params": decayed, "weight_decay": train.weight_decay},
         {"params": others, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=train.lr, betas=(train.beta1, train.beta2), eps=train.eps)
+    return torch.optim.AdamW(groups, lr=train.lr, betas=(train.beta1, train.beta2), eps=train.eps, fused=True)
 
 
 def learning_rate(step: int, config: Config) -> float:

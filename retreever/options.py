@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from retreever import environment
+from retreever import environment, memory
 from retreever.console import Screen
 from retreever.errors import RetreeverError
 from retreever.workspace import Workspace
@@ -38,7 +38,8 @@ def verb(app: typer.Typer, run: Callable[..., None]) -> Callable[..., None]:
 
 
 def opened(where: Path | None, as_json: bool) -> tuple[Workspace, Screen]:
-    """The workspace and the screen of a verb; the environment is prepared."""
+    """The workspace and the screen of a verb; the environment is prepared, and freed memory kept."""
     workspace = Workspace.at(where) if where else Workspace.default()
     environment.prepare(workspace)
+    memory.keep_freed()
     return workspace, Screen(as_json)

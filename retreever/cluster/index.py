@@ -15,6 +15,7 @@ import numpy as np
 import ray.data
 from ray.data import ActorPoolStrategy
 
+from retreever import memory
 from retreever.cluster.runtime import cluster
 from retreever.encodings import EncodedDataset, open_dataset
 from retreever.files import digest
@@ -81,6 +82,7 @@ class _Writer:
     """A tree and the encodings of its corpus in an actor of its own."""
 
     def __init__(self, model: str, draft: str, root: str):
+        memory.keep_freed()
         self.tree, self.config = load_model(Path(model))
         self.data = open_dataset(self.config, Workspace.at(Path(root)))
         self.layout = layout_of(self.tree, self.config, model_digest(Path(model)))

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from retreever import config as configs
-from retreever import distributed
+from retreever import distributed, memory
 from retreever.cluster.mirror import Mirror
 from retreever.cluster.run_log import RunLog
 from retreever.config import EncoderConfig
@@ -78,6 +78,7 @@ def reports(
     """
     config = configs.build(job.config)
     torch.set_num_threads(job.threads)
+    memory.keep_freed()
     data = open_data(job)
     tracked = job.tracking_uri is not None and job.run_id is not None and distributed.rank() == 0
     log = RunLog(str(job.tracking_uri), str(job.run_id), Path(job.folder)) if tracked else None
