@@ -3,7 +3,9 @@
     python -m benchmarks.train_throughput              # all, about five minutes on two cores
     python -m benchmarks.train_throughput linear       # one split function
 
-The rivals run in the same process, on the same random encodings, with the same optimiser:
+Pooled splits are timed with four levels together, as by default, with the last alone, and with one drawn a step, as
+stochastic depth trains them. The rivals run in the same process, on the same random encodings, with the same
+optimiser:
 
 floor   the step's multiplications at the rate of a large matrix product, or its bytes at the rate of a copy, whichever
         takes longer, both measured here. Bytes are counted once: inputs, parameters with their gradients and moments.
