@@ -51,6 +51,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "equal spread at all levels": {"tree.init_growth": 0.0},
     "one scale for all levels": {"loss.scale_per_level": False},
     "both of the last two": {"tree.init_growth": 0.0, "loss.scale_per_level": False},
+    "scale from 1,600": {"loss.scale": 1600.0},
+    "scale from 1,600, equal spread": {"loss.scale": 1600.0, "tree.init_growth": 0.0},
     "scale from 3,000": {"loss.scale": 3000.0},
 }
 
