@@ -1,8 +1,8 @@
 """Freed memory stays with the process for the next step, where the C library is glibc.
 
-A training step, or a chunk of an index, makes and frees matrices of some megabytes. glibc gives the end of its heap
-back to the system after each, and every page that comes anew is zeroed and mapped again: on a linear tree's step at a
-coarse level that is four tenths of the time (`python -m benchmarks.train_throughput linear`).
+A training step, or a chunk of an index, makes and frees matrices of some megabytes. glibc may give the end of its heap
+back to the system after each, and every page that comes anew is zeroed and mapped again. Its own threshold grows with
+the largest block freed so far, so that it depends on what a process did before whether a step pays for that.
 """
 
 import ctypes
