@@ -78,7 +78,7 @@ class Saved:
         for name, parameter in learner.named_parameters():
             own = {key.partition("/")[0]: value for key, value in self.moments.items() if key.partition("/")[2] == name}
             if own:
-                optimizer.state[parameter] = {k: v.to(parameter.device if v.ndim else "cpu") for k, v in own.items()}
+                optimizer.state[parameter] = {k: v.to(parameter.device) for k, v in own.items()}
         return self.state
 
 
