@@ -63,7 +63,7 @@ def main() -> None:
     data = open_dataset(Config().with_overrides(overrides), Workspace.default())
     rows, relevant = relevance(data.dataset.qrels["dev"])
     rows, relevant = rows[:QUERIES], relevant[:QUERIES]
-    found, _ = top_k(np.asarray(data.queries.pooled)[rows], np.asarray(data.passages.pooled), K, "inner")
+    found, _ = top_k(np.asarray(data.queries.last)[rows], np.asarray(data.passages.last), K, "inner")
     print(f"frozen encoder, cosine: {evaluate(found, relevant)['ndcg_at_10']:.3f}", flush=True)
     for name, changed in VARIANTS.items():
         print(f"{name}: {_line(Config().with_overrides(overrides | changed), data, rows, relevant)}", flush=True)

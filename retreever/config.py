@@ -51,6 +51,13 @@ class EncoderConfig(Section):
     revision: str | None = Field(None, description="git revision of a Hugging Face id")
     pooling: Literal["mean", "cls"] = Field("mean", description="how token states become one vector")
     normalize: bool = Field(True, description="scale each text so that its pooled vector has length one")
+    words: float = Field(
+        0.0,
+        ge=0,
+        le=10,
+        description="weight of a text's words beside the last layer: the encoder's own word embeddings, rarer words "
+        "counting more; twice as wide; 0: the last layer alone",
+    )
     query_prefix: str = Field("", description="put before every query, e.g. BGE's instruction")
     passage_prefix: str = Field("", description="put before every passage")
     query_max_length: int = Field(64, ge=3, description="tokens kept of a query")

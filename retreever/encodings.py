@@ -42,6 +42,7 @@ class Encodings:
 
     Attributes:
         pooled: (texts, dim) float32, memory-mapped.
+        words: weight of the words beside the last layer, in the second half of `dim`; 0: there are none.
         has_tokens: whether there are token states.
 
     Raises:
@@ -55,6 +56,7 @@ class Encodings:
             raise BundleError(f"{error}; delete {folder} to have its texts encoded again") from None
         self.folder, self._shard = folder, int(manifest["shard"])
         self.pooled: np.ndarray = np.load(folder / POOLED, mmap_mode="r")
+        self.words = float(manifest["known"].get("words", 0))
         self.has_tokens = (folder / OFFSETS).is_file()
         if self.has_tokens:
             self._offsets: np.ndarray = np.load(folder / OFFSETS)
@@ -67,6 +69,16 @@ class Encodings:
     def dim(self) -> int:
         """Width of a vector."""
         return int(self.pooled.shape[1])
+
+    @functools.cached_property
+    def last(self) -> np.ndarray:
+        """Pooled vectors of the last layer alone, whose cosine is the encoder's own: `pooled` where there are no words.
+
+        (texts, width) float32.
+        """
+        if not self.words:
+            return self.pooled
+        return np.asarray(self.pooled[:, : self.dim // 2]) * np.float32((1 + self.words**2) ** 0.5)
 
     @property
     def lengths(self) -> np.ndarray:
@@ -129,7 +141,7 @@ class LiveEncodings(Encodings):
     """
 
     def __init__(self, stored: Encodings, texts: Sequence[str], kind: Kind, encoder: Callable[[], Encoder]):
-        self.folder, self.pooled, self.has_tokens = stored.folder, stored.pooled, True
+        self.folder, self.pooled, self.words, self.has_tokens = stored.folder, stored.pooled, stored.words, True
         self._texts, self._kind, self._encoder = texts, kind, encoder
 
     @functools.cached_property
@@ -159,7 +171,7 @@ class Joined(Encodings):
             raise EncoderError(f"encodings of {', '.join(map(str, widths))} dimensions do not go together")
         self._parts = parts
         self._starts = np.cumsum([0, *map(len, parts)])
-        self.folder = parts[0].folder
+        self.folder, self.words = parts[0].folder, parts[0].words
         self.pooled = np.concatenate([part.pooled for part in parts])
         self.has_tokens = all(part.has_tokens for part in parts)
 

@@ -43,4 +43,4 @@ class Frozen(Dense):
         store.load(folder, self.name)
 
     def _vectors(self, encodings: Encodings, rows: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n dim"]:
-        return encodings.pooled[rows]
+        return encodings.last[rows]

@@ -66,7 +66,7 @@ class Hierarchical(ABC):
         """Split the passages of `data`; choose temperature and similarity by dev NDCG@10 at the last level."""
         queries, relevant = dev_judgements(data)
         queries, relevant = queries[:TUNED_ON], relevant[:TUNED_ON]
-        self._learn(normalized(data.passages.pooled), track)
+        self._learn(normalized(data.passages.last), track)
         found = {}
         grid = list(product(self.temperatures, SIMILARITIES))
         for setting in track(grid, f"tuning {self.name}", total=len(grid)):
@@ -128,7 +128,7 @@ class Hierarchical(ABC):
 
     def _route(self, data: EncodedDataset) -> None:
         """Probabilities of the passages."""
-        self._queries, self._passages = data.queries.pooled, normalized(data.passages.pooled)
+        self._queries, self._passages = data.queries.last, normalized(data.passages.last)
         self._leaves = np.concatenate([self._probabilities(part) for part in _parts(self._passages)])
 
     def _probabilities(self, vectors: np.ndarray) -> Float[np.ndarray, "n leaves"]:

@@ -54,7 +54,7 @@ class PCA(Dense):
         from sklearn.decomposition import PCA as Components
 
         pairs = limit(train_pairs(data), self.max_pairs, self.seed)
-        texts = [data.queries.pooled[np.unique(pairs[:, 0])], data.passages.pooled[np.unique(pairs[:, 1])]]
+        texts = [data.queries.last[np.unique(pairs[:, 0])], data.passages.last[np.unique(pairs[:, 1])]]
         fitted = Components(svd_solver="covariance_eigh").fit(np.concatenate(texts))
         self._mean, self._components = fitted.mean_, fitted.components_
         self._deviations = np.sqrt(np.maximum(fitted.explained_variance_, 1e-12))
@@ -81,5 +81,5 @@ class PCA(Dense):
         self._mean, self._components, self._deviations = (arrays[part] for part in ("mean", "components", "deviations"))
 
     def _vectors(self, encodings: Encodings, rows: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n components"]:
-        projected = (encodings.pooled[rows] - self._mean) @ self._components.T / self._deviations**self.whitening
+        projected = (encodings.last[rows] - self._mean) @ self._components.T / self._deviations**self.whitening
         return projected.astype(np.float32)

@@ -60,7 +60,7 @@ class Raptor:
         def encode(texts: Sequence[str]) -> np.ndarray:
             from retreever.encoder import Encoder
 
-            return Encoder.load(config.encoder).pooled(texts, "passage")
+            return Encoder.load(config.encoder.model_copy(update={"words": 0.0})).pooled(texts, "passage")
 
         return cls(encode, summarizer)
 
@@ -70,8 +70,8 @@ class Raptor:
 
     def index(self, data: EncodedDataset, track: Track = silent) -> None:
         """Build the tree over the passages of `data`, unless the one at hand is theirs."""
-        self._queries = data.queries.pooled
-        leaves = normalized(data.passages.pooled)
+        self._queries = data.queries.last
+        leaves = normalized(data.passages.last)
         if self._digest != data.dataset.digest:
             self._build(leaves, data.dataset.passage_texts(), track)
             self._digest = data.dataset.digest

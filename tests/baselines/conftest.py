@@ -16,7 +16,8 @@ class Vectors:
     has_tokens = True
 
     def __init__(self, pooled: np.ndarray):
-        self.pooled, self.dim = pooled, pooled.shape[1]
+        self.pooled = self.last = pooled
+        self.dim = pooled.shape[1]
 
     def __len__(self) -> int:
         return len(self.pooled)
