@@ -264,6 +264,8 @@ class _Comparison:
         config, encoder = self.config, self.config.encoder
         answers = np.unique(np.concatenate([rows for rows, _ in self.relevant]))
         reading = f"{encoder.passage_max_length} tokens of a passage, {encoder.query_max_length} of a query"
+        if encoder.words:
+            reading += f"; trees and heads also read its words, weight {encoder.words:g}"
         return Protocol(
             dataset=self.data.dataset.name,
             split=self.split,
