@@ -44,20 +44,16 @@ class Words:
     ) -> tuple[Float[Tensor, "batch length both"], Float[Tensor, "batch both"]]:
         """Token states and pooled vectors with the words of the same texts behind them, as long together as without.
 
-        The mean of a text's words is `weight` times as long as its pooled vector; both are then shortened by
-        (1 + weight^2)^-1/2. A text without a word has zeros there.
+        A word counts by its rarity and by the root of how often the text has it. The mean of a text's words is `weight`
+        times as long as its pooled vector; both are then shortened by (1 + weight^2)^-1/2. A text without a word has
+        zeros there.
         """
-        words = self._of(ids, mask) * pooled.norm(dim=1)[:, None, None]
-        mean = words.sum(dim=1) / mask.sum(dim=1, keepdim=True)
-        shorter = (1 + self._weight**2) ** -0.5
-        return (
-            torch.cat([states, self._weight * words], dim=-1) * shorter,
-            torch.cat([pooled, self._weight * mean], dim=-1) * shorter,
-        )
-
-    def _of(self, ids: Int[Tensor, "batch length"], mask: Bool[Tensor, "batch length"]) -> Float[Tensor, "b l width"]:
-        """Embeddings times rarity over the root of how often the text has the word; their mean has length one."""
         often = ((ids[:, :, None] == ids[:, None, :]) & mask[:, None, :]).sum(dim=-1).clamp_min(1)
         words = self._table[ids].float() * (self._rarity[ids] * mask / often.sqrt()).unsqueeze(-1)
         mean = words.sum(dim=1) / mask.sum(dim=1, keepdim=True)
-        return words / mean.norm(dim=1).clamp_min(1e-12)[:, None, None]
+        scale = self._weight * pooled.norm(dim=1, keepdim=True) / mean.norm(dim=1, keepdim=True).clamp_min(1e-12)
+        shorter = (1 + self._weight**2) ** -0.5
+        return (
+            torch.cat([states, words * scale[:, None]], dim=-1) * shorter,
+            torch.cat([pooled, mean * scale], dim=-1) * shorter,
+        )
