@@ -56,7 +56,7 @@ class EncoderConfig(Section):
         ge=0,
         le=10,
         description="weight of a text's words beside the last layer: the encoder's own word embeddings, rarer words "
-        "counting more; twice as wide; 0: the last layer alone",
+        "counting more, of the whole text whatever the lengths below; twice as wide; 0: the last layer alone",
     )
     query_prefix: str = Field("", description="put before every query, e.g. BGE's instruction")
     passage_prefix: str = Field("", description="put before every passage")

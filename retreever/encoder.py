@@ -9,8 +9,8 @@ import importlib.util
 import math
 import os
 import warnings
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -39,10 +39,12 @@ class Tokenized:
     Attributes:
         ids: int32 (tokens of all texts,).
         offsets: where each text begins, int64 (texts + 1,).
+        whole: the same texts without truncation, where their words are wanted.
     """
 
     ids: np.ndarray
     offsets: np.ndarray
+    whole: "Tokenized | None" = None
 
     @property
     def lengths(self) -> np.ndarray:
@@ -52,8 +54,8 @@ class Tokenized:
     def of(self, rows: np.ndarray) -> "Tokenized":
         """Some of the texts, in the order of `rows`."""
         parts = [self.ids[self.offsets[row] : self.offsets[row + 1]] for row in rows.tolist()]
-        lengths = self.lengths[rows]
-        return Tokenized(np.concatenate([np.empty(0, np.int32), *parts]), np.concatenate([[0], np.cumsum(lengths)]))
+        ids, offsets = np.concatenate([np.empty(0, np.int32), *parts]), np.cumsum([0, *self.lengths[rows]])
+        return Tokenized(ids, offsets, self.whole and self.whole.of(rows))
 
     def padded(self, rows: np.ndarray, pad: int) -> tuple[np.ndarray, np.ndarray]:
         """Token ids of some texts, int64 (batch, length), `pad` after the last; and which are tokens, bool."""
@@ -136,20 +138,24 @@ class Encoder:
         Raises:
             EncoderError: a text has no token.
         """
-        config = self.config
-        prefix, length = _reading(config, kind)
-        self.tokenizer.truncation_side = config.query_truncation if kind == "query" else "right"
-        ids, lengths = [np.empty(0, np.int32)], [np.zeros(1, np.int64)]
-        for start in range(0, len(texts), CHUNK):
-            part = [prefix + text for text in texts[start : start + CHUNK]]
-            own = self.tokenizer(part, truncation=True, max_length=length, return_attention_mask=False)["input_ids"]
-            lengths.append(np.fromiter(map(len, own), np.int64, len(own)))
-            ids.append(np.fromiter(chain.from_iterable(own), np.int32, int(lengths[-1].sum())))
-        tokenized = Tokenized(np.concatenate(ids), np.cumsum(np.concatenate(lengths)))
+        prefix, length = _reading(self.config, kind)
+        self.tokenizer.truncation_side = self.config.query_truncation if kind == "query" else "right"
+        tokenized = self._tokenized(texts, prefix, {"truncation": True, "max_length": length})
         empty = np.flatnonzero(tokenized.lengths == 0)
         if len(empty):
             raise EncoderError(f"{kind} {empty[0]}: no token is left of {texts[empty[0]][:60]!r}")
+        if self._words:  # they cost next to nothing, however long a text is
+            return replace(tokenized, whole=self._tokenized(texts, prefix, {"truncation": False}))
         return tokenized
+
+    def _tokenized(self, texts: Sequence[str], prefix: str, how: Mapping[str, Any]) -> Tokenized:
+        ids, lengths = [np.empty(0, np.int32)], [np.zeros(1, np.int64)]
+        for start in range(0, len(texts), CHUNK):
+            part = [prefix + text for text in texts[start : start + CHUNK]]
+            own = self.tokenizer(part, return_attention_mask=False, **how)["input_ids"]
+            lengths.append(np.fromiter(map(len, own), np.int64, len(own)))
+            ids.append(np.fromiter(chain.from_iterable(own), np.int32, int(lengths[-1].sum())))
+        return Tokenized(np.concatenate(ids), np.cumsum(np.concatenate(lengths)))
 
     def plan(self, tokenized: Tokenized) -> list[np.ndarray]:
         """Rows in batches of similar length, the longest first, of about `batch_tokens` padded tokens each."""
@@ -166,7 +172,7 @@ class Encoder:
         """Encode all texts, batch by batch."""
         plan = self.plan(tokenized)
         for rows in track(plan, label, total=len(plan)):
-            yield self._encode(rows, *tokenized.padded(rows, self.tokenizer.pad_token_id or 0))
+            yield self._encode(rows, tokenized)
 
     def encode(self, texts: Sequence[str], kind: Kind, track: Track = silent) -> Iterator[Encoded]:
         """Tokenize and encode texts; batches come longest first, `Encoded.rows` says which texts they hold.
@@ -176,7 +182,8 @@ class Encoder:
         """
         return self.batches(self.tokenize(texts, kind), track)
 
-    def _encode(self, rows: np.ndarray, ids: np.ndarray, tokens: np.ndarray) -> Encoded:
+    def _encode(self, rows: np.ndarray, tokenized: Tokenized) -> Encoded:
+        ids, tokens = tokenized.padded(rows, self.tokenizer.pad_token_id or 0)
         mask = torch.from_numpy(tokens).to(self.device)
         with torch.inference_mode():
             given = torch.from_numpy(ids).to(self.device)
@@ -185,8 +192,10 @@ class Encoder:
             if self.config.normalize:
                 norm = pooled.norm(dim=1, keepdim=True).clamp_min(1e-12)
                 pooled, states = pooled / norm, states / norm.unsqueeze(-1)
-            if self._words:
-                states, pooled = self._words.beside(states, pooled, given, mask)
+            if self._words and tokenized.whole:
+                own = tokenized.whole.of(rows)
+                whole = torch.from_numpy(own.ids).to(self.device), torch.from_numpy(own.lengths).to(self.device)
+                states, pooled = self._words.beside(states, pooled, given, mask, *whole)
         return Encoded(rows, states, mask, pooled)
 
     def pooled(self, texts: Sequence[str], kind: Kind) -> np.ndarray:
@@ -229,7 +238,7 @@ def identity(config: EncoderConfig, kind: Kind) -> dict[str, Any]:
         "truncation": config.query_truncation if kind == "query" else "right",
         "dtype": str(resolved_dtype(config)),
     }
-    return known | ({"words": config.words} if config.words else {})
+    return known | ({"words": config.words, "words_of": "whole texts"} if config.words else {})
 
 
 def located(name: str, revision: str | None = None) -> Path:

@@ -69,6 +69,20 @@ def test_the_mean_of_token_states_is_still_the_pooled_vector(folder: Path, norma
     np.testing.assert_allclose(ratio, WEIGHT, rtol=1e-4)
 
 
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_words_beyond_what_the_encoder_reads_count_as_much(folder: Path, side: str) -> None:
+    cut = Encoder.load(config(folder, query_max_length=6, query_truncation=side))
+    whole = Encoder.load(config(folder))
+    tokenized = cut.tokenize(TEXTS, "query")
+    assert tokenized.lengths.tolist() == [6, 6, 6, 3, 3]
+    own = np.split(cut.pooled(TEXTS, "query"), 2, axis=1)[1]
+    np.testing.assert_allclose(own, np.split(whole.pooled(TEXTS, "query"), 2, axis=1)[1], atol=1e-6)
+    rows = np.array([3, 0])  # a batch of other texts in another order
+    states, mask = cut.states(tokenized.of(rows))
+    words = states[..., cut.dim // 2 :]
+    np.testing.assert_allclose(words.sum(dim=1) / mask.sum(dim=1, keepdim=True), own[rows], atol=1e-6)
+
+
 def test_a_text_without_words_has_zeros_for_them(bert: Path) -> None:
     pooled = Encoder.load(config(bert)).pooled(["", TEXTS[0]], "passage")
     assert not pooled[0, 32:].any() and pooled[0, :32].any() and pooled[1, 32:].any()
@@ -78,7 +92,8 @@ def test_rarer_words_weigh_more_and_special_tokens_nothing() -> None:
     table = torch.eye(5)
     words = Words(table.repeat(200, 1)[:1000], special=[3], weight=1.0)
     ids, mask = torch.tensor([[10, 996, 3, 0]]), torch.tensor([[True, True, True, False]])
-    _, pooled = words.beside(torch.zeros(1, 4, 2), torch.tensor([[0.6, 0.8]]), ids, mask)
+    whole = ids[mask], mask.sum(dim=1)
+    _, pooled = words.beside(torch.zeros(1, 4, 2), torch.tensor([[0.6, 0.8]]), ids, mask, *whole)
     common, rare, _, special, _ = (pooled[0, 2:] / pooled[0, 2:].norm()).tolist()
     assert special == 0
     assert rare / common == pytest.approx(np.log(1 + 996 / HEAD) / np.log(1 + 10 / HEAD), rel=1e-5)
