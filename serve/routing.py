@@ -1,6 +1,7 @@
 """Texts through encoder and tree, many callers at a time: what waits is encoded together. Ray is not known here."""
 
 import asyncio
+import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -47,7 +48,8 @@ class Routing:
         self._tree, self._config = load_model(folder)
         self._tree.to(device)
         self._encoder = Encoder.load(self._config.encoder, device)
-        self._thread = ThreadPoolExecutor(1)
+        # Encoding takes all processors it can get; a replica that starts to help must get its share of them.
+        self._thread = ThreadPoolExecutor(1, initializer=os.nice, initargs=(10,))
         self._gather: Gather[tuple[Sequence[str], Kind], Routed] = Gather(self._run, LARGEST, 1, 10**9)
         self._nodes([WARM_UP], "query")
 

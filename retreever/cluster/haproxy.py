@@ -2,7 +2,7 @@
 
 Ray runs it, and has it tell its statistics on all interfaces, with its files in a folder that all users of the machine
 share. Here statistics stay on this machine, and the files are the service's own. Requests come in where the service is
-told to bind.
+told to bind, and beyond so many at once they are refused at the door.
 """
 
 import os
@@ -29,10 +29,22 @@ PATIENCE = {
 until their callers give up, instead of being told to come back later.
 """
 PORTS = ("RAY_SERVE_HAPROXY_METRICS_PORT", "RAY_SERVE_HAPROXY_STATS_PORT")
+OPEN = 256
+"""Requests that are under way at once; HAProxy itself sends further ones away. An ingress refuses what comes when 64
+wait, but takes milliseconds to do so: at several times its rate, refusals would wait until callers give up.
+"""
+BUSY = (
+    "http-request return status 429 content-type application/json hdr Retry-After 1 "
+    f'string \'{{"detail":"busy: {OPEN} requests are under way"}}\' if {{ be_conn gt {OPEN} }}'
+)
 # Ray calls it as `haproxy -db -f CONFIG ...` and writes CONFIG anew before every call.
 WRAPPER = """#!/bin/sh
-sed -i -E 's/^( *bind )\\*?:({ports})$/\\1127.0.0.1:\\2/' "$3"
+sed -i -E -f '{edits}' "$3"
 exec '{binary}' "$@"
+"""
+EDITS = """s/^( *bind )\\*?:({ports})$/\\1127.0.0.1:\\2/
+/^backend /a\\
+    {busy}
 """
 
 
@@ -70,8 +82,9 @@ def _binary() -> str | None:
 
 def _settings(folder: Path, binary: str) -> dict[str, str]:
     ports = _free_ports(len(PORTS))
-    wrapper = folder / "haproxy"
-    wrapper.write_text(WRAPPER.format(ports="|".join(ports), binary=binary))
+    edits, wrapper = folder / "edits.sed", folder / "haproxy"
+    edits.write_text(EDITS.format(ports="|".join(ports), busy=BUSY))
+    wrapper.write_text(WRAPPER.format(edits=edits, binary=binary))
     wrapper.chmod(0o700)
     return {
         SWITCH: "1",

@@ -1,13 +1,15 @@
 """HAProxy's settings; that it serves is seen in the tests of the service itself."""
 
+import asyncio
 import os
+import socket
 import stat
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from retreever.cluster.haproxy import SWITCH, haproxy
+from retreever.cluster.haproxy import OPEN, SWITCH, haproxy
 
 CONFIG = """frontend prometheus
     bind :{metrics}
@@ -15,6 +17,17 @@ frontend http_frontend
     bind 127.0.0.1:8000
 listen stats
   bind *:{stats}
+"""
+DOOR = """defaults
+    mode http
+    timeout connect 20s
+    timeout client 20s
+    timeout server 20s
+frontend http_frontend
+    bind 127.0.0.1:{front}
+    default_backend http-retreever
+backend http-retreever
+    server ingress 127.0.0.1:{back}
 """
 
 
@@ -34,6 +47,59 @@ def test_statistics_stay_on_this_machine(tmp_path, monkeypatch):
     assert not binary.parent.exists()
     assert not [name for name in os.environ if name.startswith("RAY_SERVE_HAPROXY_")]
     assert SWITCH not in os.environ
+
+
+def test_what_comes_beyond_so_many_at_once_is_refused_at_the_door(tmp_path, monkeypatch):
+    monkeypatch.delenv(SWITCH, raising=False)
+    refused, answers = asyncio.run(_crowd(tmp_path / "haproxy.cfg"))
+    assert refused.startswith(b"HTTP/1.1 429 ")
+    assert b"retry-after: 1" in refused.lower()
+    assert b'{"detail":"busy' in refused
+    assert all(answer.startswith(b"HTTP/1.1 200 ") for answer in answers)
+
+
+async def _crowd(config: Path) -> tuple[bytes, list[bytes]]:
+    """What one more is told while an ingress holds as many requests as are let in, and then these."""
+    arrived, release = asyncio.Semaphore(0), asyncio.Event()
+
+    async def ingress(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        arrived.release()
+        await release.wait()
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        writer.close()
+
+    async def ask() -> bytes:
+        for _ in range(200):
+            try:
+                reader, writer = await asyncio.open_connection("127.0.0.1", front)
+                break
+            except ConnectionRefusedError:  # not up yet
+                await asyncio.sleep(0.05)
+        writer.write(b"GET / HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n")
+        answer = await asyncio.wait_for(reader.read(), 20)
+        writer.close()
+        return answer
+
+    server = await asyncio.start_server(ingress, "127.0.0.1", 0, backlog=2 * OPEN)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        front = probe.getsockname()[1]
+    with haproxy():
+        config.write_text(DOOR.format(front=front, back=server.sockets[0].getsockname()[1]))
+        command = os.environ["RAY_SERVE_HAPROXY_BINARY_PATH"], "-db", "-f", str(config)
+        process = await asyncio.create_subprocess_exec(*command)
+        try:
+            let_in = [asyncio.create_task(ask()) for _ in range(OPEN)]
+            for _ in let_in:
+                await asyncio.wait_for(arrived.acquire(), 20)
+            refused = await ask()
+            release.set()
+            return refused, await asyncio.gather(*let_in)
+        finally:
+            process.terminate()
+            await process.wait()
+            server.close()
 
 
 def test_an_ingress_may_be_busy_for_as_long_as_the_user_says(monkeypatch):
