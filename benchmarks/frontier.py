@@ -34,11 +34,13 @@ from retreever.workspace import Workspace
 K = 10
 QUERIES = 1000
 BASE = {
+    "encoder.words": 0.0,
     "encoder.passage_max_length": 32,
     "encoder.query_max_length": 32,
     "tree.depth": 8,
     "train.steps": 300,
     "train.batch_size": 512,
+    "train.weight_decay": 0.8,
     "train.eval_every": 300,
 }
 VARIANTS: dict[str, dict[str, Any]] = {

@@ -57,6 +57,13 @@ class Corpus:
             mixed = a + np.float32(t) * (b - c)
             yield mixed / np.linalg.norm(mixed, axis=1, keepdims=True)
 
+    def read(self, encodings: np.ndarray) -> np.ndarray:
+        """What the encoder alone says of them, as its rivals search it: without the words that stand beside it."""
+        if not self.config.encoder.words:
+            return encodings
+        own = encodings[:, : encodings.shape[1] // 2]
+        return own / np.linalg.norm(own, axis=1, keepdims=True)
+
     def routed(self, encodings: np.ndarray) -> np.ndarray:
         """Node probabilities."""
         with torch.inference_mode():

@@ -16,6 +16,7 @@ import uvicorn
 from fastapi import FastAPI
 from pydantic import BaseModel, Field
 
+from retreever.encoder import Encoder
 from retreever.retriever import Retreever
 
 
@@ -30,18 +31,19 @@ class Asked(BaseModel):
 def plain(bundle: Path) -> FastAPI:
     """The application."""
     loaded = Retreever.load(bundle)
-    vectors = np.random.default_rng(0).standard_normal((len(loaded.index), loaded.encoder.dim), np.float32)
+    encoder = Encoder.load(loaded.config.encoder.model_copy(update={"words": 0.0}))
+    vectors = np.random.default_rng(0).standard_normal((len(loaded.index), encoder.dim), np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     flat = faiss.IndexFlatIP(vectors.shape[1])
     flat.add(vectors)
-    loaded.encoder.pooled(["what is there"], "query")
+    encoder.pooled(["what is there"], "query")
     app = FastAPI()
 
     @app.post("/v1/search")
     def search(asked: Asked) -> dict[str, Any]:
         begun = time.perf_counter()
         texts = asked.queries or [asked.query or ""]
-        scores, rows = flat.search(loaded.encoder.pooled(texts, "query"), asked.k)
+        scores, rows = flat.search(encoder.pooled(texts, "query"), asked.k)
         results = []
         for text, own, similar in zip(texts, rows, scores, strict=True):
             hits = []

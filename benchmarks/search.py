@@ -136,9 +136,10 @@ def real_rows(corpus: Corpus, nodes: np.ndarray) -> Iterator[Timing]:
     yield probing(index, nodes, truth)
     yield lexical(corpus.texts, corpus.asked_texts)
     leaves = np.ascontiguousarray(routed[:, -(2**corpus.config.tree.depth) :])
-    yield from flats(leaves, corpus.passages, corpus.queries, nodes)
+    passages, queries = corpus.read(corpus.passages), corpus.read(corpus.queries)
+    yield from flats(leaves, passages, queries, nodes)
     for kind in ("IVF", "HNSW"):
-        yield approximate(corpus.passages, corpus.queries, kind)
+        yield approximate(passages, queries, kind)
 
 
 def made_rows(
@@ -161,12 +162,13 @@ def made_rows(
     leaves = np.empty((count, 2**corpus.config.tree.depth), np.float32)
     for start in range(0, count, CHUNK):
         leaves[start : start + CHUNK] = corpus.routed(encodings[start : start + CHUNK])[:, -leaves.shape[1] :]
-    rows += flats(leaves, encodings, corpus.queries, nodes)
+    encodings, queries = corpus.read(encodings), corpus.read(corpus.queries)
+    rows += flats(leaves, encodings, queries, nodes)
     del leaves
-    rows.append(approximate(encodings, corpus.queries, "IVF"))
+    rows.append(approximate(encodings, queries, "IVF"))
     small = encodings[:HNSW_DOCUMENTS]
     rows.append(certified_of(corpus, nodes, len(small), t)[0])
-    rows.append(approximate(small, corpus.queries, "HNSW"))
+    rows.append(approximate(small, queries, "HNSW"))
     return [asdict(row) for row in rows], figures
 
 

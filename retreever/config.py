@@ -52,7 +52,7 @@ class EncoderConfig(Section):
     pooling: Literal["mean", "cls"] = Field("mean", description="how token states become one vector")
     normalize: bool = Field(True, description="scale each text so that its pooled vector has length one")
     words: float = Field(
-        0.0,
+        1.0,
         ge=0,
         le=10,
         description="weight of a text's words beside the last layer: the encoder's own word embeddings, rarer words "
@@ -162,7 +162,7 @@ class TrainConfig(Section):
     beta1: Fraction = 0.9
     beta2: Fraction = 0.95
     eps: Positive = 1e-6
-    weight_decay: float = Field(0.8, ge=0, description="times the learning rate, taken off every weight at each step")
+    weight_decay: float = Field(1.6, ge=0, description="times the learning rate, taken off every weight at each step")
     warmup_fraction: Fraction = Field(
         0.05, description="share of steps with a growing learning rate; then linear decay"
     )

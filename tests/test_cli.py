@@ -23,7 +23,7 @@ def place(tmp_path_factory):
     workspace = Workspace.at(tmp_path_factory.mktemp("cli"))
     tiny.tiny_bert(workspace.root / "bert")
     beir.write(tiny.tiny_dataset(), workspace.root / "raw")
-    config = tiny.tiny_config(workspace.root / "bert").model_dump(mode="json")
+    config = tiny.tiny_config(workspace.root / "bert", encoder__words=1.0).model_dump(mode="json")
     (workspace.root / "config.yaml").write_text(json.dumps(config))
     return workspace
 
@@ -50,7 +50,7 @@ def test_the_life_of_a_tree(capsys, place, monkeypatch):
     code, found, _ = call(capsys, place, "data", "beir", "--path", str(place.root / "raw"), "--name", "tiny", "--json")
     assert code == 0 and found["passages"] == 300 and found["train pairs"] == 180
     code, found, _ = call(capsys, place, "encode", config, "--json")
-    assert code == 0 and found["dimensions"] == 32
+    assert code == 0 and found["dimensions"] == 64  # 32 of the last layer, 32 of the words
     code, found, err = call(capsys, place, "train", config, "--name", "one", "--json")
     assert code == 0 and found["best"]["ndcg_at_10"] > 0.4 and "dev NDCG@10 by dimensions" in err
     code, stats, _ = call(capsys, place, "index", "one", "--json")

@@ -31,7 +31,7 @@ def folder(request: pytest.FixtureRequest, folders: dict[str, Path]) -> Path:
 
 
 def config(folder: Path | str, **changes: object) -> EncoderConfig:
-    return EncoderConfig(**{"name": str(folder), "dtype": "float32", **changes})
+    return EncoderConfig(**{"name": str(folder), "dtype": "float32", "words": 0.0, **changes})
 
 
 def copied(folder: Path, target: Path) -> Path:
@@ -280,6 +280,6 @@ def test_minilm_equals_sentence_transformers(monkeypatch: pytest.MonkeyPatch) ->
 
     texts = ["A short one.", "", "Paths of a tree, from its root to a leaf. " * 40, "naïve café", "x"]
     oracle = SentenceTransformer(str(located("minilm")), device="cpu")
-    encoder = Encoder.load(EncoderConfig(dtype="float32", passage_max_length=oracle.max_seq_length))
+    encoder = Encoder.load(EncoderConfig(dtype="float32", words=0.0, passage_max_length=oracle.max_seq_length))
     expected = oracle.encode(texts, normalize_embeddings=True, show_progress_bar=False)
     np.testing.assert_allclose(encoder.pooled(texts, "passage"), expected, atol=1e-5)

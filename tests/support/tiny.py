@@ -51,6 +51,7 @@ def tiny_config(encoder: Path, **overrides: object) -> Config:
         "data.name": "tiny",
         "encoder.name": str(encoder),
         "encoder.dtype": "float32",
+        "encoder.words": 0.0,
         "tree.depth": 4,
         "tree.init_std": 0.05,
         "tree.init_growth": 0.0,
