@@ -79,7 +79,7 @@ def main() -> None:
     keep_freed()  # as `retreever train` does
     train = {"batch_size": given.batch, "micro_batch": given.micro_batch, "steps": given.steps}
     train |= {"eval_every": given.steps, "eval_queries": 50, "eval_passages": 500}
-    config = build({"tree": {"split": "cross_attention"}, "train": train})
+    config = build({"encoder": {"words": 0.0}, "tree": {"split": "cross_attention"}, "train": train})  # DIM wide
     with tempfile.TemporaryDirectory() as scratch:
         dataset, encoder = beir.read(given.data), Encoder.load(config.encoder)
         sides = [
