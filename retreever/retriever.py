@@ -229,7 +229,9 @@ def load_model(folder: Path) -> tuple[RoutingTree, Config]:
     if values.get("format") != FORMAT:
         raise BundleError(f"{folder / 'model.json'}: format {values.get('format')}, this version reads {FORMAT}")
     try:
-        config = configs.build(values["config"])
+        # A model from before there were words has no such setting: it was trained on the last layer alone.
+        encoder = {"words": 0.0} | values["config"]["encoder"]
+        config = configs.build(values["config"] | {"encoder": encoder})
         tree = RoutingTree(**values["arguments"])
         tree.load_state_dict(load_file(folder / "model.safetensors"))
     except (KeyError, TypeError, ValueError, RuntimeError, ConfigError) as error:

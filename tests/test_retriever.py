@@ -12,9 +12,11 @@ import pytest
 import torch
 
 from retreever import retriever as module
+from retreever.config import Config
 from retreever.data.dataset import Passage
 from retreever.encodings import open_dataset
 from retreever.errors import BundleError
+from retreever.files import seal, write_json
 from retreever.model import similarity
 from retreever.retriever import Retreever, load_model, make_bundle, model_digest, routed, save_model
 from tests.support import tiny
@@ -145,6 +147,15 @@ def test_a_model_comes_back_as_it_was(place, bundle):
     x = torch.randn(5, 32, generator=torch.Generator().manual_seed(0))
     assert torch.equal(tree(x), again(x))
     assert model_digest(bundle) == model_digest(bundle.parent / "model")
+
+
+def test_a_model_from_before_there_were_words_reads_none(bundle, tmp_path):
+    shutil.copytree(bundle.parent / "model", tmp_path / "model")
+    saved = json.loads((tmp_path / "model" / "model.json").read_text())
+    del saved["config"]["encoder"]["words"]
+    write_json(tmp_path / "model" / "model.json", saved)
+    seal(tmp_path / "model", {"format": saved["format"]})
+    assert Config().encoder.words > 0 == load_model(tmp_path / "model")[1].encoder.words
 
 
 def test_chunks_of_a_routing_do_not_matter(place, bundle, monkeypatch):
