@@ -26,7 +26,7 @@ def main() -> None:
     validation = Validation(config, data, pairs)
     queries, passages = (np.asarray(side.pooled) for side in (data.queries, data.passages))
     rows, _ = top_k(queries[validation.queries], passages[validation.passages], 100, "inner")
-    print(f"frozen encoder, cosine: {evaluate(rows, validation.relevant)['ndcg_at_10']:.3f}")
+    print(f"cosine of what trees read: {evaluate(rows, validation.relevant)['ndcg_at_10']:.3f}")
     for growth in (0.0, 0.25, 0.5):
         tree = RoutingTree(data.dim, **config.tree.model_dump() | {"init_growth": growth})
         tree.calibrate(*data.passages.batch(pairs[:1024, 1]))
