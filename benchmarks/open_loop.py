@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import aiohttp
 import numpy as np
 
-PATIENCE_S = 30
+PATIENCE_S = 45
 
 
 @dataclass

@@ -65,7 +65,9 @@ class EncoderConfig(Section):
     query_truncation: Literal["left", "right"] = Field(
         "right", description="side cut off; 'left' keeps the end of a conversation"
     )
-    dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="auto: bfloat16 on a GPU and on a CPU with matrix units for it (AMX), else float32"
+    )
     batch_tokens: int = Field(4_096, ge=512, description="padded tokens in one forward pass")
     tokens: bool = Field(True, description="keep the states of every token too, as cross-attention needs")
     live: bool = Field(
@@ -169,7 +171,7 @@ class TrainConfig(Section):
     clip_norm: Positive = Field(1.0, description="largest norm of the gradient")
     input_dropout: Fraction = Field(0.1, description="dropout on encodings")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="auto: bfloat16 on a GPU, and for cross_attention on a CPU that multiplies it"
+        "auto", description="auto: bfloat16 on a GPU, and for cross_attention on a CPU with matrix units for it (AMX)"
     )
     eval_every: Count = Field(
         100, description="steps between validations; each one is an epoch of the sweep's scheduler"

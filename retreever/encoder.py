@@ -276,7 +276,7 @@ def _snapshot(name: str, revision: str | None) -> Path:
 
 
 def resolved_dtype(config: EncoderConfig) -> torch.dtype:
-    """The numeric type of the forward pass; `auto` is bfloat16 where the processor multiplies it, else float32."""
+    """The numeric type of the forward pass; `auto` is bfloat16 where that is faster, else float32."""
     if config.dtype == "auto":
         fast = bfloat16_is_fast("cuda" if torch.cuda.is_available() else "cpu")
         return torch.bfloat16 if fast else torch.float32

@@ -97,7 +97,7 @@ ASK = READ | _refusals(400, 413)
 WRITE = ASK | _refusals(401, 403)
 
 
-def make_api(backend: Backend, token: str | None = None, timeout_s: float = 10, page: bool = True) -> FastAPI:
+def make_api(backend: Backend, token: str | None = None, timeout_s: float = 30, page: bool = True) -> FastAPI:
     """The interface around a backend.
 
     Args:

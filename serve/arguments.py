@@ -32,7 +32,9 @@ class AppArguments(BaseModel):
     )
     retriever_cpus: float = Field(0.125, ge=0)
     waiting: int = Field(64, ge=1, description="queries that may wait in an ingress; beyond them callers get 429")
-    timeout_s: float = Field(10, gt=0, description="after which a request is answered with 504")
+    timeout_s: float = Field(
+        30, gt=0, description="after which a request is answered with 504; a lost replica is replaced in less, mostly"
+    )
     start_s: float = Field(300, gt=0, description="that a version may take to come up")
 
     @model_validator(mode="after")
