@@ -5,11 +5,13 @@ encoder's output depends on without loading it, so that a process that finds eve
 """
 
 import functools
+import gc
 import importlib.util
 import math
 import os
 import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -103,26 +105,10 @@ class Encoder:
                 positions than the tokens that are to be kept of a text.
         """
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-        from transformers import AutoModel, AutoTokenizer
-        from transformers.utils import logging as chatter
-
-        chatter.set_verbosity_error()
-        chatter.disable_progress_bar()
         folder = located(config.name, config.revision)
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-                model, found = AutoModel.from_pretrained(
-                    folder,
-                    dtype=resolved_dtype(config),
-                    trust_remote_code=False,
-                    use_safetensors=True,
-                    output_loading_info=True,
-                )
-        except Exception as error:  # readers of settings, weights and vocabulary share no base
-            raise EncoderError(f"encoder.name: {config.name}: {folder} does not load: {error}") from error
-        _check_weights(config, found["missing_keys"])
+        with _uncollected():
+            model, tokenizer, missing = _read(folder, config)
+        _check_weights(config, missing)
         _check_lengths(config, model)
         _check_words(config, model)
         return cls(model.eval().requires_grad_(False).to(device), tokenizer, config, device)
@@ -255,6 +241,41 @@ def located(name: str, revision: str | None = None) -> Path:
     if Path(name).expanduser().is_dir():
         return Path(name).expanduser()
     return _snapshot(name, revision)
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """No garbage is collected meanwhile: what imports make is kept, and to look through it is a fifth of their time."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
+
+
+def _read(folder: Path, config: EncoderConfig) -> tuple[Any, Any, Collection[str]]:
+    """Model, tokenizer, and the names of weights that are missing."""
+    from transformers import AutoModel, AutoTokenizer
+    from transformers.utils import logging as chatter
+
+    chatter.set_verbosity_error()
+    chatter.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+            model, found = AutoModel.from_pretrained(
+                folder,
+                dtype=resolved_dtype(config),
+                trust_remote_code=False,
+                use_safetensors=True,
+                output_loading_info=True,
+            )
+    except Exception as error:  # readers of settings, weights and vocabulary share no base
+        raise EncoderError(f"encoder.name: {config.name}: {folder} does not load: {error}") from error
+    return model, tokenizer, found["missing_keys"]
 
 
 def _snapshot(name: str, revision: str | None) -> Path:

@@ -64,27 +64,31 @@ def version_app(settings: AppArguments, folder: Path, version: str) -> serve.App
     gpus = settings.encoder_gpus
     if gpus is None:
         gpus = A_QUARTER if ray.cluster_resources().get("GPU") else 0
-    replicas: dict[str, Any] = {
+    encoder = Encoder.options(  # type: ignore[attr-defined]
+        ray_actor_options={"num_cpus": settings.encoder_cpus, "num_gpus": gpus}, **_replicas(settings, delay_s=1)
+    )
+    # A search waits for the encoder, so both look busy; the encoder mostly is, and its second replica comes first.
+    retriever = Retriever.options(  # type: ignore[attr-defined]
+        ray_actor_options={"num_cpus": settings.retriever_cpus}, **_replicas(settings, delay_s=20)
+    )
+    bound = encoder.bind(str(folder), settings.threads, gpus > 0)
+    application: serve.Application = retriever.bind(str(folder), version, settings.threads, bound)
+    return application
+
+
+def _replicas(settings: AppArguments, delay_s: float) -> dict[str, Any]:
+    return {
         "autoscaling_config": AutoscalingConfig(
             min_replicas=settings.min_replicas,
             max_replicas=settings.max_replicas,
             target_ongoing_requests=1.25,  # batches under way: one caller has one, many have one more than replicas
-            upscale_delay_s=1,
+            upscale_delay_s=delay_s,
             downscale_delay_s=20,
             look_back_period_s=3,
             metrics_interval_s=1,  # deprecated, but what callers of a deployment push by: 10 s if left out
         ),
         "max_constructor_retry_count": 2,
     }
-    encoder = Encoder.options(  # type: ignore[attr-defined]
-        ray_actor_options={"num_cpus": settings.encoder_cpus, "num_gpus": gpus}, **replicas
-    )
-    retriever = Retriever.options(  # type: ignore[attr-defined]
-        ray_actor_options={"num_cpus": settings.retriever_cpus}, **replicas
-    )
-    bound = encoder.bind(str(folder), settings.threads, gpus > 0)
-    application: serve.Application = retriever.bind(str(folder), version, settings.threads, bound)
-    return application
 
 
 def _reason(words: str) -> str:
