@@ -81,7 +81,7 @@ def main() -> None:
     train |= {"eval_every": given.steps, "eval_queries": 50, "eval_passages": 500}
     config = build({"encoder": {"words": 0.0}, "tree": {"split": "cross_attention"}, "train": train})  # DIM wide
     with tempfile.TemporaryDirectory() as scratch:
-        dataset, encoder = beir.read(given.data), Encoder.load(config.encoder)
+        dataset, encoder = beir.read(given.data), Encoder.load(config.encoding)
         sides = [
             fill(list(texts), kind, encoder, Path(scratch) / "encodings")
             for kind, texts in (("query", dataset.query_texts()), ("passage", dataset.passage_texts()))

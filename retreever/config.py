@@ -69,7 +69,9 @@ class EncoderConfig(Section):
         "auto", description="auto: bfloat16 on a GPU and on a CPU with matrix units for it (AMX), else float32"
     )
     batch_tokens: int = Field(4_096, ge=512, description="padded tokens in one forward pass")
-    tokens: bool = Field(True, description="keep the states of every token too, as cross-attention needs")
+    tokens: bool | None = Field(
+        None, description="keep the states of every token too; null: where the split function attends to them"
+    )
     live: bool = Field(
         False, description="keep no token states: encode them anew whenever cross-attention asks (slow without a GPU)"
     )
@@ -213,8 +215,10 @@ class Config(Section):
         beyond = [level for level in self.depth.levels or () if level > self.tree.depth]
         if beyond:
             faults.append(f"depth.levels: {beyond} lie below the last level, tree.depth = {self.tree.depth}")
-        if self.tree.split == "cross_attention" and not self.encoder.tokens:
-            faults.append("encoder.tokens: must be true for tree.split = cross_attention, which attends to tokens")
+        if self.tree.split == "cross_attention" and self.encoder.tokens is False:
+            faults.append(
+                "encoder.tokens: must be true or null for tree.split = cross_attention, which attends to tokens"
+            )
         if self.loss.negatives is not None and self.loss.negatives >= self.train.batch_size:
             faults.append(
                 f"loss.negatives: {self.loss.negatives} in-batch negatives need a train.batch_size above that, "
@@ -223,6 +227,13 @@ class Config(Section):
         if faults:
             raise ValueError("\n".join(faults))
         return self
+
+    @property
+    def encoding(self) -> EncoderConfig:
+        """The section `encoder` with `tokens` decided: what a store must hold for this configuration."""
+        attends = self.tree.split == "cross_attention"
+        tokens = attends if self.encoder.tokens is None else self.encoder.tokens
+        return self.encoder.model_copy(update={"tokens": tokens})
 
     @property
     def digest(self) -> str:

@@ -220,7 +220,7 @@ def open_dataset(
         verify: compare the checksums of stored encodings.
     """
     parts = [
-        encode_dataset(dataset, config.encoder, workspace.encodings, track, storage=workspace.storage(), verify=verify)
+        encode_dataset(dataset, config.encoding, workspace.encodings, track, storage=workspace.storage(), verify=verify)
         for dataset in read_datasets(config, workspace)
     ]
     if len(parts) == 1:
@@ -292,7 +292,7 @@ def makings(
     if not len(texts):
         raise EncoderError(f"{kind} texts: there are none to encode")
     known = {"texts": _digest(texts), "kind": kind, "format": FORMAT, **identity(config, kind)}
-    tokens = config.tokens and not config.live
+    tokens = bool(config.tokens) and not config.live
     folders = {kept: store / digest({**known, "tokens": kept}) for kept in (True, False)}
     making = Making(folders[tokens], texts, kind, known, tokens)
     for folder in [folders[True]] if tokens else [folders[True], folders[False]]:

@@ -99,3 +99,13 @@ def test_flat_names_every_setting_once():
 
 def test_different_settings_have_different_digests():
     assert Config().digest != Config().with_overrides({"train.seed": 1}).digest
+
+
+@pytest.mark.parametrize(
+    ("split", "asked", "kept"),
+    [("linear", None, False), ("cross_attention", None, True), ("linear", True, True), ("mlp", False, False)],
+)
+def test_tokens_are_kept_where_the_split_attends_to_them_or_where_asked(split, asked, kept):
+    config = Config().with_overrides({"tree.split": split, "encoder.tokens": asked})
+    assert config.encoding.tokens is kept
+    assert config.encoding == config.encoder.model_copy(update={"tokens": kept})

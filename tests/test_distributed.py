@@ -66,7 +66,7 @@ def shared_dataset():
 def setting(tmp_path_factory):
     folder = tmp_path_factory.mktemp("workers")
     encoder = tiny.tiny_bert(folder / "bert")
-    data = encode_dataset(shared_dataset(), tiny.tiny_config(encoder).encoder, folder / "store")
+    data = encode_dataset(shared_dataset(), tiny.tiny_config(encoder, encoder__tokens=True).encoder, folder / "store")
     return folder, encoder, data
 
 

@@ -26,7 +26,7 @@ STEP = 2**-8  # of bfloat16, relative
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> EncoderConfig:
     return EncoderConfig(
-        name=str(tiny_bert(tmp_path_factory.mktemp("bert"))), dtype="float32", words=0.0, batch_tokens=512
+        name=str(tiny_bert(tmp_path_factory.mktemp("bert"))), dtype="float32", words=0.0, tokens=True, batch_tokens=512
     )
 
 

@@ -130,7 +130,7 @@ def test_the_frozen_rival_reads_the_encoder_alone_and_the_head_what_the_tree_rea
 def test_a_tree_learns_from_words_and_answers_texts_with_them(bert: Path, tmp_path: Path, split: str) -> None:
     trained = tiny_config(bert, encoder__words=WEIGHT, tree__split=split)
     dataset = tiny_dataset()
-    data = encode_dataset(dataset, trained.encoder, tmp_path / "store")
+    data = encode_dataset(dataset, trained.encoding, tmp_path / "store")
     tree, known = load_model(fit(trained, data, tmp_path / "run").model)
     texts = dataset.passage_texts()[:20]
     asked = route_texts(tree, known, Encoder.load(known.encoder), texts, "passage")

@@ -18,7 +18,7 @@ import ray
 import torch
 
 from retreever import config as configs
-from retreever.baselines import RIVALS, codes, store
+from retreever.baselines import RIVALS, Attentive, codes, store
 from retreever.baselines.dense import Dense
 from retreever.baselines.interface import Form, Ranker
 from retreever.baselines.raptor import Raptor
@@ -150,6 +150,8 @@ class _Comparison:
         names = list(RIVALS) if rivals is None else list(rivals)
         for name in names:
             known(name)
+        if self.config.encoder.tokens is None and Attentive.name in names:
+            self.config = self.config.with_overrides({"encoder.tokens": True})
         self.trained_on = open_dataset(self.config, workspace, track)
         self.data = open_dataset(self.config.with_overrides({"data.name": dataset}), workspace, track)
         self.queries, self.relevant = judgements(self.data, split)

@@ -34,7 +34,7 @@ def encode(
     shards = [(making, number) for making in entries for number in making.missing()]
     if shards:
         with cluster(workspace):
-            done = _encoded(shards, config.encoder, workers, gpu)
+            done = _encoded(shards, config.encoding, workers, gpu)
             for _ in track(done, f"encoding on {workers} actors, shards", total=len(shards)):
                 pass
     for making in entries:
@@ -49,7 +49,7 @@ def _entries(config: Config, workspace: Workspace) -> list[Making]:
         makings(
             dataset.passage_texts() if kind == "passage" else dataset.query_texts(),
             kind,
-            config.encoder,
+            config.encoding,
             workspace.encodings,
             workspace.storage(),
         )

@@ -68,13 +68,13 @@ def estimate(
         kinds.setdefault(_kind(trial.config), trial.config)
     chosen = list(kinds)[:: -(-len(kinds) // MOST)]
     try:
-        data = {str((c.data, c.encoder)): open_dataset(c, workspace, _refuse) for c in map(kinds.__getitem__, chosen)}
+        data = {str((c.data, c.encoding)): open_dataset(c, workspace, _refuse) for c in map(kinds.__getitem__, chosen)}
     except (DataError, _NotEncodedError):
         return None
     costs = {}
     for kind in track(chosen, "measuring kinds of trials"):
         config = kinds[kind]
-        costs[kind] = _cost(config, data[str((config.data, config.encoder))])
+        costs[kind] = _cost(config, data[str((config.data, config.encoding))])
     mean = tuple(sum(cost) / len(costs) for cost in zip(*costs.values(), strict=True))
     seconds = [_seconds(trial.config, *costs.get(_kind(trial.config), mean)) for trial in trials]
     training = sum(seconds) / len(seconds) * total

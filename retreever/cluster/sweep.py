@@ -123,7 +123,8 @@ class _Sweep:
         self.tracker = Tracker.of(workspace)
         self.edges, self.size = spaces.edges(space), spaces.size(space)
         self._open: dict[str, EncodedDataset] = {}
-        for trial in self.edges:  # encodes what is not in the store, once, before any trial starts
+        # Encodes what is not in the store, once, before any trial starts; an entry with tokens serves all.
+        for trial in sorted(self.edges, key=lambda trial: not trial.config.encoding.tokens):
             self._data(trial.config, track)
         self.trials: dict[str, Trial] = {}
         self.outcomes: dict[str, Outcome] = {}
@@ -134,7 +135,7 @@ class _Sweep:
         self.spent, self.deadline = False, float("inf")
 
     def _data(self, config: Config, track: Track = silent) -> EncodedDataset:
-        key = str((config.data.name, config.data.on_bad, config.encoder))
+        key = str((config.data.name, config.data.on_bad, config.encoding))
         if key not in self._open:
             self._open[key] = open_dataset(config, self.workspace, track)
         return self._open[key]

@@ -59,7 +59,7 @@ def _cached(name: str, on_bad: str, encoder: EncoderConfig, root: str) -> Encode
 def open_data(job: Job) -> EncodedDataset:
     """The encoded data set of a job, opened once in a process that trains many."""
     config = configs.build(job.config)
-    return _cached(config.data.name, config.data.on_bad, config.encoder, job.workspace)
+    return _cached(config.data.name, config.data.on_bad, config.encoding, job.workspace)
 
 
 def reports(

@@ -29,7 +29,7 @@ def test_actors_write_the_bytes_of_the_local_path_and_only_what_is_missing(tmp_p
     for place in (local, many):
         beir.write(tiny.tiny_dataset(), place.dataset("tiny"))
     environment.prepare(many)
-    config = tiny.tiny_config(tmp_path / "bert")
+    config = tiny.tiny_config(tmp_path / "bert", encoder__tokens=True)
     alone = encodings.open_dataset(config, local)
 
     (making, _) = encodings.makings(tiny.tiny_dataset().passage_texts(), "passage", config.encoder, many.encodings)

@@ -72,8 +72,8 @@ def tiny_config(encoder: Path, **overrides: object) -> Config:
 
 
 def encoded(folder: Path, encoder: EncoderConfig) -> EncodedDataset:
-    """The tiny data set, encoded into a store under `folder`."""
-    return encode_dataset(tiny_dataset(), encoder, folder / "encodings")
+    """The tiny data set, encoded into a store under `folder`, with tokens, for every split function."""
+    return encode_dataset(tiny_dataset(), encoder.model_copy(update={"tokens": True}), folder / "encodings")
 
 
 def json_lines(text: str) -> list[dict]:
