@@ -10,14 +10,13 @@ import typer
 
 from retreever.config import Config
 from retreever.encodings import EncodedDataset, open_dataset
-from retreever.index import Layout
+from retreever.index import Layout, TreeIndex
 from retreever.model import RoutingTree
 from retreever.retriever import load_model
 from retreever.workspace import Workspace
 
 K = 10
 CHUNK = 8_192
-SHARED_LEVEL = 8  # of 256 nodes, at which the share left is compared
 
 
 @dataclass(frozen=True)
@@ -78,19 +77,10 @@ class Corpus:
         )
 
 
-def share_left(corpus: Corpus, passages: np.ndarray, queries: np.ndarray, level: int = SHARED_LEVEL) -> float:
-    """Share of passages whose similarity at a coarse level reaches the K-th best at the finest."""
-    form, depth = corpus.layout.form, corpus.config.tree.depth
-
-    def similar(d: int) -> np.ndarray:
-        part = corpus.tree.tree.level(d)
-        q, p = form(queries[:, part]), form(passages[:, part])
-        if corpus.config.loss.similarity == "bhattacharyya":
-            return q @ p.T
-        return np.stack([np.minimum(row, p).sum(axis=1) - 1 for row in q])
-
-    kth = np.partition(similar(depth), -K, axis=1)[:, -K]
-    return float((similar(min(level, depth)) >= kth[:, None]).mean())
+def share_left(corpus: Corpus, passages: np.ndarray, queries: np.ndarray) -> float:
+    """Share of passages that the first bound of an index of them leaves, K asked for."""
+    index = TreeIndex.build([passages], [f"d{row:08d}" for row in range(len(passages))], corpus.layout)
+    return float(np.mean([found.remained for found in index.search(queries, K, certify=True)[2]])) / len(passages)
 
 
 def fitting_mixture(corpus: Corpus, queries: np.ndarray) -> tuple[float, float, float]:

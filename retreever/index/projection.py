@@ -25,7 +25,7 @@ from retreever.index.kernels import STRIP, dots
 from retreever.index.survival import Trial
 from retreever.index.threads import side_by_side
 
-DIMS = (64, 96, 128, 160, 192)  # numbers of main directions to choose from: half as many bytes are scanned
+DIMS = (64, 96, 128, 160, 192, 216)  # numbers of main directions to choose from: half as many bytes are scanned
 COMPACT = 256  # main directions where nothing else is kept
 DIGITS = 256  # of a coordinate
 GRID = 0.0223  # distance of two grid points in standard deviations: the grid ends at 2.85 of them
