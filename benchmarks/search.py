@@ -5,9 +5,9 @@
 
 MODEL's own corpus is measured as it is. Larger corpora are made of it: an encoding a + t (b - c), scaled to length
 one, of three passages drawn at random, routed by the tree; t is chosen so that the first bound of an index of 20,000
-made passages leaves the share that it leaves of real ones, which is printed. Every figure of a table comes from one run;
-queries are the real ones of the test split. The bandwidth of one thread, measured in the same run, is printed beside them: the floor of
-a search is the bytes that every query reads, divided by it.
+made passages leaves the share that it leaves of real ones, which is printed. Every figure of a table comes from one
+run; queries are the real ones of the test split. The bandwidth of one thread, measured in the same run, is printed
+beside them: the floor of a search is the bytes that every query reads, divided by it.
 """
 
 import json
