@@ -137,10 +137,24 @@ def _overlap(query: np.ndarray, passage: np.ndarray) -> np.float32:
 def _merge(passage: np.ndarray, roots: bool, out: np.ndarray) -> None:
     """Leaves summed to the nodes of a coarser level; roots of probabilities stay roots."""
     width = passage.shape[0] // out.shape[0]
-    if width == 4:  # as from one coded level to the next: a loop that LLVM knows how to take several nodes at a time in
+    if width == 2:  # loops that LLVM knows how to take several nodes at a time in
+        for node in range(out.shape[0]):
+            a, b = passage[2 * node], passage[2 * node + 1]
+            out[node] = np.sqrt(a * a + b * b) if roots else a + b
+        return
+    if width == 4:
         for node in range(out.shape[0]):
             a, b, c, d = passage[4 * node], passage[4 * node + 1], passage[4 * node + 2], passage[4 * node + 3]
             out[node] = np.sqrt(a * a + b * b + c * c + d * d) if roots else a + b + c + d
+        return
+    if width == 8:
+        for node in range(out.shape[0]):
+            a, b, c, d = passage[8 * node], passage[8 * node + 1], passage[8 * node + 2], passage[8 * node + 3]
+            e, f, g, h = passage[8 * node + 4], passage[8 * node + 5], passage[8 * node + 6], passage[8 * node + 7]
+            if roots:
+                out[node] = np.sqrt(a * a + b * b + c * c + d * d + e * e + f * f + g * g + h * h)
+            else:
+                out[node] = a + b + c + d + e + f + g + h
         return
     for node in range(out.shape[0]):
         total = np.float32(0)
