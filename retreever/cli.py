@@ -108,6 +108,9 @@ def encode(
 ) -> None:
     """Encode a data set once; later runs read the memory-mapped store and encode nothing.
 
+    Token states are kept where the configuration's split attends to them, `--set tree.split=cross_attention`, or with
+    `--set encoder.tokens=true`; elsewhere pooled vectors alone.
+
     Interrupted, the same command goes on with the shards that are missing. What is there already is checked against its
     checksums.
     """

@@ -128,10 +128,10 @@ def fitted(name: str, config: Config, data: EncodedDataset, cache: Path, track: 
 
 
 def protocol(name: str, config: Config, data: EncodedDataset) -> list[Any]:
-    """All that decides a rival fitted on `data`."""
+    """All that decides a rival fitted on `data`; whether tokens are kept beside pooled vectors does not."""
     settings = config.flat()
     decided = {setting: settings[setting] for setting in known(name).depends}
-    return [name, data.dataset.digest, config.encoder.model_dump(mode="json"), decided]
+    return [name, data.dataset.digest, config.encoder.model_dump(mode="json", exclude={"tokens"}), decided]
 
 
 def known(name: str) -> type[Rival]:

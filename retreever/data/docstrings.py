@@ -6,16 +6,15 @@ here runs foreign code; what comes out depends on the versions installed and on 
 """
 
 import ast
-import gc
 import sysconfig
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from retreever.collector import collector_paused
 from retreever.data.dataset import SPLITS, Passage, Query, RetrievalDataset, encodable
 from retreever.data.splits import by_hash
 from retreever.errors import DataError
@@ -63,7 +62,7 @@ def build_from(found: Sequence[Source], track: Track = silent) -> RetrievalDatas
         DataError: not one pair.
     """
     pairs: dict[str, tuple[str, str]] = {}
-    with _collector_paused():
+    with collector_paused():  # syntax trees hold no cycles, and to walk them again and again is a third of the time
         for source in track(found, "reading docstrings", total=len(found)):
             for name, docstring in _docstrings(source):
                 pair = split_docstring(docstring)
@@ -147,18 +146,6 @@ def _docstrings(source: Source) -> Iterator[tuple[str, str]]:
     except (SyntaxError, ValueError, RecursionError):
         return
     yield from _definitions(tree.body, source.module)
-
-
-@contextmanager
-def _collector_paused() -> Iterator[None]:
-    """Syntax trees hold no cycles, yet the collector walks each of them many times: a third of the time."""
-    running = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if running:
-            gc.enable()
 
 
 def _definitions(body: Sequence[ast.stmt], prefix: str) -> Iterator[tuple[str, str]]:

@@ -134,33 +134,27 @@ def _overlap(query: np.ndarray, passage: np.ndarray) -> np.float32:
 
 
 @_fast
+def _sums(passage: np.ndarray, width: int, roots: bool, out: np.ndarray) -> None:
+    for node in range(out.shape[0]):
+        total = np.float32(0)
+        for place in range(width):
+            leaf = passage[node * width + place]
+            total += leaf * leaf if roots else leaf
+        out[node] = np.sqrt(total) if roots else total
+
+
+@_fast
 def _merge(passage: np.ndarray, roots: bool, out: np.ndarray) -> None:
     """Leaves summed to the nodes of a coarser level; roots of probabilities stay roots."""
     width = passage.shape[0] // out.shape[0]
-    if width == 2:  # loops that LLVM knows how to take several nodes at a time in
-        for node in range(out.shape[0]):
-            a, b = passage[2 * node], passage[2 * node + 1]
-            out[node] = np.sqrt(a * a + b * b) if roots else a + b
-        return
-    if width == 4:
-        for node in range(out.shape[0]):
-            a, b, c, d = passage[4 * node], passage[4 * node + 1], passage[4 * node + 2], passage[4 * node + 3]
-            out[node] = np.sqrt(a * a + b * b + c * c + d * d) if roots else a + b + c + d
-        return
-    if width == 8:
-        for node in range(out.shape[0]):
-            a, b, c, d = passage[8 * node], passage[8 * node + 1], passage[8 * node + 2], passage[8 * node + 3]
-            e, f, g, h = passage[8 * node + 4], passage[8 * node + 5], passage[8 * node + 6], passage[8 * node + 7]
-            if roots:
-                out[node] = np.sqrt(a * a + b * b + c * c + d * d + e * e + f * f + g * g + h * h)
-            else:
-                out[node] = a + b + c + d + e + f + g + h
-        return
-    for node in range(out.shape[0]):
-        total = np.float32(0)
-        for leaf in range(node * width, (node + 1) * width):
-            total += passage[leaf] * passage[leaf] if roots else passage[leaf]
-        out[node] = np.sqrt(total) if roots else total
+    if width == 2:  # where the width is known to it, LLVM takes several nodes at a time
+        _sums(passage, 2, roots, out)
+    elif width == 4:
+        _sums(passage, 4, roots, out)
+    elif width == 8:
+        _sums(passage, 8, roots, out)
+    else:
+        _sums(passage, width, roots, out)
 
 
 @_plain
