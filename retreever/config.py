@@ -66,7 +66,7 @@ class EncoderConfig(Section):
         "right", description="side cut off; 'left' keeps the end of a conversation"
     )
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="auto: bfloat16 on a GPU and on a CPU with matrix units for it (AMX), else float32"
+        "auto", description="auto: bfloat16 on a GPU and on a CPU that multiplies it faster, else float32"
     )
     batch_tokens: int = Field(4_096, ge=512, description="padded tokens in one forward pass")
     tokens: bool | None = Field(
@@ -173,7 +173,7 @@ class TrainConfig(Section):
     clip_norm: Positive = Field(1.0, description="largest norm of the gradient")
     input_dropout: Fraction = Field(0.1, description="dropout on encodings")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="auto: bfloat16 on a GPU, and for cross_attention on a CPU with matrix units for it (AMX)"
+        "auto", description="auto: bfloat16 on a GPU, and for cross_attention on a CPU that multiplies it faster"
     )
     eval_every: Count = Field(
         100, description="steps between validations; each one is an epoch of the sweep's scheduler"
