@@ -41,7 +41,8 @@ def fill(texts: list[str], kind: Kind, encoder: Encoder, store: Path) -> Encodin
     for number, start in enumerate(range(0, count, SHARD)):
         tokens = int(offsets[min(count, start + SHARD)] - offsets[start])
         np.save(making.folder / token_file(number), np.resize(bits, (tokens, DIM)))
-    write_json(making.folder / MANIFEST, {"count": count, "shard": SHARD, "files": inventory(making.folder)})
+    manifest = {"known": dict(making.known), "count": count, "shard": SHARD}
+    write_json(making.folder / MANIFEST, manifest | {"files": inventory(making.folder)})
     return Encodings(making.folder)
 
 

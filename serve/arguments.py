@@ -25,7 +25,9 @@ class AppArguments(BaseModel):
     min_replicas: int = Field(1, ge=1, description="of encoder and retriever, each")
     max_replicas: int = Field(1, ge=1)
     ingress_replicas: int = Field(1, ge=1)
-    threads: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, description="of an encoder or retriever")
+    threads: int | None = Field(
+        None, ge=1, description="of an encoder or retriever; null: processors of a machine but one, over max_replicas"
+    )
     encoder_cpus: float = Field(0.25, ge=0, description="CPUs that Ray sets aside for an encoder")
     encoder_gpus: float | None = Field(
         None, ge=0, description="GPUs, or the fraction of one, of an encoder; null: a quarter where there is one"
@@ -36,6 +38,15 @@ class AppArguments(BaseModel):
         30, gt=0, description="after which a request is answered with 504; a lost replica is replaced in less, mostly"
     )
     start_s: float = Field(300, gt=0, description="that a version may take to come up")
+
+    @property
+    def threads_each(self) -> int:
+        """Threads of an encoder or retriever.
+
+        A team of threads waits for its slowest: it loses more than it wins where another team, or the processes that
+        answer, take one of its processors.
+        """
+        return self.threads or max(1, ((os.cpu_count() or 1) - 1) // self.max_replicas)
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:

@@ -16,6 +16,7 @@ from retreever.encoder import Kind
 from serve.answers import Answer, Answers
 from serve.changes import Changes
 from serve.engine import Engine, Look
+from serve.priority import ANSWERS, give_way
 from serve.refusal import Refused
 from serve.remote import LOST
 from serve.routing import WARM_UP, Routed, Routing
@@ -54,6 +55,7 @@ class Retriever:
     def __init__(self, folder: str, version: str, threads: int, encoder: DeploymentHandle):
         self._encoder = encoder
         self._engine = Engine(Answers.open(Path(folder), version, threads), self._route)
+        give_way(ANSWERS)
 
     async def _route(self, texts: Sequence[str], kind: Kind) -> Routed:
         try:

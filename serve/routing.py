@@ -1,7 +1,6 @@
 """Texts through encoder and tree, many callers at a time: what waits is encoded together. Ray is not known here."""
 
 import asyncio
-import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +14,7 @@ from retreever.encoder import Encoder, Kind
 from retreever.errors import EncoderError
 from retreever.retriever import load_model, route_texts
 from serve.gather import Gather
+from serve.priority import COMPUTES, give_way
 
 LARGEST = 64  # texts encoded at once
 WARM_UP = "what is there"
@@ -48,8 +48,7 @@ class Routing:
         self._tree, self._config = load_model(folder)
         self._tree.to(device)
         self._encoder = Encoder.load(self._config.encoder, device)
-        # Encoding takes all processors it can get; a replica that starts to help must get its share of them.
-        self._thread = ThreadPoolExecutor(1, initializer=os.nice, initargs=(10,))
+        self._thread = ThreadPoolExecutor(1, initializer=give_way, initargs=(COMPUTES,))
         self._gather: Gather[tuple[Sequence[str], Kind], Routed] = Gather(self._run, LARGEST, 1, 10**9)
         self._nodes([WARM_UP], "query")
 

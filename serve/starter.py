@@ -65,14 +65,14 @@ def version_app(settings: AppArguments, folder: Path, version: str) -> serve.App
     if gpus is None:
         gpus = A_QUARTER if ray.cluster_resources().get("GPU") else 0
     encoder = Encoder.options(  # type: ignore[attr-defined]
-        ray_actor_options={"num_cpus": settings.encoder_cpus, "num_gpus": gpus}, **_replicas(settings, delay_s=1)
+        ray_actor_options={"num_cpus": settings.encoder_cpus, "num_gpus": gpus}, **_replicas(settings, delay_s=0.5)
     )
     # A search waits for the encoder, so both look busy; the encoder mostly is, and its second replica comes first.
     retriever = Retriever.options(  # type: ignore[attr-defined]
         ray_actor_options={"num_cpus": settings.retriever_cpus}, **_replicas(settings, delay_s=20)
     )
-    bound = encoder.bind(str(folder), settings.threads, gpus > 0)
-    application: serve.Application = retriever.bind(str(folder), version, settings.threads, bound)
+    bound = encoder.bind(str(folder), settings.threads_each, gpus > 0)
+    application: serve.Application = retriever.bind(str(folder), version, settings.threads_each, bound)
     return application
 
 
@@ -84,7 +84,7 @@ def _replicas(settings: AppArguments, delay_s: float) -> dict[str, Any]:
             target_ongoing_requests=1.25,  # batches under way: one caller has one, many have one more than replicas
             upscale_delay_s=delay_s,
             downscale_delay_s=20,
-            look_back_period_s=3,
+            look_back_period_s=2,
             metrics_interval_s=1,  # deprecated, but what callers of a deployment push by: 10 s if left out
         ),
         "max_constructor_retry_count": 2,

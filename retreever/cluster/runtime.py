@@ -33,6 +33,8 @@ def cluster(
         yield
         return
     environment.prepare(workspace)
+    if serving:  # Ray has workers give way to all else (15), which is right for work that nobody waits for
+        os.environ.setdefault("RAY_worker_niceness", "0")
     joined = "RAY_ADDRESS" in os.environ
     with haproxy() if serving and not joined else nullcontext():
         if joined:

@@ -83,8 +83,13 @@ class Projection:
         if use == "alone" or most <= DIMS[0]:
             return widest
         tried = [widest.first(dims) for dims in DIMS if dims <= most]
-        costs = side_by_side(lambda code: trial.survival(code).cost(code.bytes_scanned), tried)
-        return tried[int(np.argmin(costs))]
+        exact, sums = widest._coordinates(trial.passages.copy())
+
+        def cost(code: Self) -> float:
+            encoded = code._rounded(np.ascontiguousarray(exact[:, : len(code.step)]), sums)
+            return trial.survival(code, encoded).cost(code.bytes_scanned)
+
+        return tried[int(np.argmin(side_by_side(cost, tried)))]
 
     @classmethod
     def _main(cls, sample: np.ndarray, dims: int) -> Self:
@@ -107,12 +112,20 @@ class Projection:
         The terms: <u, m>, |r within| with the upper digits alone, |r outside|, |r within| with both digits. The vectors
         are overwritten.
         """
+        return self._rounded(*self._coordinates(vectors))
+
+    def _coordinates(self, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Coordinates, (rows, dims), and what `centre_rows` sums, (2, rows); the vectors are overwritten."""
         sums = np.empty((2, len(vectors)), np.float32)
         centre_rows(vectors, self.mean, sums)
-        exact = vectors @ self.basis
-        digits, squares = np.empty(exact.shape, np.uint8), np.empty((3, len(vectors)), np.float32)
+        return vectors @ self.basis, sums
+
+    def _rounded(self, exact: np.ndarray, sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """What `encode` returns, of coordinates."""
+        rows = len(exact)
+        digits, squares = np.empty(exact.shape, np.uint8), np.empty((3, rows), np.float32)
         digit_rows(exact, self.step, digits, squares)
-        terms = np.empty((4, len(vectors)), np.float32)
+        terms = np.empty((4, rows), np.float32)
         terms[0] = sums[0]
         terms[1], terms[3] = np.sqrt(squares[1]), np.sqrt(squares[2])
         terms[2] = np.sqrt(np.maximum(sums[1] - squares[0], 0) + ROUNDING * sums[1])

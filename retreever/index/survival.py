@@ -58,13 +58,13 @@ class Trial:
         for query, scores in zip(self.queries, self.scores, strict=True):
             score_rows(query, self.passages, roots, np.arange(len(scores)), scores)
 
-    def survival(self, code: Code) -> Survival:
-        """Measure a code."""
+    def survival(self, code: Code, encoded: tuple[np.ndarray, np.ndarray] | None = None) -> Survival:
+        """Measure a code; `encoded` is what it makes of the passages, where that is known."""
         asking, count = self.scores.shape
         if not asking:
             return Survival(1, 1, 1)
         rows = np.minimum(np.arange(-(-count // STRIP) * STRIP), count - 1)
-        coded = code.coded(*code.encode(self.passages.copy()), rows)
+        coded = code.coded(*(encoded or code.encode(self.passages.copy())), rows)
         alive = (np.arange(len(rows)) < count).astype(np.uint8)
         asked = code.ask(self.queries)
         sums = np.zeros(3)
