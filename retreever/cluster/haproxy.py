@@ -29,9 +29,10 @@ PATIENCE = {
 until their callers give up, instead of being told to come back later.
 """
 PORTS = ("RAY_SERVE_HAPROXY_METRICS_PORT", "RAY_SERVE_HAPROXY_STATS_PORT")
-OPEN = 256
-"""Requests that are under way at once; HAProxy itself sends further ones away. An ingress refuses what comes when 64
-wait, but takes milliseconds to do so: at several times its rate, refusals would wait until callers give up.
+OPEN = 96
+"""Requests that are under way at once; HAProxy itself sends further ones away. They are the 64 that may wait in an
+ingress and a batch in work: an ingress refuses too, but takes milliseconds to do so, which a burst would take from the
+replica that starts because of it.
 """
 BUSY = (
     "http-request return status 429 content-type application/json hdr Retry-After 1 "

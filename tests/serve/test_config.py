@@ -1,5 +1,6 @@
 """`serve/config.yaml` against Ray's own models, more strictly than Ray does: unknown keys, crossed limits."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -98,3 +99,12 @@ def test_the_application_is_built_of_typed_arguments():
     for wrong in ({"replica": 1}, {"min_replicas": 0}, {"min_replicas": 2, "max_replicas": 1}, {"model": ""}):
         with pytest.raises(ValidationError):
             AppArguments(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("processors", "replicas", "expected"), [(1, 1, 1), (2, 1, 1), (2, 2, 1), (16, 1, 15), (16, 4, 3), (None, 1, 1)]
+)
+def test_replicas_share_the_processors_but_one(monkeypatch, processors, replicas, expected):
+    monkeypatch.setattr(os, "cpu_count", lambda: processors)
+    assert AppArguments(model="bundle", max_replicas=replicas).threads_each == expected
+    assert AppArguments(model="bundle", max_replicas=replicas, threads=7).threads_each == 7

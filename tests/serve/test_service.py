@@ -1,7 +1,9 @@
 """The service as it runs: Ray Serve on a free port, asked over HTTP."""
 
 import asyncio
+import os
 import shutil
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -13,6 +15,7 @@ from retreever.cluster.promote import locate, register, rollback
 from retreever.cluster.tracking import Tracker
 from retreever.retriever import Retreever
 from retreever.workspace import Workspace
+from serve.priority import ANSWERS, COMPUTES
 from tests.support.ray_service import TOKEN, running
 
 NEW = {"id": "new", "text": "ba be bi ba be bi"}
@@ -27,6 +30,15 @@ def best(client, text=NEW["text"]):
     reply = client.post("/v1/search", json={"query": text, "k": 1})
     assert reply.status_code == 200, reply.text
     return reply.json()["hits"][0]["id"]
+
+
+def check_priorities(service):
+    """What answers gives way to what starts, what computes to both; Ray's own niceness of workers is not added."""
+    before = os.getpriority(os.PRIO_PROCESS, 0)
+    for kind, niceness in (("Ingress", ANSWERS), ("Retriever", ANSWERS), ("Encoder", COMPUTES)):
+        (replica,) = service.replicas(kind)
+        found = {os.getpriority(os.PRIO_PROCESS, thread.id) for thread in replica.threads()}
+        assert min(found) == before and before + niceness in found, (kind, found)
 
 
 def test_a_bundle_is_served_over_http(served, tmp_path):
@@ -54,6 +66,8 @@ def test_a_bundle_is_served_over_http(served, tmp_path):
         assert "retreever_stage_seconds" in client.get("/metrics").text
         reload = client.post("/v1/reload").json()
         assert reload["fault"] is None and reload["documents"] == 301
+        if sys.platform == "linux":  # elsewhere a process has one priority
+            check_priorities(service)
 
 
 @pytest.fixture
