@@ -211,7 +211,7 @@ def test_a_burst_brings_a_second_replica_and_only_200_and_429(served, tmp_path):
         def replicas(count, seconds):
             until(lambda: len(service.replicas("Retriever")) == count, seconds)
 
-        outcome = loaded(service.url, 90, lambda: replicas(2, 60), rate=300, k=300)
+        outcome = loaded(service.url, 90, lambda: replicas(2, 40), rate=300, k=300)
         assert outcome.failed == 0 and set(outcome.statuses) <= {200, 429}, outcome.faults
         outcome = loaded(service.url, 120, lambda: replicas(1, 90), rate=4)
         assert outcome.statuses.keys() == {200}, outcome.faults
