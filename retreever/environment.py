@@ -13,8 +13,8 @@ SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",  # reports reach us at this pace; every 2 s by default
     "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "5",  # a worker whose peer is gone cannot leave in order; 30 s by default
-    "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",  # a burst is noticed at this pace; 10 s by default
-    "RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
+    "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "0.5",  # a burst is noticed at this pace; 10 s by default
+    "RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "0.5",
     "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",  # ours only waits; what computes has threads of its own
     "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
     "RAY_SERVE_LOG_TO_STDERR": "0",

@@ -31,7 +31,6 @@ from serve.deployments import SERVICE
 from serve.front import Front, Live
 from serve.keeper import Keeper, Serving, Table, Wanted
 from serve.metrics import Metrics, merged
-from serve.priority import ANSWERS, give_way
 from serve.refusal import Refused
 from serve.remote import RemoteEngine
 from serve.routing import WARM_UP
@@ -137,7 +136,6 @@ class Ingress:
         with contextlib.suppress(Refused):  # an ingress that takes another one's place starts with what serves
             await self._look()
         self._following = asyncio.get_running_loop().create_task(self._follow())
-        give_way(ANSWERS)
         return make_api(self._front, os.environ.get(TOKEN) or None, self._settings.timeout_s)
 
     async def _figures(self) -> str:

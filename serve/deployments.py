@@ -1,26 +1,6 @@
-"""What Ray Serve runs of a version: an encoder and a retriever.
+"""What holds for every deployment of ours."""
 
-Both start warm, and Serve replaces a replica that fails its check.
-"""
-
-import asyncio
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
-
-from ray import serve
-from ray.serve.handle import DeploymentHandle
-
-from retreever.data.dataset import Passage
-from retreever.encoder import Kind
-from serve.answers import Answer, Answers
-from serve.changes import Changes
-from serve.engine import Engine, Look
-from serve.priority import ANSWERS, give_way
-from serve.refusal import Refused
-from serve.remote import LOST
-from serve.routing import WARM_UP, Routed, Routing
-from serve.schema import EmbedRequest, SearchRequest
 
 SERVICE: dict[str, Any] = {
     "max_ongoing_requests": 64,
@@ -30,67 +10,3 @@ SERVICE: dict[str, Any] = {
     "graceful_shutdown_timeout_s": 45,  # longer than a search may take
     "max_surge_percent": 100,
 }
-
-
-@serve.deployment(**SERVICE)
-class Encoder:
-    """Texts to node probabilities; what waits is encoded together."""
-
-    def __init__(self, folder: str, threads: int, gpu: bool):
-        self._routing = Routing(Path(folder), threads, "cuda" if gpu else "cpu")
-
-    async def route(self, texts: Sequence[str], kind: Kind) -> Routed:
-        """Route texts."""
-        return await self._routing.route(texts, kind)
-
-    async def check_health(self) -> None:
-        """A text of our own; Serve replaces a replica that cannot route it."""
-        await self._routing.route([WARM_UP], "query")
-
-
-@serve.deployment(**SERVICE)
-class Retriever:
-    """The index and the texts of a version, mapped: replicas of a node share what they read."""
-
-    def __init__(self, folder: str, version: str, threads: int, encoder: DeploymentHandle):
-        self._encoder = encoder
-        self._engine = Engine(Answers.open(Path(folder), version, threads), self._route)
-        give_way(ANSWERS)
-
-    async def _route(self, texts: Sequence[str], kind: Kind) -> Routed:
-        try:
-            return await self._encoder.route.remote(texts, kind)
-        except LOST:  # an encoder was lost: another one reads the same
-            return await self._encoder.route.remote(texts, kind)
-
-    async def search(self, asked: list[SearchRequest]) -> list[Answer | Exception]:
-        """Answers to requests that came together."""
-        return await self._engine.search(asked)
-
-    async def embed(self, asked: EmbedRequest) -> bytes | Refused:
-        """Texts as probabilities of a level, in JSON."""
-        return await self._engine.embed(asked)
-
-    async def look(self, what: Look, *arguments: Any) -> bytes | Refused:
-        """The tree, a node, or documents, in JSON."""
-        return await self._engine.look(what, *arguments)
-
-    async def add(self, passages: Sequence[Passage]) -> bytes | Refused:
-        """Add passages; on disk when it returns."""
-        return await self._engine.add(passages)
-
-    async def delete(self, ids: Sequence[str]) -> bytes | Refused:
-        """Delete passages; on disk when it returns."""
-        return await self._engine.delete(ids)
-
-    async def catch_up(self, wanted: Changes) -> int:
-        """Change this version as another one was changed."""
-        return await self._engine.catch_up(wanted)
-
-    async def total(self) -> int:
-        """How many passages there are."""
-        return await asyncio.to_thread(self._engine.total)
-
-    async def check_health(self) -> None:
-        """A search of our own; Serve replaces a replica that does not answer it."""
-        await asyncio.to_thread(self._engine.answers.check)

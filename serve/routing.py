@@ -1,20 +1,18 @@
-"""Texts through encoder and tree, many callers at a time: what waits is encoded together. Ray is not known here."""
+"""Many callers' texts to node probabilities: what waits is encoded together. Ray and models are not known here."""
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
-from retreever.encoder import Encoder, Kind
-from retreever.errors import EncoderError
-from retreever.retriever import load_model, route_texts
 from serve.gather import Gather
-from serve.priority import COMPUTES, give_way
+
+if TYPE_CHECKING:  # an encoder's replica is to start without torch
+    from retreever.encoder import Kind
 
 LARGEST = 64  # texts encoded at once
 WARM_UP = "what is there"
@@ -36,35 +34,30 @@ class Routed:
 
 
 class Routing:
-    """An encoder and a tree; one batch is encoded at a time, with all threads.
+    """Batches for something that encodes, one at a time.
 
-    Raises:
-        BundleError: the model is missing or damaged.
-        EncoderError: the encoder it names cannot be had.
+    Args:
+        encode: node probabilities of texts and their faults by place, as of `Routed`. It is called once to warm up.
     """
 
-    def __init__(self, folder: Path, threads: int, device: str = "cpu"):
-        torch.set_num_threads(threads)
-        self._tree, self._config = load_model(folder)
-        self._tree.to(device)
-        self._encoder = Encoder.load(self._config.encoder, device)
-        self._thread = ThreadPoolExecutor(1, initializer=give_way, initargs=(COMPUTES,))
+    def __init__(self, encode: "Callable[[Sequence[str], Kind], tuple[np.ndarray, dict[int, str]]]"):
+        self._encode, self._thread = encode, ThreadPoolExecutor(1)
         self._gather: Gather[tuple[Sequence[str], Kind], Routed] = Gather(self._run, LARGEST, 1, 10**9)
-        self._nodes([WARM_UP], "query")
+        encode([WARM_UP], "query")
 
-    async def route(self, texts: Sequence[str], kind: Kind) -> Routed:
+    async def route(self, texts: Sequence[str], kind: "Kind") -> Routed:
         """Route texts, together with what others have asked meanwhile."""
         return (await self._gather.ask((texts, kind), len(texts)))[0]
 
-    async def _run(self, batch: list[tuple[Sequence[str], Kind]]) -> list[Routed | Exception]:
+    async def _run(self, batch: "list[tuple[Sequence[str], Kind]]") -> list[Routed | Exception]:
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._batch, batch)
 
-    def _batch(self, batch: list[tuple[Sequence[str], Kind]]) -> list[Routed | Exception]:
+    def _batch(self, batch: "list[tuple[Sequence[str], Kind]]") -> list[Routed | Exception]:
         begun = time.perf_counter()
         parts: dict[int, tuple[np.ndarray, dict[int, str]]] = {}
         for kind in {kind for _, kind in batch}:
             own = [place for place, asked in enumerate(batch) if asked[1] == kind]
-            nodes, faults = self._nodes([text for place in own for text in batch[place][0]], kind)
+            nodes, faults = self._encode([text for place in own for text in batch[place][0]], kind)
             start = 0
             for place in own:
                 end = start + len(batch[place][0])
@@ -72,12 +65,3 @@ class Routing:
                 start = end
         took = time.perf_counter() - begun
         return [Routed(*parts[place], took) for place in range(len(batch))]
-
-    def _nodes(self, texts: Sequence[str], kind: Kind) -> tuple[np.ndarray, dict[int, str]]:
-        try:
-            return route_texts(self._tree, self._config, self._encoder, texts, kind), {}
-        except EncoderError as error:
-            if len(texts) == 1:
-                return np.zeros((1, self._tree.tree.nodes), np.float32), {0: str(error)}
-        alone = [self._nodes([text], kind) for text in texts]  # only the one at fault is refused
-        return np.concatenate([nodes for nodes, _ in alone]), {n: f[0] for n, (_, f) in enumerate(alone) if f}

@@ -10,8 +10,9 @@ from ray.serve.config import AutoscalingConfig
 from ray.serve.schema import LoggingConfig
 
 from serve.arguments import AppArguments
-from serve.deployments import Encoder, Retriever
+from serve.encoder_replica import Encoder
 from serve.remote import RemoteEngine
+from serve.retriever_replica import Retriever
 
 PREFIX = "retreever-"
 A_QUARTER = 0.25  # of a GPU: two versions, two encoders each
@@ -84,8 +85,8 @@ def _replicas(settings: AppArguments, delay_s: float) -> dict[str, Any]:
             target_ongoing_requests=1.25,  # batches under way: one caller has one, many have one more than replicas
             upscale_delay_s=delay_s,
             downscale_delay_s=20,
-            look_back_period_s=2,
-            metrics_interval_s=1,  # deprecated, but what callers of a deployment push by: 10 s if left out
+            look_back_period_s=1,
+            metrics_interval_s=0.5,  # deprecated, but what callers of a deployment push by: 10 s if left out
         ),
         "max_constructor_retry_count": 2,
     }

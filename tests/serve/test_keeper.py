@@ -11,6 +11,7 @@ from retreever.data.dataset import Passage
 from serve.answers import Answers
 from serve.changes import changes
 from serve.copies import Copies
+from serve.encoding import Encoding
 from serve.engine import Engine
 from serve.keeper import Keeper, Wanted
 from serve.refusal import Refused
@@ -33,7 +34,7 @@ class LocalStarter:
     async def start(self, app, folder, version):
         if version in self.broken:
             raise RuntimeError("no memory is left")
-        self.up[app] = LocalEngine(Answers.open(folder, version), Routing(folder, 1).route)
+        self.up[app] = LocalEngine(Answers.open(folder, version), Routing(Encoding(folder, 1)).route)
 
     async def stop(self, app):
         self.up.pop(app, None)

@@ -15,7 +15,7 @@ from retreever.cluster.promote import locate, register, rollback
 from retreever.cluster.tracking import Tracker
 from retreever.retriever import Retreever
 from retreever.workspace import Workspace
-from serve.priority import ANSWERS, COMPUTES
+from serve.fork_server import COMPUTES
 from tests.support.ray_service import TOKEN, running
 
 NEW = {"id": "new", "text": "ba be bi ba be bi"}
@@ -33,12 +33,11 @@ def best(client, text=NEW["text"]):
 
 
 def check_priorities(service):
-    """What answers gives way to what starts, what computes to both; Ray's own niceness of workers is not added."""
+    """What computes gives way to what answers; Ray's own niceness of workers is not added."""
     before = os.getpriority(os.PRIO_PROCESS, 0)
-    for kind, niceness in (("Ingress", ANSWERS), ("Retriever", ANSWERS), ("Encoder", COMPUTES)):
-        (replica,) = service.replicas(kind)
-        found = {os.getpriority(os.PRIO_PROCESS, thread.id) for thread in replica.threads()}
-        assert min(found) == before and min(before + niceness, 19) in found, (kind, found)
+    replicas = [replica for kind in ("Ingress", "Retriever", "Encoder") for replica in service.replicas(kind)]
+    assert {replica.nice() for replica in replicas} == {before}
+    assert [process.nice() for process in service.encoding()] == [min(before + COMPUTES, 19)]
 
 
 def test_a_bundle_is_served_over_http(served, tmp_path):
@@ -66,7 +65,7 @@ def test_a_bundle_is_served_over_http(served, tmp_path):
         assert "retreever_stage_seconds" in client.get("/metrics").text
         reload = client.post("/v1/reload").json()
         assert reload["fault"] is None and reload["documents"] == 301
-        if sys.platform == "linux":  # elsewhere a process has one priority
+        if sys.platform == "linux":  # elsewhere an encoder's replica encodes itself
             check_priorities(service)
 
 
@@ -152,18 +151,18 @@ def test_versions_are_swapped_and_rolled_back_without_a_failed_request(registere
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("kind", ["Encoder", "Retriever", "Ingress", "Keeper"])
+@pytest.mark.parametrize("kind", ["Encoder", "encoding", "Retriever", "Ingress", "Keeper"])
 def test_a_killed_replica_is_replaced_and_who_tries_again_sees_nothing(served, tmp_path, kind):
     workspace = Workspace.at(tmp_path / "workspace")
     with running(workspace, tmp_path / "log", model=str(served[1])) as service:
 
         def kill():
-            (replica,) = service.replicas(kind)
-            replica.kill()
+            (process,) = service.encoding() if kind == "encoding" else service.replicas(kind)
+            process.kill()
 
         outcome = loaded(service.url, 60, kill, retries=25)
         assert outcome.failed == 0 and outcome.statuses.keys() == {200}, outcome.faults
-        until(lambda: len(service.replicas(kind)) == 1, 60)
+        until(lambda: len(service.encoding() if kind == "encoding" else service.replicas(kind)) == 1, 60)
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ from pathlib import Path
 from serve.answers import Answers
 from serve.api import make_api
 from serve.changes import originate
+from serve.encoding import Encoding
 from serve.engine import Engine
 from serve.front import Front, Live
 from serve.metrics import Metrics
@@ -31,7 +32,7 @@ def local_service(bundle: Path, most: int = 64, **settings):
     if not (bundle / "copied.json").is_file():
         originate(bundle)
     answers = Answers.open(bundle, "tiny/1")
-    engine = OneVersion(answers, Routing(bundle, threads=1).route)
+    engine = OneVersion(answers, Routing(Encoding(bundle, threads=1)).route)
     front = Front(engine, Metrics())
     info = VersionInfo(
         **answers.model.model_dump(),

@@ -45,9 +45,19 @@ class Service:
                     found.append(process)
         return found
 
+    def encoding(self):
+        """Processes that encode: each has a fork server for its parent, and is of the session of this service."""
+        found, session = [], os.getsid(self.process.pid)
+        for process in psutil.process_iter():
+            with suppress(psutil.Error, ProcessLookupError):
+                lines = [" ".join(one.cmdline()) for one in (process, process.parent()) if one]
+                if len(lines) == 2 and all("serve.fork_server" in line for line in lines):
+                    found += [process] * (os.getsid(process.pid) == session)
+        return found
+
     def kill(self):
         """End everything at once with signal 9."""
-        everything = [self.process, *self.process.children(recursive=True)]
+        everything = [self.process, *self.process.children(recursive=True), *self.encoding()]
         for process in everything:
             with suppress(psutil.Error):
                 process.kill()
