@@ -112,7 +112,8 @@ class Answers:
         """Answers to requests, of which the queries are routed: `nodes`, (queries, nodes) for each."""
         self.retreever.index.refresh()
         threads = max(1, self._threads // len(asked)) if asked else 1  # a request of many queries may have them all
-        return list(self._pool.map(partial(self._searched, threads=threads), asked, nodes))
+        side_by_side = self._pool.map if len(asked) > 1 else map
+        return list(side_by_side(partial(self._searched, threads=threads), asked, nodes))
 
     def _searched(self, asked: SearchRequest, nodes: np.ndarray, threads: int) -> Answer | Exception:
         begun = time.perf_counter()

@@ -34,9 +34,13 @@ OPEN = 96
 ingress and a batch in work: an ingress refuses too, but takes milliseconds to do so, which a burst would take from the
 replica that starts because of it.
 """
+ALWAYS = "/healthz /readyz /metrics /v1/model"
+"""Asked by those who watch the service, cheap to answer, and wanted most while it is busy: a probe that is refused
+would have it taken for dead.
+"""
 BUSY = (
     "http-request return status 429 content-type application/json hdr Retry-After 1 "
-    f'string \'{{"detail":"busy: {OPEN} requests are under way"}}\' if {{ be_conn gt {OPEN} }}'
+    f'string \'{{"detail":"busy: {OPEN} requests are under way"}}\' if {{ be_conn gt {OPEN} }} !{{ path {ALWAYS} }}'
 )
 # Ray calls it as `haproxy -db -f CONFIG ...` and writes CONFIG anew before every call.
 WRAPPER = """#!/bin/sh

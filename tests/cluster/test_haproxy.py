@@ -51,15 +51,16 @@ def test_statistics_stay_on_this_machine(tmp_path, monkeypatch):
 
 def test_what_comes_beyond_so_many_at_once_is_refused_at_the_door(tmp_path, monkeypatch):
     monkeypatch.delenv(SWITCH, raising=False)
-    refused, answers = asyncio.run(_crowd(tmp_path / "haproxy.cfg"))
+    refused, probed, answers = asyncio.run(_crowd(tmp_path / "haproxy.cfg"))
     assert refused.startswith(b"HTTP/1.1 429 ")
     assert b"retry-after: 1" in refused.lower()
     assert b'{"detail":"busy' in refused
+    assert probed.startswith(b"HTTP/1.1 200 ")
     assert all(answer.startswith(b"HTTP/1.1 200 ") for answer in answers)
 
 
-async def _crowd(config: Path) -> tuple[bytes, list[bytes]]:
-    """What one more is told while an ingress holds as many requests as are let in, and then these."""
+async def _crowd(config: Path) -> tuple[bytes, bytes, list[bytes]]:
+    """What one more is told while an ingress holds as many requests as are let in, then a probe, then these."""
     arrived, release = asyncio.Semaphore(0), asyncio.Event()
 
     async def ingress(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -69,14 +70,14 @@ async def _crowd(config: Path) -> tuple[bytes, list[bytes]]:
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
         writer.close()
 
-    async def ask() -> bytes:
+    async def ask(path: bytes = b"/v1/search") -> bytes:
         for _ in range(200):
             try:
                 reader, writer = await asyncio.open_connection("127.0.0.1", front)
                 break
             except ConnectionRefusedError:  # not up yet
                 await asyncio.sleep(0.05)
-        writer.write(b"GET / HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n")
+        writer.write(b"GET " + path + b" HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n")
         answer = await asyncio.wait_for(reader.read(), 20)
         writer.close()
         return answer
@@ -94,8 +95,10 @@ async def _crowd(config: Path) -> tuple[bytes, list[bytes]]:
             for _ in let_in:
                 await asyncio.wait_for(arrived.acquire(), 20)
             refused = await ask()
+            probe = asyncio.create_task(ask(b"/healthz"))
+            await asyncio.wait_for(arrived.acquire(), 20)
             release.set()
-            return refused, await asyncio.gather(*let_in)
+            return refused, await probe, await asyncio.gather(*let_in)
         finally:
             process.terminate()
             await process.wait()
