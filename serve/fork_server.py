@@ -49,7 +49,7 @@ def main() -> None:
     os.close(read)
     with collector_paused():
         _import()
-    gc.freeze()  # else the first collection of a child would copy all that they share
+    gc.freeze()  # what stays is not looked through again, which in a child would copy all of it
     path = Path(sys.argv[1])
     with listening(path) as listener:
         os.write(write, b"1")
@@ -135,6 +135,7 @@ def encode_for(peer: Connection) -> None:
         encoding = Encoding(task.folder, task.threads, task.device)
     except Exception as error:
         return peer.send(_telling(error))
+    gc.freeze()
     os.nice(COMPUTES)
     peer.send(None)
     while True:
