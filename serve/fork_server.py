@@ -17,13 +17,15 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+import numpy as np
+
 from retreever.collector import collector_paused
 from retreever.errors import RetreeverError
 
 LINGER_S = 30  # without any process; a replica that was killed is replaced in less
 LOOK_S = 1  # how often processes that ended are noticed
 WAITING = 64  # connections
-COMPUTES = 10  # niceness of what encodes: those who collect and search have little to do, and callers wait for it
+COMPUTES = 10  # niceness of what encodes: who collects and searches has little to do, and should not wait for it
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Task:
     """What a process is to do, as `Encoding` takes it.
 
     Attributes:
-        environment: variables of the one who asks, such as which GPU is its own.
+        environment: all variables of the one who asks, such as which GPU is its own.
     """
 
     folder: Path
@@ -130,6 +132,7 @@ def encode_for(peer: Connection) -> None:
     from serve.encoding import Encoding
 
     task: Task = peer.recv()
+    os.environ.clear()
     os.environ.update(task.environment)
     try:
         encoding = Encoding(task.folder, task.threads, task.device)
@@ -140,12 +143,12 @@ def encode_for(peer: Connection) -> None:
     peer.send(None)
     while True:
         texts, kind = peer.recv()
+        reply: tuple[np.ndarray, dict[int, str]] | RetreeverError
         try:
-            peer.send(encoding(texts, kind))
-        except OSError:
-            raise
+            reply = encoding(texts, kind)
         except Exception as error:  # of this batch; the next may do
-            peer.send(_telling(error))
+            reply = _telling(error)
+        peer.send(reply)
 
 
 def _telling(error: Exception) -> RetreeverError:
