@@ -42,8 +42,8 @@ class Gather(Generic[Item, Result]):
     ):
         self._run, self._largest, self._at_once, self._most = run, largest, at_once, most
         self._queue: deque[_Waiting[Item, Result]] = deque()
-        self._running: set[asyncio.Task[None]] = set()
-        self.waiting = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._running = self.waiting = 0
 
     async def ask(self, item: Item, texts: int) -> tuple[Result, float]:
         """The result for a request of so many texts, and the seconds that it waited.
@@ -61,13 +61,14 @@ class Gather(Generic[Item, Result]):
         return await waiting.done
 
     def _start(self) -> None:
-        while self._queue and len(self._running) < self._at_once:
+        while self._queue and self._running < self._at_once:
             batch = self._take()
             if batch:
+                self._running += 1
                 # in a context of its own: Serve would end the batch with the request that happened to start it
                 task = asyncio.create_task(self._answer(batch), context=Context())
-                self._running.add(task)
-                task.add_done_callback(self._ended)
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
 
     def _take(self) -> list[_Waiting[Item, Result]]:
         batch: list[_Waiting[Item, Result]] = []
@@ -80,16 +81,15 @@ class Gather(Generic[Item, Result]):
                 size += first.texts
         return batch
 
-    def _ended(self, task: "asyncio.Task[None]") -> None:
-        self._running.discard(task)
-        self._start()
-
     async def _answer(self, batch: list[_Waiting[Item, Result]]) -> None:
         begun = time.perf_counter()
         try:
             results: list[Result | Exception] = await self._run([waiting.item for waiting in batch])
         except Exception as error:
             results = [error] * len(batch)
+        finally:
+            self._running -= 1
+            self._start()  # the next batch is on its way before these callers are told, which takes a while
         for waiting, result in zip(batch, results, strict=True):
             if waiting.done.done():
                 continue

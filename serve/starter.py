@@ -70,7 +70,7 @@ def version_app(settings: AppArguments, folder: Path, version: str) -> serve.App
     )
     # A search waits for the encoder, so both look busy; the encoder mostly is, and its second replica comes first.
     retriever = Retriever.options(  # type: ignore[attr-defined]
-        ray_actor_options={"num_cpus": settings.retriever_cpus}, **_replicas(settings, delay_s=20)
+        ray_actor_options={"num_cpus": settings.retriever_cpus}, **_replicas(settings, delay_s=10)
     )
     bound = encoder.bind(str(folder), settings.threads_each, gpus > 0)
     application: serve.Application = retriever.bind(str(folder), version, settings.threads_each, bound)
@@ -85,7 +85,7 @@ def _replicas(settings: AppArguments, delay_s: float) -> dict[str, Any]:
             target_ongoing_requests=ONGOING,
             upscale_delay_s=delay_s,
             downscale_delay_s=20,
-            look_back_period_s=1,
+            look_back_period_s=2,
             metrics_interval_s=0.5,  # deprecated, but what callers of a deployment push by: 10 s if left out
         ),
         "max_constructor_retry_count": 2,

@@ -40,6 +40,25 @@ def test_the_first_starts_alone_and_the_others_go_together():
     run(play())
 
 
+def test_the_next_batch_is_on_its_way_before_the_callers_of_the_last_are_told():
+    async def play():
+        slow = Slow()
+        gather = Gather(slow, largest=1, at_once=1, most=10)
+
+        async def ask(item):
+            await gather.ask(item, 1)
+            return list(slow.batches)
+
+        asks = [asyncio.create_task(ask(item)) for item in "ab"]
+        await asyncio.sleep(0.01)
+        slow.gate.release()
+        assert await asks[0] == [["a"], ["b"]]
+        slow.gate.release()
+        await asks[1]
+
+    run(play())
+
+
 def test_texts_are_counted_not_requests():
     async def play():
         slow = Slow()
