@@ -2,10 +2,10 @@
 
     python -m benchmarks.serve_load BUNDLE [--seconds 10] [--overload 60]
 
-Prints the encoder's own speed; for both services the median of one client, the largest rate whose 99th percentile
-stays within 100 ms, and the speed of requests of 64 queries; then for ours: three times that rate, a burst until a
-second replica is up and until it is gone again, and half that rate while a version is swapped, rolled back, and while
-replicas are killed with signal 9.
+Prints the encoder's own speed; for both services, ours with one replica of each kind and with up to two, the median of
+one client, the largest rate whose 99th percentile stays within 100 ms, and the speed of requests of 64 queries; then for
+ours with up to two: three times the largest rate, a burst until a second replica is up and until it is gone again, and
+half the rate while a version is swapped, rolled back, and while replicas are killed with signal 9.
 The load comes from this process, so the services have what it leaves of the processors.
 """
 
@@ -30,6 +30,8 @@ from retreever import environment
 from retreever.workspace import Workspace
 
 WITHIN_MS = 100
+WARM_S = 10
+GROWS_S = 40  # until there are as many replicas as there will be
 PACE = 1.25  # from one rate that is tried to the next
 QUERIES = [
     f"{verb} {thing}"
@@ -110,11 +112,11 @@ def _up(url: str) -> None:
     raise RuntimeError(f"{url} does not answer")
 
 
-def _capacity(url: str, seconds: float) -> float:
+def _capacity(url: str, seconds: float, warm_s: float = WARM_S) -> float:
     """The largest rate within the limit; prints the way there."""
     from benchmarks.open_loop import Load
 
-    asyncio.run(Load(url, QUERIES).closed(16, 100_000, 20))  # until as many replicas are up as there will be
+    asyncio.run(Load(url, QUERIES).closed(16, 100_000, warm_s))
     closed = asyncio.run(Load(url, QUERIES).closed(16, 600, 20))
     print(f"  16 clients: {closed}", flush=True)
     rate, best, missed = max(closed.rate / 2, 5), 0.0, 0
@@ -151,11 +153,17 @@ def _ours(bundle: Path, place: Workspace, seconds: float, overload: float, alone
     tracker = Tracker.of(place)
     run = tracker.start(tracker.experiment(place), "load")
     register(bundle, run, tracker, notes={})
-    settings = AppArguments(workspace=str(place.root), poll_s=0.5, max_replicas=2)
+    settings = AppArguments(workspace=str(place.root), poll_s=0.5)
     with cluster(place, serving=True):
         url = start(settings, port=_free_port())
-        print("\nours: proxy, ingress, retriever, encoder; 1 to 2 replicas of the last two")
-        capacity = max(_capacity(url, seconds), 10)
+        print("\nours: proxy, ingress, and one replica each of retriever and encoder")
+        alone_rate = _capacity(url, seconds)
+        _bulk(url, alone)
+        serve.shutdown()
+    with cluster(place, serving=True):
+        url = start(settings.model_copy(update={"max_replicas": 2}), port=_free_port())
+        print("\nours: 1 to 2 replicas of the last two")
+        capacity = max(_capacity(url, seconds, GROWS_S), alone_rate, 10)
         _bulk(url, alone)
         _settled(serve)
         _overload(url, 3 * capacity, overload)
