@@ -3,9 +3,9 @@
     python -m benchmarks.serve_load BUNDLE [--seconds 10] [--overload 60]
 
 Prints the encoder's own speed; for both services, ours with one replica of each kind and with up to two, the median of
-one client, the largest rate whose 99th percentile stays within 100 ms, and the speed of requests of 64 queries; then for
-ours with up to two: three times the largest rate, a burst until a second replica is up and until it is gone again, and
-half the rate while a version is swapped, rolled back, and while replicas are killed with signal 9.
+one client, the largest rate whose 99th percentile stays within 100 ms, and the speed of requests of 64 queries; then
+for ours with up to two: three times the largest rate, a burst until a second replica is up and until it is gone again,
+and half the rate while a version is swapped, rolled back, and while replicas are killed with signal 9.
 The load comes from this process, so the services have what it leaves of the processors.
 """
 
@@ -248,7 +248,7 @@ def _burst(url: str, serve, rate: float) -> None:
 
     async def back() -> tuple[float, object]:
         done = asyncio.Event()
-        load = asyncio.create_task(Load(url, QUERIES).open(rate / 12, 120, done))
+        load = asyncio.create_task(Load(url, QUERIES).open(rate / 24, 120, done))
         seconds = await asyncio.to_thread(_settled, serve)
         await asyncio.sleep(2)
         done.set()

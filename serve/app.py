@@ -163,7 +163,8 @@ class Ingress:
         if live is None or old is None or new.app != old.app:
             engine = RemoteEngine(new.app)
             await engine.search([SearchRequest(query=WARM_UP)])  # the way there is known before callers go it
-            return Live(new.info, engine, self._front.metrics, self._settings.waiting, self._settings.at_once)
+            at_once = self._settings.max_replicas + 1  # each has one, and one is on its way
+            return Live(new.info, engine, self._front.metrics, self._settings.waiting, at_once)
         live.info = new.info
         return live
 

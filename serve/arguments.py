@@ -8,7 +8,6 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from retreever.workspace import Workspace
 
 CHAMPION = "models:/retreever@champion"
-ONGOING = 1.25  # batches under way that a replica is meant for: one caller has one, many have as many as are let
 
 
 class AppArguments(BaseModel):
@@ -39,15 +38,6 @@ class AppArguments(BaseModel):
         30, gt=0, description="after which a request is answered with 504; a lost replica is replaced in less, mostly"
     )
     start_s: float = Field(300, gt=0, description="that a version may take to come up")
-
-    @property
-    def at_once(self) -> int:
-        """Batches that an ingress has under way: the fewest that still make Serve start the last replica.
-
-        More of them would be smaller, and every batch takes two calls between processes. Two at least: one is searched
-        while another one is encoded.
-        """
-        return max(2, int(ONGOING * (self.max_replicas - 1)) + 1)
 
     @property
     def threads_each(self) -> int:

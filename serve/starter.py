@@ -9,7 +9,7 @@ from ray import serve
 from ray.serve.config import AutoscalingConfig
 from ray.serve.schema import LoggingConfig
 
-from serve.arguments import ONGOING, AppArguments
+from serve.arguments import AppArguments
 from serve.encoder_replica import Encoder
 from serve.remote import RemoteEngine
 from serve.retriever_replica import Retriever
@@ -82,10 +82,10 @@ def _replicas(settings: AppArguments, delay_s: float) -> dict[str, Any]:
         "autoscaling_config": AutoscalingConfig(
             min_replicas=settings.min_replicas,
             max_replicas=settings.max_replicas,
-            target_ongoing_requests=ONGOING,
+            target_ongoing_requests=1.25,  # batches under way: one caller has one, many have one more than replicas
             upscale_delay_s=delay_s,
             downscale_delay_s=20,
-            look_back_period_s=2,
+            look_back_period_s=1,
             metrics_interval_s=0.5,  # deprecated, but what callers of a deployment push by: 10 s if left out
         ),
         "max_constructor_retry_count": 2,

@@ -1,6 +1,5 @@
 """`serve/config.yaml` against Ray's own models, more strictly than Ray does: unknown keys, crossed limits."""
 
-import math
 import os
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from ray.serve.schema import (
 
 import serve
 from serve.app import build
-from serve.arguments import ONGOING, AppArguments
+from serve.arguments import AppArguments
 
 CONFIG = Path(serve.__file__).with_name("config.yaml")
 
@@ -109,13 +108,3 @@ def test_replicas_share_the_processors_but_one(monkeypatch, processors, replicas
     monkeypatch.setattr(os, "cpu_count", lambda: processors)
     assert AppArguments(model="bundle", max_replicas=replicas).threads_each == expected
     assert AppArguments(model="bundle", max_replicas=replicas, threads=7).threads_each == 7
-
-
-@pytest.mark.parametrize("replicas", range(2, 20))
-def test_as_many_batches_are_under_way_as_ask_for_the_last_replica(replicas):
-    at_once = AppArguments(model="bundle", max_replicas=replicas).at_once
-    assert math.ceil(at_once / ONGOING) == replicas and math.ceil((at_once - 1) / ONGOING) < replicas
-
-
-def test_one_batch_is_searched_while_another_is_encoded():
-    assert AppArguments(model="bundle", max_replicas=1).at_once == 2
