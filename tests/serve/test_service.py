@@ -203,14 +203,14 @@ def test_a_canary_answers_its_share_and_a_damaged_one_is_told_of(served, tmp_pat
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_burst_brings_a_second_encoder_and_only_200_and_429(served, tmp_path):
+def test_a_burst_brings_a_second_replica_and_only_200_and_429(served, tmp_path):
     workspace = Workspace.at(tmp_path / "workspace")
     with running(workspace, tmp_path / "log", model=str(served[1]), max_replicas=2) as service:
 
         def replicas(count, seconds):
-            until(lambda: len(service.replicas("Encoder")) == count, seconds)
+            until(lambda: len(service.replicas("Retriever")) == count, seconds)
 
-        outcome = loaded(service.url, 90, lambda: replicas(2, 40), rate=200, k=1, together=16)
+        outcome = loaded(service.url, 90, lambda: replicas(2, 40), rate=300, k=300)
         assert outcome.failed == 0 and set(outcome.statuses) <= {200, 429}, outcome.faults
         outcome = loaded(service.url, 120, lambda: replicas(1, 90), rate=4)
         assert outcome.statuses.keys() == {200}, outcome.faults
