@@ -248,7 +248,7 @@ def _burst(url: str, serve, rate: float) -> None:
 
     async def back() -> tuple[float, object]:
         done = asyncio.Event()
-        load = asyncio.create_task(Load(url, QUERIES).open(rate / 24, 120, done))
+        load = asyncio.create_task(Load(url, QUERIES).open(rate / 12, 120, done))
         seconds = await asyncio.to_thread(_settled, serve)
         await asyncio.sleep(2)
         done.set()
@@ -268,7 +268,7 @@ def _changing(what: str, url: str, rate: float, change, version: str) -> None:
         begun = time.monotonic()
         await asyncio.to_thread(change)
         while (await asyncio.to_thread(httpx.get, f"{url}/v1/model", timeout=20)).json().get("version") != version:
-            await asyncio.sleep(0.2)  # a busy service refuses this question too
+            await asyncio.sleep(0.2)  # a busy service may refuse this question too
         took = time.monotonic() - begun
         await asyncio.sleep(12)  # the old one has ended
         done.set()
