@@ -24,7 +24,7 @@ from retreever.evaluation.metrics import evaluate, relevance
 from retreever.index import Layout, TreeIndex
 from retreever.index.search import every_score
 from retreever.model.tree import Tree
-from retreever.workspace import Workspace
+from retreever.system.workspace import Workspace
 
 SIZES = (1, 10, 100)
 TURNS = 5  # times that an index grows and shrinks

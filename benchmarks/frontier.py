@@ -28,8 +28,8 @@ from retreever.index.projection import Projection
 from retreever.index.survival import Trial
 from retreever.model.tree import Tree
 from retreever.retriever import load_model, routed
+from retreever.system.workspace import Workspace
 from retreever.validation import levels_of
-from retreever.workspace import Workspace
 
 K = 10
 QUERIES = 1000

@@ -18,7 +18,7 @@ from retreever.cluster.promote import locate
 from retreever.data.dataset import Passage
 from retreever.index import TreeIndex
 from retreever.retriever import layout_of, model_digest, write_bundle
-from retreever.workspace import Workspace
+from retreever.system.workspace import Workspace
 
 
 def main(

@@ -13,7 +13,7 @@ from retreever.encodings import EncodedDataset, open_dataset
 from retreever.index import Layout, TreeIndex
 from retreever.model import RoutingTree
 from retreever.retriever import load_model
-from retreever.workspace import Workspace
+from retreever.system.workspace import Workspace
 
 K = 10
 CHUNK = 8_192

@@ -26,8 +26,8 @@ from pathlib import Path
 import httpx
 import psutil
 
-from retreever import environment
-from retreever.workspace import Workspace
+from retreever.system import environment
+from retreever.system.workspace import Workspace
 
 WITHIN_MS = 100
 WARM_S = 10

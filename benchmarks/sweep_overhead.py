@@ -19,8 +19,8 @@ from retreever.cluster.grammar import SearchSpace
 from retreever.cluster.sweep import Event, sweep
 from retreever.cluster.tracking import Tracker
 from retreever.encodings import open_dataset
+from retreever.system.workspace import Workspace
 from retreever.training import fit
-from retreever.workspace import Workspace
 
 BASE = {
     "data": {"name": "docstrings"},

@@ -21,9 +21,9 @@ from retreever.config import build
 from retreever.data import beir
 from retreever.encoder import Encoder, Kind
 from retreever.encodings import EncodedDataset, Encodings, makings
-from retreever.files import inventory, write_json
-from retreever.memory import keep_freed
 from retreever.shards import MANIFEST, OFFSETS, POOLED, SHARD, token_file
+from retreever.system.files import inventory, write_json
+from retreever.system.memory import keep_freed
 
 DIM = 384
 

@@ -25,12 +25,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from retreever import memory
 from retreever.config import Config, EncoderConfig, build
 from retreever.encoder import resolved_dtype
 from retreever.learner import learner_of, optimizer_of
 from retreever.model import RoutingTree, levels_at
 from retreever.model.attention import CrossAttention
+from retreever.system import memory
 
 DIM, DEPTH, TOKENS = 384, 10, 128
 SECONDS = 5.0

@@ -14,8 +14,8 @@ from retreever.encodings import open_dataset
 from retreever.evaluation.metrics import evaluate
 from retreever.evaluation.ranking import top_k
 from retreever.model import RoutingTree
+from retreever.system.workspace import Workspace
 from retreever.validation import Validation, levels_of
-from retreever.workspace import Workspace
 
 
 def main() -> None:

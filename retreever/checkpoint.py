@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from retreever.config import Config
 from retreever.errors import BundleError, ConfigError
-from retreever.files import read_json, seal, unseal, write_aside, write_json
 from retreever.model import RoutingTree
 from retreever.retriever import save_model
+from retreever.system.files import read_json, seal, unseal, write_aside, write_json
 
 KEPT = 2
 DAMAGED = ".damaged"

@@ -18,7 +18,7 @@ from retreever.console import Screen, wait_for_interrupt
 from retreever.errors import ConfigError, RetreeverError
 from retreever.options import Interrupted, Json, Where, verb
 from retreever.options import opened as _open
-from retreever.workspace import Workspace
+from retreever.system.workspace import Workspace
 
 if TYPE_CHECKING:  # it brings optuna
     from retreever.cluster.grammar import SearchSpace

@@ -14,7 +14,7 @@ from retreever.options import Json, Where, opened, verb
 
 if TYPE_CHECKING:  # they bring mlflow
     from retreever.cluster.tracking import Tracker
-    from retreever.workspace import Workspace
+    from retreever.system.workspace import Workspace
 
 app = typer.Typer(
     name="runs",

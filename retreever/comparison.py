@@ -19,9 +19,9 @@ from retreever.encodings import EncodedDataset
 from retreever.errors import ConfigError, DataError
 from retreever.evaluation.metrics import Relevant, per_query, relevance
 from retreever.evaluation.verdict import Conditions, Row, Verdict
-from retreever.files import digest
 from retreever.model import RoutingTree
-from retreever.progress import Track, silent
+from retreever.system.files import digest
+from retreever.system.progress import Track, silent
 
 QUICK = ("bm25", "frozen", "pca", "matryoshka")
 """Rivals of a quick verdict: a minute, not an hour."""

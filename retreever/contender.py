@@ -18,8 +18,8 @@ from retreever.encodings import EncodedDataset, Encodings
 from retreever.evaluation.ranking import top_k
 from retreever.index import Layout, TreeIndex
 from retreever.model import RoutingTree
-from retreever.progress import Track, silent
 from retreever.retriever import chunks, load_model, routed
+from retreever.system.progress import Track, silent
 from retreever.validation import levels_of
 
 NAME = "retreever"

@@ -29,7 +29,7 @@ from retreever.encodings import EncodedDataset, open_dataset
 from retreever.evaluation import plots
 from retreever.evaluation.verdict import Verdict
 from retreever.retriever import load_model, make_bundle
-from retreever.workspace import Workspace
+from retreever.system.workspace import Workspace
 from serve.app import start
 from serve.arguments import AppArguments
 

@@ -19,12 +19,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from retreever.collector import collector_paused
 from retreever.config import EncoderConfig
 from retreever.errors import EncoderError
-from retreever.files import digest, sha256
-from retreever.precision import bfloat16_is_fast
-from retreever.progress import Track, silent
+from retreever.system.files import digest, sha256
+from retreever.system.garbage_collection import collector_paused
+from retreever.system.precision import bfloat16_is_fast
+from retreever.system.progress import Track, silent
 from retreever.words import Words
 
 Kind = Literal["query", "passage"]

@@ -23,13 +23,13 @@ from retreever.data.dataset import RetrievalDataset
 from retreever.data.join import PLUS, join
 from retreever.encoder import Encoder, Kind, Tokenized, identity
 from retreever.errors import BundleError, EncoderError
-from retreever.files import digest, unseal
-from retreever.progress import Track, silent
 from retreever.shards import OFFSETS, POOLED, Making, encode_shard, token_file
-from retreever.workspace import Workspace
+from retreever.system.files import digest, unseal
+from retreever.system.progress import Track, silent
+from retreever.system.workspace import Workspace
 
 if TYPE_CHECKING:
-    from retreever.storage import Storage
+    from retreever.system.storage import Storage
 
 FORMAT = 2
 

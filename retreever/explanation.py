@@ -18,11 +18,11 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from retreever.errors import BundleError
-from retreever.files import read_json, seal, unseal, write_aside, write_json
 from retreever.index.documents import Documents
 from retreever.index.layout import Layout
 from retreever.index.tree_index import TreeIndex
 from retreever.model.tree import Tree
+from retreever.system.files import read_json, seal, unseal, write_aside, write_json
 
 FORMAT = 1
 SAMPLE = 20_000  # passages read

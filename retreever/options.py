@@ -7,10 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
-from retreever import environment, memory
 from retreever.console import Screen
 from retreever.errors import RetreeverError
-from retreever.workspace import Workspace
+from retreever.system import environment, memory
+from retreever.system.workspace import Workspace
 
 Where = Annotated[
     Path | None,

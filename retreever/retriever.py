@@ -26,13 +26,13 @@ from retreever.encoder import Encoder, Kind
 from retreever.encodings import EncodedDataset, Encodings, open_dataset
 from retreever.errors import BundleError, ConfigError
 from retreever.explanation import Explanation, explain, explanation_of
-from retreever.files import read_json, seal, unseal, write_aside, write_json
 from retreever.index.documents import Documents, write_documents
 from retreever.index.layout import Layout
 from retreever.index.tree_index import TreeIndex
 from retreever.model import RoutingTree
-from retreever.progress import Track, silent
-from retreever.workspace import Workspace
+from retreever.system.files import read_json, seal, unseal, write_aside, write_json
+from retreever.system.progress import Track, silent
+from retreever.system.workspace import Workspace
 
 FORMAT = 1
 MODEL_FILES = ("model.safetensors", "model.json")

@@ -17,7 +17,7 @@ import torch
 
 from retreever.encoder import Encoded, Encoder, Kind
 from retreever.errors import BundleError
-from retreever.files import read_json, seal, sha256, unseal, write_aside, write_json
+from retreever.system.files import read_json, seal, sha256, unseal, write_aside, write_json
 
 SHARD = 2048
 POOLED, TOKENS, OFFSETS, MANIFEST = "pooled.npy", "tokens.npy", "offsets.npy", "manifest.json"

@@ -26,7 +26,7 @@ from retreever.encodings import EncodedDataset
 from retreever.errors import TrainingError
 from retreever.learner import Batch, Learner, Masks, learner_of, learning_rate, optimizer_of
 from retreever.model import RoutingTree, levels_at, negatives_mask
-from retreever.progress import Track, silent
+from retreever.system.progress import Track, silent
 from retreever.validation import SCORES, Validation
 
 METRIC = "ndcg_at_10"

@@ -17,9 +17,9 @@ from retreever.encodings import EncodedDataset, Encodings
 from retreever.errors import DataError
 from retreever.evaluation import metrics as measures
 from retreever.evaluation.ranking import top_k
-from retreever.files import write_aside
 from retreever.model import RoutingTree, health, similarity
 from retreever.retriever import routed
+from retreever.system.files import write_aside
 
 METRICS = ("ndcg_at_10", "recall_at_10", "recall_at_100", "mrr_at_10")
 SCORES = "query_scores.csv"

@@ -24,7 +24,7 @@ from ray.serve.handle import DeploymentHandle
 
 from retreever.data.dataset import Passage
 from retreever.errors import RetreeverError
-from retreever.workspace import Workspace
+from retreever.system.workspace import Workspace
 from serve.api import make_api
 from serve.arguments import AppArguments
 from serve.deployments import SERVICE

@@ -5,7 +5,7 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from retreever.workspace import Workspace
+from retreever.system.workspace import Workspace
 
 CHAMPION = "models:/retreever@champion"
 

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from retreever.data.dataset import Passage
-from retreever.files import read_json, write_json
 from retreever.index import store
 from retreever.index.documents import Documents
 from retreever.index.state import State
 from retreever.index.tree_index import TreeIndex
+from retreever.system.files import read_json, write_json
 
 ORIGIN = "copied.json"
 

@@ -14,10 +14,10 @@ from types import MappingProxyType
 from typing import Any
 
 from retreever.errors import BundleError
-from retreever.files import digest, flush, read_json, unseal, write_aside, write_json
 from retreever.index import store
 from retreever.index.documents import ADDED, Documents
 from retreever.retriever import MODEL_FILES
+from retreever.system.files import digest, flush, read_json, unseal, write_aside, write_json
 from serve.changes import originate
 
 CHANGING = ("manifest.json", "writer.lock", ADDED)  # written over or appended to in a living bundle

@@ -19,8 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from retreever.collector import collector_paused
 from retreever.errors import RetreeverError
+from retreever.system.garbage_collection import collector_paused
 
 LINGER_S = 30  # without any process; a replica that was killed is replaced in less
 LOOK_S = 1  # how often processes that ended are noticed

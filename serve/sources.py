@@ -10,7 +10,7 @@ from mlflow.entities.model_registry import ModelVersion
 from retreever.cluster.promote import MODEL, locate, version
 from retreever.cluster.tracking import Tracker
 from retreever.errors import TrackingError
-from retreever.workspace import Workspace
+from retreever.system.workspace import Workspace
 
 
 @dataclass(frozen=True)

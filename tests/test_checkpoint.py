@@ -4,8 +4,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from retreever import checkpoint, files, training
+from retreever import checkpoint, training
 from retreever.errors import BundleError
+from retreever.system import files
 from tests.support import tiny
 
 

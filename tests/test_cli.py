@@ -8,7 +8,7 @@ import pytest
 
 from retreever.cli import main
 from retreever.data import beir
-from retreever.workspace import Workspace
+from retreever.system.workspace import Workspace
 from tests.support import tiny
 
 pytestmark = [

@@ -16,9 +16,9 @@ from retreever.config import Config
 from retreever.data.dataset import Passage
 from retreever.encodings import open_dataset
 from retreever.errors import BundleError
-from retreever.files import seal, write_json
 from retreever.model import similarity
 from retreever.retriever import Retreever, load_model, make_bundle, model_digest, routed, save_model
+from retreever.system.files import seal, write_json
 from tests.support import tiny
 from tests.support.bundles import tiny_bundle, tiny_workspace
 

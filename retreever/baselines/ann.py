@@ -9,7 +9,7 @@ from jaxtyping import Int
 from retreever.baselines.frozen import Frozen
 from retreever.baselines.interface import NOTHING, Form, Ranking
 from retreever.encodings import EncodedDataset
-from retreever.progress import Track, silent
+from retreever.system.progress import Track, silent
 
 
 class Approximate(Frozen):

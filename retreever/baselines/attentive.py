@@ -10,7 +10,7 @@ from retreever.baselines.interface import train_pairs
 from retreever.baselines.matryoshka import Matryoshka
 from retreever.encodings import EncodedDataset
 from retreever.errors import DataError
-from retreever.progress import Track, silent
+from retreever.system.progress import Track, silent
 
 HEADS = 4
 

@@ -15,7 +15,7 @@ from retreever.baselines.interface import Form, Ranking, dev_ndcg
 from retreever.config import Config
 from retreever.encodings import EncodedDataset
 from retreever.evaluation.ranking import best
-from retreever.progress import Track, silent
+from retreever.system.progress import Track, silent
 
 K1_B = ((0.9, 0.4), (1.2, 0.75), (1.5, 0.75), (2.0, 0.9))
 STOPWORDS = ("en", None)

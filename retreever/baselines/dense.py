@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from retreever.baselines.codes import Held
 from retreever.baselines.interface import Form, Ranking, normalized
 from retreever.encodings import EncodedDataset, Encodings
-from retreever.progress import Track, silent
+from retreever.system.progress import Track, silent
 
 
 class Dense(ABC):

@@ -11,7 +11,7 @@ from retreever.baselines.dense import Dense
 from retreever.baselines.interface import Form
 from retreever.config import Config
 from retreever.encodings import EncodedDataset, Encodings
-from retreever.progress import Track, silent
+from retreever.system.progress import Track, silent
 
 
 class Frozen(Dense):

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from retreever.data.pairs import batch_rows
 from retreever.encodings import EncodedDataset
 from retreever.model.loss import negatives_mask
-from retreever.progress import Track, silent
+from retreever.system.progress import Track, silent
 
 WARMUP = 0.05  # share of the steps
 

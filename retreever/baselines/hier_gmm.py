@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from retreever.baselines.hierarchy import Hierarchical
-from retreever.progress import Track
+from retreever.system.progress import Track
 
 COMPONENTS = 64  # of PCA
 FLOOR = 1e-2  # added to variances; components have a mean variance of one

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 
 from retreever.baselines.hierarchy import Hierarchical
 from retreever.baselines.interface import normalized
-from retreever.progress import Track
+from retreever.system.progress import Track
 
 ROUNDS = 12  # of assignment and update
 

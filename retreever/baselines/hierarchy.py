@@ -23,7 +23,7 @@ from retreever.config import Config
 from retreever.encodings import EncodedDataset
 from retreever.evaluation.metrics import evaluate
 from retreever.evaluation.ranking import Similarity, top_k
-from retreever.progress import Track, silent
+from retreever.system.progress import Track, silent
 
 CHUNK = 4096  # texts routed at once
 TUNED_ON = 500  # dev queries

@@ -14,7 +14,7 @@ from retreever.config import Config
 from retreever.encodings import EncodedDataset
 from retreever.errors import DataError
 from retreever.evaluation.metrics import Relevant, evaluate, relevance
-from retreever.progress import Track, silent
+from retreever.system.progress import Track, silent
 
 Ranking = tuple[Int[np.ndarray, "queries k"], Float[np.ndarray, "queries k"]]
 BYTES = 4  # of a float32

@@ -21,7 +21,7 @@ from retreever.baselines.interface import Form, dev_judgements, dev_ndcg, train_
 from retreever.config import Config
 from retreever.data.pairs import limit
 from retreever.encodings import EncodedDataset, Encodings
-from retreever.progress import Track, silent
+from retreever.system.progress import Track, silent
 
 SIZES = tuple(2**d for d in range(4, 11))
 TRAINED = (16, 64, 256, 1024)  # all seven take twice as long and rank no better

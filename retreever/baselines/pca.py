@@ -15,7 +15,7 @@ from retreever.baselines.interface import PLAIN, Form, dev_ndcg, train_pairs
 from retreever.config import Config
 from retreever.data.pairs import limit
 from retreever.encodings import EncodedDataset, Encodings
-from retreever.progress import Track, silent
+from retreever.system.progress import Track, silent
 
 WHITENING = (0.0, 0.25, 0.5, 1.0)
 

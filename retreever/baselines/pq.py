@@ -3,7 +3,7 @@
 from retreever.baselines.frozen import Frozen
 from retreever.baselines.interface import Form
 from retreever.encodings import EncodedDataset
-from retreever.progress import Track, silent
+from retreever.system.progress import Track, silent
 
 PARTS = (8, 64, 192)
 

@@ -24,7 +24,7 @@ from retreever.baselines.soft_clusters import Reduce, by_umap, soft_clusters
 from retreever.baselines.summaries import Extractive, Summarizer
 from retreever.config import Config
 from retreever.encodings import EncodedDataset
-from retreever.progress import Track, silent
+from retreever.system.progress import Track, silent
 
 LAYERS = 5
 FEWEST = 11  # nodes of a layer from which no further one is made

@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 
 from retreever.baselines.interface import normalized
 from retreever.evaluation.ranking import top_k
-from retreever.progress import Track, silent
+from retreever.system.progress import Track, silent
 
 DIM = 10
 NEIGHBOURS = 100  # at most, in the global step

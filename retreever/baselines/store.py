@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from retreever.errors import BundleError
-from retreever.files import seal, unseal, write_aside
+from retreever.system.files import seal, unseal, write_aside
 
 ARRAYS = "arrays.safetensors"
 

@@ -17,9 +17,9 @@ from retreever.cluster.runtime import cluster
 from retreever.config import Config, EncoderConfig
 from retreever.encoder import Encoder, Kind
 from retreever.encodings import EncodedDataset, makings, open_dataset, published, read_datasets
-from retreever.progress import Track, silent
 from retreever.shards import Making, encode_shard
-from retreever.workspace import Workspace
+from retreever.system.progress import Track, silent
+from retreever.system.workspace import Workspace
 
 
 def encode(

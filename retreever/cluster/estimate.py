@@ -17,9 +17,9 @@ from retreever.cluster.space import Trial
 from retreever.config import Config
 from retreever.encodings import EncodedDataset, open_dataset
 from retreever.errors import DataError
-from retreever.progress import Track, silent
+from retreever.system.progress import Track, silent
+from retreever.system.workspace import Workspace
 from retreever.training import epochs
-from retreever.workspace import Workspace
 
 STEPS = 3
 MOST = 6

@@ -17,11 +17,11 @@ from retreever.errors import DataError, PromotionError
 from retreever.evaluation.metrics import per_query, relevance
 from retreever.evaluation.ranking import top_k
 from retreever.evaluation.significance import interval, paired_p
-from retreever.progress import Track, silent
 from retreever.retriever import Retreever, load_model, routed
+from retreever.system.progress import Track, silent
+from retreever.system.workspace import Workspace
 from retreever.training import METRIC
 from retreever.validation import levels_of
-from retreever.workspace import Workspace
 
 SURE = 0.05
 """Two-sided p below which a candidate counts as better."""

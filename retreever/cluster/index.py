@@ -15,18 +15,18 @@ import numpy as np
 import ray.data
 from ray.data import ActorPoolStrategy
 
-from retreever import memory
 from retreever.cluster.runtime import cluster
 from retreever.encodings import EncodedDataset, open_dataset
-from retreever.files import digest
 from retreever.index import TreeIndex, store
 from retreever.index.build import SAMPLE, codes_for, segments, vectors_of
 from retreever.index.codes import Code
 from retreever.index.layout import Layout
 from retreever.index.segment import FLAT, LARGEST
-from retreever.progress import Track, silent
 from retreever.retriever import layout_of, load_model, model_digest, routed, write_bundle
-from retreever.workspace import Workspace
+from retreever.system import memory
+from retreever.system.files import digest
+from retreever.system.progress import Track, silent
+from retreever.system.workspace import Workspace
 
 Shard = tuple[int, int]
 

@@ -27,10 +27,10 @@ from retreever.cluster.worker import Job, figures_of, reports
 from retreever.config import Config
 from retreever.encodings import EncodedDataset, open_dataset
 from retreever.errors import ConfigError, RetreeverError, TrainingError
-from retreever.files import read_json, write_json
-from retreever.progress import Track, silent
+from retreever.system.files import read_json, write_json
+from retreever.system.progress import Track, silent
+from retreever.system.workspace import Workspace
 from retreever.training import Result, result
-from retreever.workspace import Workspace
 
 Watch = Callable[[dict[str, float]], object]
 """Called with every validation's figures."""

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from retreever import checkpoint
-from retreever.workspace import Workspace
+from retreever.system.workspace import Workspace
 
 if TYPE_CHECKING:
     from retreever.cluster.worker import Job
-    from retreever.storage import Storage
+    from retreever.system.storage import Storage
 
 
 @dataclass(frozen=True)

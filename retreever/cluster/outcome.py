@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from retreever.files import write_aside
+from retreever.system.files import write_aside
 from retreever.training import METRIC
 
 Status = Literal["finished", "stopped", "failed"]

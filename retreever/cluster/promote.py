@@ -20,8 +20,8 @@ from mlflow.types.schema import Array, DataType
 
 from retreever.cluster.tracking import Tracker
 from retreever.errors import TrackingError
-from retreever.files import unseal
-from retreever.workspace import Workspace
+from retreever.system.files import unseal
+from retreever.system.workspace import Workspace
 
 MODEL = "retreever"
 CHAMPION = "champion"

@@ -11,7 +11,7 @@ import yaml
 from retreever.cluster.tracking import Tracker
 from retreever.config import Config, parse_yaml
 from retreever.encodings import EncodedDataset
-from retreever.workspace import Workspace
+from retreever.system.workspace import Workspace
 
 CONFIG = "config.yaml"
 BYTES = "bytes_per_document"

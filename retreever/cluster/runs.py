@@ -18,10 +18,10 @@ from retreever.cluster.scores import aligned, read_scores
 from retreever.cluster.tracking import Tracker
 from retreever.errors import TrackingError
 from retreever.evaluation.significance import interval, paired_p
-from retreever.files import write_aside, write_json
+from retreever.system.files import write_aside, write_json
+from retreever.system.workspace import Workspace
 from retreever.training import METRIC
 from retreever.validation import SCORES
-from retreever.workspace import Workspace
 
 KIND = "kind"
 SHORTEST = 4

@@ -7,9 +7,9 @@ from contextlib import contextmanager, nullcontext
 
 import ray
 
-from retreever import environment
 from retreever.cluster.haproxy import haproxy
-from retreever.workspace import Workspace
+from retreever.system import environment
+from retreever.system.workspace import Workspace
 
 DRIVER = "train_driver"
 """Resource a trial that starts a Ray Train run of its own asks for, since Tune cannot schedule a trial of no CPU."""

@@ -20,7 +20,7 @@ from retreever.cluster.domains import Domain
 from retreever.cluster.grammar import SearchSpace, seeds_of
 from retreever.config import Config
 from retreever.errors import ConfigError
-from retreever.files import digest
+from retreever.system.files import digest
 
 SEED = "train.seed"
 MAX_CORNERS = 1024

@@ -15,7 +15,6 @@ from retreever import config as configs
 from retreever.cluster import space as spaces
 from retreever.cluster import summary, tuning
 from retreever.cluster.grammar import SearchSpace
-from retreever.cluster.hold import held
 from retreever.cluster.latency import LATENCY
 from retreever.cluster.outcome import Outcome, Status, ranked, reason
 from retreever.cluster.run_record import BYTES, begin, bytes_per_document
@@ -29,10 +28,11 @@ from retreever.cluster.worker import Job
 from retreever.config import Config
 from retreever.encodings import EncodedDataset, open_dataset
 from retreever.errors import BundleError, TrainingError
-from retreever.files import read_json, write_json
-from retreever.progress import Track, silent
+from retreever.system.files import read_json, write_json
+from retreever.system.lock import held
+from retreever.system.progress import Track, silent
+from retreever.system.workspace import Workspace
 from retreever.training import METRIC
-from retreever.workspace import Workspace
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 
 from retreever.errors import TrackingError
-from retreever.workspace import Workspace
+from retreever.system.workspace import Workspace
 
 EXPERIMENT = "retreever"
 Status = Literal["FINISHED", "FAILED", "KILLED"]

@@ -12,7 +12,7 @@ from ray.tune.result import DONE
 from retreever.cluster.latency import LATENCY, latency
 from retreever.cluster.launch import run_train
 from retreever.cluster.worker import LAST, Job, figures_of, reports
-from retreever.files import write_json
+from retreever.system.files import write_json
 from retreever.training import METRIC, Report, result
 
 ACTOR = "actor.json"

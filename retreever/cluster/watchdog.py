@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from retreever.cluster.hold import held
 from retreever.errors import ConfigError
+from retreever.system.lock import held
 
 DONE = b"done"
 SETTLE = 3.0

@@ -13,14 +13,15 @@ from typing import Any
 import torch
 
 from retreever import config as configs
-from retreever import distributed, memory
+from retreever import distributed
 from retreever.cluster.mirror import Mirror
 from retreever.cluster.run_log import RunLog
 from retreever.config import EncoderConfig
 from retreever.encodings import EncodedDataset, open_dataset
-from retreever.progress import Track, silent
+from retreever.system import memory
+from retreever.system.progress import Track, silent
+from retreever.system.workspace import Workspace
 from retreever.training import METRIC, Report, epochs, result
-from retreever.workspace import Workspace
 
 LAST = "last"
 """Key of a report that says whether the training ended by itself; Tune sets `done` for stopped trials as well."""

@@ -20,8 +20,8 @@ import numpy as np
 from retreever.data.dataset import SPLITS, Passage, Query, RetrievalDataset
 from retreever.data.faults import BadLine, Faults, OnBad, identity, shown, string
 from retreever.errors import DataError
-from retreever.files import write_aside
-from retreever.progress import Track, silent
+from retreever.system.files import write_aside
+from retreever.system.progress import Track, silent
 
 HEADER = "query-id\tcorpus-id\tscore"
 OURS = {"corpus.jsonl", "corpus.jsonl.gz", "queries.jsonl", "queries.jsonl.gz", "qrels"}

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
-from retreever.collector import collector_paused
 from retreever.data.dataset import SPLITS, Passage, Query, RetrievalDataset, encodable
 from retreever.data.splits import by_hash
 from retreever.errors import DataError
-from retreever.progress import Track, silent
+from retreever.system.garbage_collection import collector_paused
+from retreever.system.progress import Track, silent
 
 PACKAGES = (
     "PIL", "aiohttp", "alembic", "anyio", "bm25s", "click", "datasets", "docker", "faiss", "fastapi",

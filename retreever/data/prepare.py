@@ -9,8 +9,8 @@ from retreever.data.faults import OnBad
 from retreever.data.hub import from_hub
 from retreever.data.recipes import RECIPES
 from retreever.errors import DataError
-from retreever.files import write_aside
-from retreever.progress import Track, silent
+from retreever.system.files import write_aside
+from retreever.system.progress import Track, silent
 
 SOURCES = ("docstrings", "beir", "hub", *RECIPES)
 
@@ -63,7 +63,7 @@ def _here(path: str, cache: Path) -> Path:
     """A folder on this machine; what is behind a URI is fetched anew into the cache."""
     if "://" not in path:
         return Path(path)
-    from retreever.storage import fetch  # pyarrow takes a while to import
+    from retreever.system.storage import fetch  # pyarrow takes a while to import
 
     with write_aside(cache / "fetched" / path.rstrip("/").rpartition("/")[2]) as aside:
         fetch(path, aside)

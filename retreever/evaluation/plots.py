@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from retreever.evaluation.verdict import COLUMNS, Row, Verdict
-from retreever.files import write_aside
+from retreever.system.files import write_aside
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 MARKERS = "os^Dvp*Xh"

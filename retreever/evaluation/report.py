@@ -15,7 +15,7 @@ from jaxtyping import Float
 from retreever.evaluation.latency import Latency
 from retreever.evaluation.significance import interval, paired_p, ratio_interval
 from retreever.evaluation.verdict import COLUMNS
-from retreever.files import write_aside, write_json
+from retreever.system.files import write_aside, write_json
 
 NDCG = "ndcg_at_10"
 BYTES = (64, 256, 1024)

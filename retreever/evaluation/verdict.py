@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from retreever.files import write_json
+from retreever.system.files import write_json
 
 COLUMNS = {"ndcg_at_10": "NDCG@10", "recall_at_10": "R@10", "recall_at_100": "R@100", "mrr_at_10": "MRR@10"}
 

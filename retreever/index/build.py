@@ -15,8 +15,8 @@ from retreever.index.projection import Projection
 from retreever.index.segment import FLAT, LARGEST, Segment, make
 from retreever.index.sums import Sums
 from retreever.index.survival import Trial
-from retreever.index.threads import side_by_side
 from retreever.model.tree import Tree
+from retreever.system.threads import side_by_side
 
 SAMPLE = 16_384  # vectors that codes are fitted to
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from retreever.data.dataset import Passage
 from retreever.errors import BundleError
-from retreever.files import flush, seal, unseal, write_aside
+from retreever.system.files import flush, seal, unseal, write_aside
 
 LINES, OFFSETS, ADDED = "documents.jsonl", "offsets.npy", "added.jsonl"
 

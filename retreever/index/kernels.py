@@ -15,7 +15,7 @@ import numpy as np
 from numba.extending import overload
 
 from retreever.index.halves import half, single
-from retreever.index.threads import side_by_side
+from retreever.system.threads import side_by_side
 
 STRIP = 256  # passages whose codes lie together: 16 KiB of code, their sums 512 bytes, all in the nearest cache
 TOGETHER = 2_048  # rows that a thread narrows at a time

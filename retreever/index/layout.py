@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import Float
 
 from retreever.index.kernels import largest_bits, merge_rows
-from retreever.index.threads import side_by_side
 from retreever.model.tree import Tree
+from retreever.system.threads import side_by_side
 
 TOGETHER = 4_096  # rows that a thread checks at a time
 MOST = 1 + 1e-4  # what a probability may be, having been summed in float32

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int, Num
 
-from retreever.index.threads import side_by_side
+from retreever.system.threads import side_by_side
 
 SAMPLE = 512  # rows that a main direction is found from
 APART = 2  # halvings in one thread, for as many threads to have parts of their own

@@ -17,7 +17,7 @@ from retreever.index.best import keep_best
 from retreever.index.layout import Layout
 from retreever.index.search import Evidence, Progress, View, some_scores
 from retreever.index.segment import Segment
-from retreever.index.threads import side_by_side
+from retreever.system.threads import side_by_side
 
 AT_ONCE = 2**25  # similarities, and numbers of passages, held at once: 128 MiB each
 EPSILON = 2.0**-24  # by which float32 rounds

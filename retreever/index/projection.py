@@ -23,7 +23,7 @@ from retreever.index.coordinates import centre_rows, digit_rows, lay_rows, weigh
 from retreever.index.digits import BLOCK, GROUP, digits_at, refine_digits, scan_digits
 from retreever.index.kernels import STRIP, dots
 from retreever.index.survival import Trial
-from retreever.index.threads import side_by_side
+from retreever.system.threads import side_by_side
 
 DIMS = (64, 96, 128, 160, 192, 216)  # numbers of main directions to choose from: half as many bytes are scanned
 COMPACT = 256  # main directions where nothing else is kept

@@ -15,13 +15,13 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from retreever.errors import BundleError
-from retreever.files import seal, unseal, write_aside
 from retreever.index.codes import Code, Coded
 from retreever.index.kernels import STRIP, widen_rows
 from retreever.index.layout import Layout
 from retreever.index.names import Names
 from retreever.index.order import alike
-from retreever.index.threads import side_by_side
+from retreever.system.files import seal, unseal, write_aside
+from retreever.system.threads import side_by_side
 
 FLAT = 2_048  # a segment of fewer passages has no codes
 LARGEST = 2**18  # passages of a segment; half a GiB of float16 at 1,024 leaves

@@ -22,7 +22,6 @@ from typing import Any
 import numpy as np
 
 from retreever.errors import BundleError
-from retreever.files import flush, read_json, seal, unseal, write_aside, write_json
 from retreever.index import segment as segments
 from retreever.index.build import code_for
 from retreever.index.codes import Code
@@ -30,6 +29,7 @@ from retreever.index.layout import Layout
 from retreever.index.search import View
 from retreever.index.segment import Segment
 from retreever.index.state import State
+from retreever.system.files import flush, read_json, seal, unseal, write_aside, write_json
 
 FORMAT = 3
 MANIFEST = "manifest.json"

@@ -15,7 +15,6 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from retreever.errors import BundleError
-from retreever.files import write_aside
 from retreever.index import store
 from retreever.index.build import segments
 from retreever.index.codes import Code
@@ -24,8 +23,9 @@ from retreever.index.merge import tidied
 from retreever.index.search import Evidence, Search, View
 from retreever.index.segment import Segment
 from retreever.index.state import State
-from retreever.index.threads import PROCESSORS, side_by_side
 from retreever.model.tree import Tree
+from retreever.system.files import write_aside
+from retreever.system.threads import PROCESSORS, side_by_side
 
 if TYPE_CHECKING:
     from retreever.index.products import Products

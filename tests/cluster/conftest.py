@@ -2,9 +2,9 @@
 
 import pytest
 
-from retreever import environment
 from retreever.data import beir
-from retreever.workspace import Workspace
+from retreever.system import environment
+from retreever.system.workspace import Workspace
 from tests.support import tiny
 
 

@@ -11,7 +11,7 @@ from retreever.cluster.runtime import cluster
 from retreever.cluster.tracking import Tracker
 from retreever.data import beir
 from retreever.errors import ConfigError
-from retreever.workspace import Workspace
+from retreever.system.workspace import Workspace
 from tests.support import tiny
 
 RIVALS = ("bm25", "frozen", "matryoshka", "hier_kmeans")

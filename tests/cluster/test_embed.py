@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 
-from retreever import encodings, environment, shards
+from retreever import encodings, shards
 from retreever.cluster.embed import encode
 from retreever.cluster.runtime import cluster
 from retreever.data import beir
-from retreever.workspace import Workspace
+from retreever.system import environment
+from retreever.system.workspace import Workspace
 from tests.support import tiny
 
 pytestmark = [

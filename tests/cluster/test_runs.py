@@ -20,7 +20,7 @@ from retreever.cluster.tracking import Tracker
 from retreever.data import beir
 from retreever.errors import PromotionError, TrackingError
 from retreever.retriever import Retreever, model_digest
-from retreever.workspace import Workspace
+from retreever.system.workspace import Workspace
 from tests.support import tiny
 
 pytestmark = [

@@ -4,14 +4,14 @@ import shutil
 
 import pytest
 
-from retreever import environment
 from retreever.cluster.launch import train
 from retreever.cluster.worker import Job, reports
 from retreever.data import beir
 from retreever.data.prepare import prepare
 from retreever.encoder import Encoder
-from retreever.storage import Storage
-from retreever.workspace import STORAGE, Workspace
+from retreever.system import environment
+from retreever.system.storage import Storage
+from retreever.system.workspace import STORAGE, Workspace
 from tests.support import tiny
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")

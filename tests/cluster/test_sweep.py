@@ -15,7 +15,7 @@ from retreever.cluster.runtime import cluster
 from retreever.cluster.sweep import sweep
 from retreever.cluster.tracking import Tracker
 from retreever.errors import ConfigError, TrainingError
-from retreever.files import read_json
+from retreever.system.files import read_json
 from tests.support import tiny
 from tests.support.sweeps import start, wait_until
 

@@ -6,7 +6,7 @@ import pytest
 
 from retreever.cluster.tracking import Tracker
 from retreever.errors import TrackingError
-from retreever.workspace import Workspace
+from retreever.system.workspace import Workspace
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from retreever.data import beir
 from retreever.data.join import join
 from retreever.encodings import encode_dataset, open_dataset
 from retreever.errors import EncoderError
-from retreever.workspace import Workspace
+from retreever.system.workspace import Workspace
 from tests.support import tiny
 
 

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retreever.errors import BundleError
-from retreever.files import read_json, write_json
 from retreever.index import Layout, TreeIndex
 from retreever.model.tree import Tree
+from retreever.system.files import read_json, write_json
 from tests.support.nodes import clustered, nodes
 
 DEPTH = 4

@@ -9,7 +9,7 @@ from retreever.data import beir
 from retreever.encodings import open_dataset
 from retreever.model import RoutingTree
 from retreever.retriever import make_bundle, save_model
-from retreever.workspace import Workspace
+from retreever.system.workspace import Workspace
 from tests.support import tiny
 
 

@@ -88,8 +88,8 @@ def running(workspace, log, **settings):
 
 def main(root, port, settings):
     """Serve until the input ends."""
-    from retreever import environment
-    from retreever.workspace import Workspace
+    from retreever.system import environment
+    from retreever.system.workspace import Workspace
 
     workspace = Workspace.at(Path(root))
     environment.prepare(workspace)

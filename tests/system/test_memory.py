@@ -12,7 +12,7 @@ glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C 
 FAULTS = """
 import resource
 import numpy as np
-from retreever.memory import keep_freed
+from retreever.system.memory import keep_freed
 
 kept = {keep} and keep_freed()
 faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -3,7 +3,7 @@
 import pytest
 
 from retreever.errors import BundleError
-from retreever.files import read_json, seal, unseal, write_aside, write_json
+from retreever.system.files import read_json, seal, unseal, write_aside, write_json
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):

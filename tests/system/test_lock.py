@@ -6,16 +6,16 @@ import time
 
 import pytest
 
-from retreever.cluster.hold import held
 from retreever.cluster.tracking import Tracker
 from retreever.cluster.watchdog import watched
 from retreever.errors import ConfigError
-from retreever.workspace import Workspace
+from retreever.system.lock import held
+from retreever.system.workspace import Workspace
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from retreever.cluster.hold import held
+from retreever.system.lock import held
 from retreever.cluster.watchdog import watched
 with held(Path(sys.argv[1]), "it"), watched(Path(sys.argv[1]), sys.argv[2], sys.argv[3]):
     print("held", flush=True)

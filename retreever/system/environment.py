@@ -7,7 +7,7 @@ environment: Ray would write one to the home folder.
 import os
 import secrets
 
-from retreever.workspace import Workspace
+from retreever.system.workspace import Workspace
 
 SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",

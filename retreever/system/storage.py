@@ -11,7 +11,7 @@ from pathlib import Path
 from pyarrow import ArrowInvalid, fs
 
 from retreever.errors import StorageError
-from retreever.files import inventory, unsealed, write_aside
+from retreever.system.files import inventory, unsealed, write_aside
 
 LIST = ".files.json"
 """Ending of the list of a folder's files, which lies beside the folder."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from retreever.storage import Storage
+    from retreever.system.storage import Storage
 
 VARIABLE = "RETREEVER_WORKSPACE"
 STORAGE = "RETREEVER_STORAGE"
@@ -45,7 +45,7 @@ class Workspace:
         uri = os.environ.get(STORAGE)
         if not uri:
             return None
-        from retreever.storage import Storage  # pyarrow takes a while to import
+        from retreever.system.storage import Storage  # pyarrow takes a while to import
 
         return Storage(uri)
 

@@ -3,7 +3,7 @@
 import pytest
 
 from retreever.errors import StorageError
-from retreever.storage import Storage, fetch
+from retreever.system.storage import Storage, fetch
 
 
 @pytest.fixture(params=["folder", "file", "memory"])
