@@ -80,7 +80,7 @@ def data(
 ) -> None:
     """Prepare a data set: read it, check it, write it in BEIR layout into the workspace."""
     from retreever.data import beir
-    from retreever.data.prepare import prepare
+    from retreever.data.prepare_dataset import prepare
 
     place, screen = _open(workspace, json)
     cache = place.root / "cache"

@@ -20,7 +20,7 @@ from torch import Tensor
 from retreever.config import Config, EncoderConfig
 from retreever.data import beir
 from retreever.data.dataset import RetrievalDataset
-from retreever.data.join import PLUS, join
+from retreever.data.join_datasets import PLUS, join
 from retreever.encoder import Encoder, Kind, Tokenized, identity
 from retreever.errors import BundleError, EncoderError
 from retreever.shards import OFFSETS, POOLED, Making, encode_shard, token_file

@@ -21,7 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 from retreever import checkpoint, distributed
 from retreever.batches import Ahead
 from retreever.config import Config
-from retreever.data.pairs import batch_rows, limit
+from retreever.data.training_pairs import batch_rows, limit
 from retreever.encodings import EncodedDataset
 from retreever.errors import TrainingError
 from retreever.learner import Batch, Learner, Masks, learner_of, learning_rate, optimizer_of

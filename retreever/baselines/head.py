@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from retreever.data.pairs import batch_rows
+from retreever.data.training_pairs import batch_rows
 from retreever.encodings import EncodedDataset
 from retreever.model.loss import negatives_mask
 from retreever.system.progress import Track, silent

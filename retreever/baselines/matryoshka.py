@@ -19,7 +19,7 @@ from retreever.baselines.dense import Dense
 from retreever.baselines.head import Head, HeadSettings, LinearHead, principal_start, train_head
 from retreever.baselines.interface import Form, dev_judgements, dev_ndcg, train_pairs
 from retreever.config import Config
-from retreever.data.pairs import limit
+from retreever.data.training_pairs import limit
 from retreever.encodings import EncodedDataset, Encodings
 from retreever.system.progress import Track, silent
 

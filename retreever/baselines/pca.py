@@ -13,7 +13,7 @@ from retreever.baselines import store
 from retreever.baselines.dense import Dense
 from retreever.baselines.interface import PLAIN, Form, dev_ndcg, train_pairs
 from retreever.config import Config
-from retreever.data.pairs import limit
+from retreever.data.training_pairs import limit
 from retreever.encodings import EncodedDataset, Encodings
 from retreever.system.progress import Track, silent
 

@@ -2,8 +2,8 @@
 
 from retreever.data.dataset import SPLITS, Passage, Query, RetrievalDataset
 from retreever.data.hub import from_hub
-from retreever.data.pairs import batch_rows, limit
-from retreever.data.recipes import RECIPES, Recipe, hotpotqa, nq, repliqa, topiocqa
+from retreever.data.paper_datasets import RECIPES, Recipe, hotpotqa, nq, repliqa, topiocqa
+from retreever.data.training_pairs import batch_rows, limit
 
 __all__ = [
     "RECIPES",

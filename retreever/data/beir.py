@@ -17,8 +17,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from retreever.data.bad_lines import BadLine, Faults, OnBad, identity, shown, string
 from retreever.data.dataset import SPLITS, Passage, Query, RetrievalDataset
-from retreever.data.faults import BadLine, Faults, OnBad, identity, shown, string
 from retreever.errors import DataError
 from retreever.system.files import write_aside
 from retreever.system.progress import Track, silent

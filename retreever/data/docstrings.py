@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from retreever.data.dataset import SPLITS, Passage, Query, RetrievalDataset, encodable
-from retreever.data.splits import by_hash
+from retreever.data.dataset_splits import by_hash
 from retreever.errors import DataError
 from retreever.system.garbage_collection import collector_paused
 from retreever.system.progress import Track, silent

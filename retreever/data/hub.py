@@ -4,11 +4,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from retreever.data.assembly import Row, assemble
+from retreever.data.bad_lines import OnBad
 from retreever.data.dataset import SPLITS, RetrievalDataset
-from retreever.data.faults import OnBad
-from retreever.data.sources import load_splits, rows_of, usual_splits
-from retreever.data.splits import by_hash
+from retreever.data.dataset_assembly import Row, assemble
+from retreever.data.dataset_splits import by_hash
+from retreever.data.hub_tables import load_splits, rows_of, usual_splits
 from retreever.errors import DataError
 
 

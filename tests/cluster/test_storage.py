@@ -7,7 +7,7 @@ import pytest
 from retreever.cluster.launch import train
 from retreever.cluster.worker import Job, reports
 from retreever.data import beir
-from retreever.data.prepare import prepare
+from retreever.data.prepare_dataset import prepare
 from retreever.encoder import Encoder
 from retreever.system import environment
 from retreever.system.storage import Storage

@@ -7,8 +7,8 @@ import datasets
 import huggingface_hub
 import pytest
 
+from retreever.data.dataset_splits import by_hash
 from retreever.data.hub import from_hub
-from retreever.data.splits import by_hash
 from retreever.errors import DataError
 
 ROWS = [

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from retreever.data import beir
-from retreever.data.join import join
+from retreever.data.join_datasets import join
 from retreever.encodings import encode_dataset, open_dataset
 from retreever.errors import EncoderError
 from retreever.system.workspace import Workspace

@@ -4,10 +4,10 @@ import dataclasses
 from pathlib import Path
 
 from retreever.data import beir, docstrings
+from retreever.data.bad_lines import OnBad
 from retreever.data.dataset import RetrievalDataset
-from retreever.data.faults import OnBad
 from retreever.data.hub import from_hub
-from retreever.data.recipes import RECIPES
+from retreever.data.paper_datasets import RECIPES
 from retreever.errors import DataError
 from retreever.system.files import write_aside
 from retreever.system.progress import Track, silent

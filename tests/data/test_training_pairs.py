@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retreever.data.pairs import batch_rows, limit
+from retreever.data.training_pairs import batch_rows, limit
 from retreever.errors import DataError
 
 

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from retreever.config import EncoderConfig
-from retreever.data.recipes import RECIPES, hotpotqa, nq, repliqa, topiocqa
-from retreever.data.splits import by_hash
+from retreever.data.dataset_splits import by_hash
+from retreever.data.paper_datasets import RECIPES, hotpotqa, nq, repliqa, topiocqa
 from retreever.errors import DataError
 
 

@@ -11,12 +11,12 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from retreever.data.assembly import Row, assemble
+from retreever.data.bad_lines import OnBad
 from retreever.data.dataset import RetrievalDataset
-from retreever.data.faults import OnBad
+from retreever.data.dataset_assembly import Row, assemble
+from retreever.data.dataset_splits import by_hash
 from retreever.data.hub import from_hub
-from retreever.data.sources import load_splits, rows_of, usual_splits
-from retreever.data.splits import by_hash
+from retreever.data.hub_tables import load_splits, rows_of, usual_splits
 
 NQ = "sentence-transformers/natural-questions"
 HOTPOTQA = "hotpotqa/hotpot_qa"

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from retreever.data.bad_lines import BadLine, Faults, OnBad, identity, string
 from retreever.data.dataset import SPLITS, Passage, Query, RetrievalDataset
-from retreever.data.faults import BadLine, Faults, OnBad, identity, string
 from retreever.errors import DataError
 
 

@@ -1,6 +1,6 @@
 from collections import Counter
 
-from retreever.data.splits import by_hash
+from retreever.data.dataset_splits import by_hash
 
 
 def test_shares_are_as_asked_and_do_not_move():
