@@ -19,7 +19,7 @@ import typer
 
 from benchmarks.made_corpus import Corpus
 from retreever.cluster.promote import locate
-from retreever.encodings import EncodedDataset, open_dataset
+from retreever.encoding.encoding_store import EncodedDataset, open_dataset
 from retreever.evaluation.metrics import evaluate, relevance
 from retreever.index import Layout, TreeIndex
 from retreever.index.search import every_score

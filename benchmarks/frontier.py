@@ -19,7 +19,7 @@ import numpy as np
 
 from retreever import training
 from retreever.config import Config, parse_override
-from retreever.encodings import EncodedDataset, open_dataset
+from retreever.encoding.encoding_store import EncodedDataset, open_dataset
 from retreever.evaluation.metrics import Relevant, evaluate, relevance
 from retreever.evaluation.ranking import top_k
 from retreever.index.build import SAMPLE

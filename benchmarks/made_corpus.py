@@ -9,7 +9,7 @@ import torch
 import typer
 
 from retreever.config import Config
-from retreever.encodings import EncodedDataset, open_dataset
+from retreever.encoding.encoding_store import EncodedDataset, open_dataset
 from retreever.index import Layout, TreeIndex
 from retreever.model import RoutingTree
 from retreever.retriever import load_model

@@ -16,7 +16,7 @@ import uvicorn
 from fastapi import FastAPI
 from pydantic import BaseModel, Field
 
-from retreever.encoder import Encoder
+from retreever.encoding.encoder import Encoder
 from retreever.retriever import Retreever
 
 

@@ -69,7 +69,7 @@ def main() -> None:
 
 def _encoder(bundle: Path) -> float:
     """Queries a second that the encoder reads by itself."""
-    from retreever.encoder import Encoder
+    from retreever.encoding.encoder import Encoder
     from retreever.retriever import load_model
 
     encoder = Encoder.load(load_model(bundle)[1].encoder)

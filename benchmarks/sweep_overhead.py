@@ -18,7 +18,7 @@ from retreever.cluster import space as spaces
 from retreever.cluster.grammar import SearchSpace
 from retreever.cluster.sweep import Event, sweep
 from retreever.cluster.tracking import Tracker
-from retreever.encodings import open_dataset
+from retreever.encoding.encoding_store import open_dataset
 from retreever.system.workspace import Workspace
 from retreever.training import fit
 

@@ -19,9 +19,9 @@ import torch
 from retreever import training
 from retreever.config import build
 from retreever.data import beir
-from retreever.encoder import Encoder, Kind
-from retreever.encodings import EncodedDataset, Encodings, makings
-from retreever.shards import MANIFEST, OFFSETS, POOLED, SHARD, token_file
+from retreever.encoding.encoder import Encoder, Kind
+from retreever.encoding.encoding_shards import MANIFEST, OFFSETS, POOLED, SHARD, token_file
+from retreever.encoding.encoding_store import EncodedDataset, Encodings, makings
 from retreever.system.files import inventory, write_json
 from retreever.system.memory import keep_freed
 

@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from retreever.config import Config, EncoderConfig, build
-from retreever.encoder import resolved_dtype
+from retreever.encoding.encoder import resolved_dtype
 from retreever.learner import learner_of, optimizer_of
 from retreever.model import RoutingTree, levels_at
 from retreever.model.attention import CrossAttention

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from retreever.cluster import space as spaces
-from retreever.encodings import open_dataset
+from retreever.encoding.encoding_store import open_dataset
 from retreever.evaluation.metrics import evaluate
 from retreever.evaluation.ranking import top_k
 from retreever.model import RoutingTree

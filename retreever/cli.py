@@ -114,7 +114,7 @@ def encode(
     Interrupted, the same command goes on with the shards that are missing. What is there already is checked against its
     checksums.
     """
-    from retreever.encodings import open_dataset
+    from retreever.encoding.encoding_store import open_dataset
 
     place, screen = _open(workspace, json)
     settings = configs.load(config, set or [])
@@ -230,7 +230,7 @@ def evaluate(
     """Judge a tree at every level on a split it was not trained on, beside its rivals."""
     from retreever.cluster.promote import locate
     from retreever.comparison import compare
-    from retreever.encodings import open_dataset
+    from retreever.encoding.encoding_store import open_dataset
     from retreever.retriever import load_model
 
     place, screen = _open(workspace, json)

@@ -15,7 +15,7 @@ from retreever.baselines import RIVALS, Form, Rival
 from retreever.baselines.interface import PLAIN, Ranker
 from retreever.config import Config
 from retreever.contender import Contender
-from retreever.encodings import EncodedDataset
+from retreever.encoding.encoding_store import EncodedDataset
 from retreever.errors import ConfigError, DataError
 from retreever.evaluation.metrics import Relevant, per_query, relevance
 from retreever.evaluation.verdict import Conditions, Row, Verdict

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from retreever.baselines.dense import Dense
 from retreever.baselines.interface import PLAIN, Form, Ranking
 from retreever.config import Config
-from retreever.encodings import EncodedDataset, Encodings
+from retreever.encoding.encoding_store import EncodedDataset, Encodings
 from retreever.evaluation.ranking import top_k
 from retreever.index import Layout, TreeIndex
 from retreever.model import RoutingTree

@@ -25,7 +25,7 @@ from retreever.comparison import compare
 from retreever.config import Config
 from retreever.console import Screen, wait_for_interrupt
 from retreever.data import beir, docstrings
-from retreever.encodings import EncodedDataset, open_dataset
+from retreever.encoding.encoding_store import EncodedDataset, open_dataset
 from retreever.evaluation import plots
 from retreever.evaluation.verdict import Verdict
 from retreever.retriever import load_model, make_bundle

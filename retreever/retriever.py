@@ -22,8 +22,8 @@ from safetensors.torch import load_file, save_file
 from retreever import config as configs
 from retreever.config import Config
 from retreever.data.dataset import Passage
-from retreever.encoder import Encoder, Kind
-from retreever.encodings import EncodedDataset, Encodings, open_dataset
+from retreever.encoding.encoder import Encoder, Kind
+from retreever.encoding.encoding_store import EncodedDataset, Encodings, open_dataset
 from retreever.errors import BundleError, ConfigError
 from retreever.explanation import Explanation, explain, explanation_of
 from retreever.index.documents import Documents, write_documents

@@ -22,7 +22,7 @@ from retreever import checkpoint, distributed
 from retreever.batches import Ahead
 from retreever.config import Config
 from retreever.data.training_pairs import batch_rows, limit
-from retreever.encodings import EncodedDataset
+from retreever.encoding.encoding_store import EncodedDataset
 from retreever.errors import TrainingError
 from retreever.learner import Batch, Learner, Masks, learner_of, learning_rate, optimizer_of
 from retreever.model import RoutingTree, levels_at, negatives_mask

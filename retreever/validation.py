@@ -13,7 +13,7 @@ import torch
 
 from retreever import distributed
 from retreever.config import Config
-from retreever.encodings import EncodedDataset, Encodings
+from retreever.encoding.encoding_store import EncodedDataset, Encodings
 from retreever.errors import DataError
 from retreever.evaluation import metrics as measures
 from retreever.evaluation.ranking import top_k

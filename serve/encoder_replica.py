@@ -18,7 +18,7 @@ from serve.forked import Forked, LostProcess
 from serve.routing import WARM_UP, Routed, Routing
 
 if TYPE_CHECKING:
-    from retreever.encoder import Kind
+    from retreever.encoding.encoder import Kind
 
 LOST_PROCESS = 70  # exit status: Serve starts another replica, and callers ask that one
 

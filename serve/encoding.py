@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from retreever.encoder import Encoder, Kind
+from retreever.encoding.encoder import Encoder, Kind
 from retreever.errors import EncoderError
 from retreever.retriever import load_model, route_texts
 

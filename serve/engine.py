@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import BaseModel
 
 from retreever.data.dataset import Passage
-from retreever.encoder import Kind
+from retreever.encoding.encoder import Kind
 from retreever.errors import BundleError
 from serve.answers import Answer, Answers
 from serve.changes import Changes

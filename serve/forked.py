@@ -18,7 +18,7 @@ from retreever.errors import RetreeverError
 from serve.fork_server import Task
 
 if TYPE_CHECKING:  # this side is to do without torch
-    from retreever.encoder import Kind
+    from retreever.encoding.encoder import Kind
 
 BASE = Path("/tmp")  # the path of a socket has 107 characters, a folder for temporary files may take them all
 

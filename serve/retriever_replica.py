@@ -9,7 +9,7 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from retreever.data.dataset import Passage
-from retreever.encoder import Kind
+from retreever.encoding.encoder import Kind
 from serve.answers import Answer, Answers
 from serve.changes import Changes
 from serve.deployments import SERVICE

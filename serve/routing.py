@@ -12,7 +12,7 @@ import numpy as np
 from serve.gather import Gather
 
 if TYPE_CHECKING:  # an encoder's replica is to start without torch
-    from retreever.encoder import Kind
+    from retreever.encoding.encoder import Kind
 
 LARGEST = 64  # texts encoded at once
 WARM_UP = "what is there"

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from retreever import distributed, training
 from retreever.data.dataset import RetrievalDataset
-from retreever.encodings import encode_dataset
+from retreever.encoding.encoding_store import encode_dataset
 from retreever.errors import TrainingError
 from retreever.model.router import PROPAGATIONS, SPLITS
 from tests.support import tiny

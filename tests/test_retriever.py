@@ -14,7 +14,7 @@ import torch
 from retreever import retriever as module
 from retreever.config import Config
 from retreever.data.dataset import Passage
-from retreever.encodings import open_dataset
+from retreever.encoding.encoding_store import open_dataset
 from retreever.errors import BundleError
 from retreever.model import similarity
 from retreever.retriever import Retreever, load_model, make_bundle, model_digest, routed, save_model

@@ -8,7 +8,7 @@ from jaxtyping import Int
 
 from retreever.baselines.frozen import Frozen
 from retreever.baselines.interface import NOTHING, Form, Ranking
-from retreever.encodings import EncodedDataset
+from retreever.encoding.encoding_store import EncodedDataset
 from retreever.system.progress import Track, silent
 
 

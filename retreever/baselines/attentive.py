@@ -8,7 +8,7 @@ from jaxtyping import Float
 from retreever.baselines.head import AttentionHead, Head, HeadSettings
 from retreever.baselines.interface import train_pairs
 from retreever.baselines.matryoshka import Matryoshka
-from retreever.encodings import EncodedDataset
+from retreever.encoding.encoding_store import EncodedDataset
 from retreever.errors import DataError
 from retreever.system.progress import Track, silent
 

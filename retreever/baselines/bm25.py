@@ -13,7 +13,7 @@ from jaxtyping import Int
 from retreever.baselines import store
 from retreever.baselines.interface import Form, Ranking, dev_ndcg
 from retreever.config import Config
-from retreever.encodings import EncodedDataset
+from retreever.encoding.encoding_store import EncodedDataset
 from retreever.evaluation.ranking import best
 from retreever.system.progress import Track, silent
 

@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 
 from retreever.baselines.codes import Held
 from retreever.baselines.interface import Form, Ranking, normalized
-from retreever.encodings import EncodedDataset, Encodings
+from retreever.encoding.encoding_store import EncodedDataset, Encodings
 from retreever.system.progress import Track, silent
 
 

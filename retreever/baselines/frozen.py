@@ -10,7 +10,7 @@ from retreever.baselines import store
 from retreever.baselines.dense import Dense
 from retreever.baselines.interface import Form
 from retreever.config import Config
-from retreever.encodings import EncodedDataset, Encodings
+from retreever.encoding.encoding_store import EncodedDataset, Encodings
 from retreever.system.progress import Track, silent
 
 

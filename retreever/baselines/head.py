@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from retreever.data.training_pairs import batch_rows
-from retreever.encodings import EncodedDataset
+from retreever.encoding.encoding_store import EncodedDataset
 from retreever.model.loss import negatives_mask
 from retreever.system.progress import Track, silent
 

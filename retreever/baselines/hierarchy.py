@@ -20,7 +20,7 @@ from jaxtyping import Float, Int
 from retreever.baselines import store
 from retreever.baselines.interface import BYTES, NOTHING, Form, Ranking, dev_judgements, normalized
 from retreever.config import Config
-from retreever.encodings import EncodedDataset
+from retreever.encoding.encoding_store import EncodedDataset
 from retreever.evaluation.metrics import evaluate
 from retreever.evaluation.ranking import Similarity, top_k
 from retreever.system.progress import Track, silent

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from retreever.config import Config
-from retreever.encodings import EncodedDataset
+from retreever.encoding.encoding_store import EncodedDataset
 from retreever.errors import DataError
 from retreever.evaluation.metrics import Relevant, evaluate, relevance
 from retreever.system.progress import Track, silent

@@ -20,7 +20,7 @@ from retreever.baselines.head import Head, HeadSettings, LinearHead, principal_s
 from retreever.baselines.interface import Form, dev_judgements, dev_ndcg, train_pairs
 from retreever.config import Config
 from retreever.data.training_pairs import limit
-from retreever.encodings import EncodedDataset, Encodings
+from retreever.encoding.encoding_store import EncodedDataset, Encodings
 from retreever.system.progress import Track, silent
 
 SIZES = tuple(2**d for d in range(4, 11))

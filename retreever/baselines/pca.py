@@ -14,7 +14,7 @@ from retreever.baselines.dense import Dense
 from retreever.baselines.interface import PLAIN, Form, dev_ndcg, train_pairs
 from retreever.config import Config
 from retreever.data.training_pairs import limit
-from retreever.encodings import EncodedDataset, Encodings
+from retreever.encoding.encoding_store import EncodedDataset, Encodings
 from retreever.system.progress import Track, silent
 
 WHITENING = (0.0, 0.25, 0.5, 1.0)

@@ -2,7 +2,7 @@
 
 from retreever.baselines.frozen import Frozen
 from retreever.baselines.interface import Form
-from retreever.encodings import EncodedDataset
+from retreever.encoding.encoding_store import EncodedDataset
 from retreever.system.progress import Track, silent
 
 PARTS = (8, 64, 192)

@@ -23,7 +23,7 @@ from retreever.baselines.interface import BYTES, NOTHING, Form, Ranking, normali
 from retreever.baselines.soft_clusters import Reduce, by_umap, soft_clusters
 from retreever.baselines.summaries import Extractive, Summarizer
 from retreever.config import Config
-from retreever.encodings import EncodedDataset
+from retreever.encoding.encoding_store import EncodedDataset
 from retreever.system.progress import Track, silent
 
 LAYERS = 5
@@ -58,7 +58,7 @@ class Raptor:
         """With the encoder of the configuration, loaded when there are summaries to encode."""
 
         def encode(texts: Sequence[str]) -> np.ndarray:
-            from retreever.encoder import Encoder
+            from retreever.encoding.encoder import Encoder
 
             return Encoder.load(config.encoder.model_copy(update={"words": 0.0})).pooled(texts, "passage")
 

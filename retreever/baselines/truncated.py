@@ -5,7 +5,7 @@ Encoders that were not trained for it (MiniLM was not) lose much by it; those th
 
 from retreever.baselines.frozen import Frozen
 from retreever.baselines.interface import PLAIN, Form
-from retreever.encodings import EncodedDataset
+from retreever.encoding.encoding_store import EncodedDataset
 from retreever.system.progress import Track, silent
 
 

@@ -31,8 +31,8 @@ from retreever.cluster.worker import Job, reports
 from retreever.comparison import fitted, judge, judgements, known, protocol
 from retreever.config import Config
 from retreever.contender import NAME, QUANTISED, Contender
-from retreever.encoder import Encoder
-from retreever.encodings import EncodedDataset, open_dataset
+from retreever.encoding.encoder import Encoder
+from retreever.encoding.encoding_store import EncodedDataset, open_dataset
 from retreever.errors import ConfigError, TrainingError
 from retreever.evaluation.latency import Latency, measure, one_thread
 from retreever.evaluation.metrics import NAMES

@@ -15,9 +15,9 @@ from ray.data import ActorPoolStrategy
 
 from retreever.cluster.runtime import cluster
 from retreever.config import Config, EncoderConfig
-from retreever.encoder import Encoder, Kind
-from retreever.encodings import EncodedDataset, makings, open_dataset, published, read_datasets
-from retreever.shards import Making, encode_shard
+from retreever.encoding.encoder import Encoder, Kind
+from retreever.encoding.encoding_shards import Making, encode_shard
+from retreever.encoding.encoding_store import EncodedDataset, makings, open_dataset, published, read_datasets
 from retreever.system.progress import Track, silent
 from retreever.system.workspace import Workspace
 

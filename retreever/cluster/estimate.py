@@ -15,7 +15,7 @@ import torch
 from retreever.cluster.grammar import SearchSpace
 from retreever.cluster.space import Trial
 from retreever.config import Config
-from retreever.encodings import EncodedDataset, open_dataset
+from retreever.encoding.encoding_store import EncodedDataset, open_dataset
 from retreever.errors import DataError
 from retreever.system.progress import Track, silent
 from retreever.system.workspace import Workspace

@@ -12,7 +12,7 @@ import torch
 
 from retreever.cluster.run_record import BYTES, bytes_per_document
 from retreever.config import Config
-from retreever.encodings import open_dataset
+from retreever.encoding.encoding_store import open_dataset
 from retreever.errors import DataError, PromotionError
 from retreever.evaluation.metrics import per_query, relevance
 from retreever.evaluation.ranking import top_k

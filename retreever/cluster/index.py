@@ -16,7 +16,7 @@ import ray.data
 from ray.data import ActorPoolStrategy
 
 from retreever.cluster.runtime import cluster
-from retreever.encodings import EncodedDataset, open_dataset
+from retreever.encoding.encoding_store import EncodedDataset, open_dataset
 from retreever.index import TreeIndex, store
 from retreever.index.build import SAMPLE, codes_for, segments, vectors_of
 from retreever.index.codes import Code

@@ -25,7 +25,7 @@ from retreever.cluster.runtime import cluster
 from retreever.cluster.tracking import Tracker
 from retreever.cluster.worker import Job, figures_of, reports
 from retreever.config import Config
-from retreever.encodings import EncodedDataset, open_dataset
+from retreever.encoding.encoding_store import EncodedDataset, open_dataset
 from retreever.errors import ConfigError, RetreeverError, TrainingError
 from retreever.system.files import read_json, write_json
 from retreever.system.progress import Track, silent

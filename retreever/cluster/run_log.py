@@ -9,7 +9,7 @@ from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
 from retreever import checkpoint
 from retreever.cluster.tracking import Tracker
-from retreever.encodings import EncodedDataset
+from retreever.encoding.encoding_store import EncodedDataset
 from retreever.errors import BundleError
 from retreever.evaluation import plots
 from retreever.retriever import load_model, routed

@@ -10,7 +10,7 @@ import yaml
 
 from retreever.cluster.tracking import Tracker
 from retreever.config import Config, parse_yaml
-from retreever.encodings import EncodedDataset
+from retreever.encoding.encoding_store import EncodedDataset
 from retreever.system.workspace import Workspace
 
 CONFIG = "config.yaml"

@@ -26,7 +26,7 @@ from retreever.cluster.tracking import Tracker
 from retreever.cluster.watchdog import watched
 from retreever.cluster.worker import Job
 from retreever.config import Config
-from retreever.encodings import EncodedDataset, open_dataset
+from retreever.encoding.encoding_store import EncodedDataset, open_dataset
 from retreever.errors import BundleError, TrainingError
 from retreever.system.files import read_json, write_json
 from retreever.system.lock import held

@@ -17,7 +17,7 @@ from retreever import distributed
 from retreever.cluster.mirror import Mirror
 from retreever.cluster.run_log import RunLog
 from retreever.config import EncoderConfig
-from retreever.encodings import EncodedDataset, open_dataset
+from retreever.encoding.encoding_store import EncodedDataset, open_dataset
 from retreever.system import memory
 from retreever.system.progress import Track, silent
 from retreever.system.workspace import Workspace

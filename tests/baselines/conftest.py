@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from retreever.data.dataset import Passage, Query, RetrievalDataset
-from retreever.encodings import EncodedDataset
+from retreever.encoding.encoding_store import EncodedDataset
 
 TOPICS, DIM = 60, 40
 

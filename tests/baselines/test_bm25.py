@@ -7,7 +7,7 @@ import pytest
 from retreever.baselines import BM25, Form
 from retreever.baselines.bm25 import K1_B
 from retreever.data.dataset import Passage, Query, RetrievalDataset
-from retreever.encodings import EncodedDataset
+from retreever.encoding.encoding_store import EncodedDataset
 
 TEXTS = ["red fox runs runs runs", "red hen sleeps", "blue whale swims far far away", "green tree stands"]
 QUERIES = ["red runs", "red red hen", "unicorn", "the"]

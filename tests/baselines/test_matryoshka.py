@@ -9,7 +9,7 @@ from retreever.baselines.head import AttentionHead, HeadSettings, LinearHead, in
 from retreever.baselines.interface import dev_ndcg
 from retreever.baselines.matryoshka import GRID
 from retreever.data.dataset import Passage, Query, RetrievalDataset
-from retreever.encodings import EncodedDataset
+from retreever.encoding.encoding_store import EncodedDataset
 from retreever.errors import DataError
 from tests.baselines.conftest import Vectors
 

@@ -9,7 +9,7 @@ from retreever.baselines import RIVALS, Raptor
 from retreever.baselines.interface import NOTHING
 from retreever.config import Config
 from retreever.data.dataset import RetrievalDataset
-from retreever.encodings import EncodedDataset
+from retreever.encoding.encoding_store import EncodedDataset
 from retreever.errors import BundleError, DataError
 from retreever.evaluation.metrics import evaluate, relevance
 

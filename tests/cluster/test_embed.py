@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from retreever import encodings, shards
 from retreever.cluster.embed import encode
 from retreever.cluster.runtime import cluster
 from retreever.data import beir
+from retreever.encoding import encoding_shards, encoding_store
 from retreever.system import environment
 from retreever.system.workspace import Workspace
 from tests.support import tiny
@@ -31,11 +31,11 @@ def test_actors_write_the_bytes_of_the_local_path_and_only_what_is_missing(tmp_p
         beir.write(tiny.tiny_dataset(), place.dataset("tiny"))
     environment.prepare(many)
     config = tiny.tiny_config(tmp_path / "bert", encoder__tokens=True)
-    alone = encodings.open_dataset(config, local)
+    alone = encoding_store.open_dataset(config, local)
 
-    (making, _) = encodings.makings(tiny.tiny_dataset().passage_texts(), "passage", config.encoder, many.encodings)
-    encoder = encodings.Encoder.load(config.encoder)
-    for _ in shards.encode_shard(making.texts_of(3), "passage", encoder, making.shard(3), True):
+    (making, _) = encoding_store.makings(tiny.tiny_dataset().passage_texts(), "passage", config.encoder, many.encodings)
+    encoder = encoding_store.Encoder.load(config.encoder)
+    for _ in encoding_shards.encode_shard(making.texts_of(3), "passage", encoder, making.shard(3), True):
         pass
     written = (making.shard(3) / "tokens.npy").stat()
     labels = []

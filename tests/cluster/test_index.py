@@ -6,7 +6,7 @@ import pytest
 from retreever.cluster import index as sharded
 from retreever.cluster.index import index_in_shards
 from retreever.cluster.runtime import cluster
-from retreever.encodings import open_dataset
+from retreever.encoding.encoding_store import open_dataset
 from retreever.index import TreeIndex, build, segment, store
 from retreever.retriever import Retreever, routed
 from tests.support.bundles import tiny_bundle, tiny_workspace

@@ -8,7 +8,7 @@ from retreever.cluster.launch import train
 from retreever.cluster.worker import Job, reports
 from retreever.data import beir
 from retreever.data.prepare_dataset import prepare
-from retreever.encoder import Encoder
+from retreever.encoding.encoder import Encoder
 from retreever.system import environment
 from retreever.system.storage import Storage
 from retreever.system.workspace import STORAGE, Workspace

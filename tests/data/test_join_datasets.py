@@ -8,7 +8,7 @@ import torch
 
 from retreever.data import beir
 from retreever.data.join_datasets import join
-from retreever.encodings import encode_dataset, open_dataset
+from retreever.encoding.encoding_store import encode_dataset, open_dataset
 from retreever.errors import EncoderError
 from retreever.system.workspace import Workspace
 from tests.support import tiny
@@ -71,7 +71,7 @@ def test_a_folder_with_a_plus_in_its_name_is_one_set(place, tmp_path):
 
 
 def test_widths_must_agree(place, tmp_path):
-    from retreever.encodings import Joined
+    from retreever.encoding.encoding_store import Joined
 
     folder = place.root.parent
     wide = encode_dataset(tiny.tiny_dataset(10), tiny.tiny_config(folder / "bert").encoder, tmp_path / "store")

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from retreever.data import beir
-from retreever.encodings import open_dataset
+from retreever.encoding.encoding_store import open_dataset
 from retreever.model import RoutingTree
 from retreever.retriever import make_bundle, save_model
 from retreever.system.workspace import Workspace

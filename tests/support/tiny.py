@@ -7,7 +7,7 @@ import numpy as np
 
 from retreever.config import Config, EncoderConfig
 from retreever.data.dataset import Passage, Query, RetrievalDataset
-from retreever.encodings import EncodedDataset, encode_dataset
+from retreever.encoding.encoding_store import EncodedDataset, encode_dataset
 
 WORDS = [f"{first}{last}" for first in "bcdfghklmnprst" for last in ("a", "e", "i", "o", "u", "an", "en", "in", "on")]
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from retreever import training
 from retreever.config import Config
-from retreever.encodings import EncodedDataset, Encodings
+from retreever.encoding.encoding_store import EncodedDataset, Encodings
 
 
 class Doubles(Encodings):

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from retreever.encoder import Encoded, Encoder, Kind
+from retreever.encoding.encoder import Encoded, Encoder, Kind
 from retreever.errors import BundleError
 from retreever.system.files import read_json, seal, sha256, unseal, write_aside, write_json
 

