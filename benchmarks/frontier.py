@@ -26,10 +26,10 @@ from retreever.index.build import SAMPLE
 from retreever.index.codes import SLACK
 from retreever.index.projection import Projection
 from retreever.index.survival import Trial
+from retreever.model import default_levels
 from retreever.model.tree import Tree
 from retreever.retriever import load_model, routed
 from retreever.system.workspace import Workspace
-from retreever.validation import levels_of
 
 K = 10
 QUERIES = 1000
@@ -77,7 +77,7 @@ def _line(config: Config, data: EncodedDataset, rows: np.ndarray, relevant: Rele
     queries = np.concatenate(list(routed(tree, config, data.queries, rows)))
     passages = np.concatenate(list(routed(tree, config, data.passages)))
     depth, scores = tree.tree.depth, {}
-    for level in sorted({*levels_of(depth), depth - 2, depth - 1}):
+    for level in sorted({*default_levels(depth), depth - 2, depth - 1}):
         nodes = Tree(level).level(level)
         scores[level] = np.sqrt(queries[:, nodes]) @ np.sqrt(passages[:, nodes]).T
     leaves = Tree(depth).level(depth)
@@ -104,7 +104,7 @@ def _by_directions(queries: np.ndarray, passages: np.ndarray, most: int) -> dict
 
 
 def _quality(scores: Mapping[int, np.ndarray], relevant: Relevant, depth: int) -> str:
-    ranked = {level: np.argsort(-scores[level], axis=1, kind="stable")[:, :K] for level in levels_of(depth)}
+    ranked = {level: np.argsort(-scores[level], axis=1, kind="stable")[:, :K] for level in default_levels(depth)}
     return " ".join(f"{2**level}: {evaluate(best, relevant)['ndcg_at_10']:.4f}" for level, best in ranked.items())
 
 

@@ -13,9 +13,9 @@ from retreever.cluster import space as spaces
 from retreever.encoding.encoding_store import open_dataset
 from retreever.evaluation.metrics import evaluate
 from retreever.evaluation.ranking import top_k
-from retreever.model import RoutingTree
+from retreever.model import RoutingTree, default_levels
 from retreever.system.workspace import Workspace
-from retreever.validation import Validation, levels_of
+from retreever.validation import Validation
 
 
 def main() -> None:
@@ -31,7 +31,7 @@ def main() -> None:
         tree = RoutingTree(data.dim, **config.tree.model_dump() | {"init_growth": growth})
         tree.calibrate(*data.passages.batch(pairs[:1024, 1]))
         found = validation.run(tree).metrics
-        levels = levels_of(config.tree.depth)
+        levels = default_levels(config.tree.depth)
         figures = ", ".join(f"{2**level}: {found[f'ndcg_at_10/level_{level:02d}']:.3f}" for level in levels)
         print(f"untrained tree, init_growth {growth}: {figures}")
 

@@ -17,10 +17,9 @@ from retreever.config import Config
 from retreever.encoding.encoding_store import EncodedDataset, Encodings
 from retreever.evaluation.ranking import top_k
 from retreever.index import Layout, TreeIndex
-from retreever.model import RoutingTree
+from retreever.model import RoutingTree, default_levels
 from retreever.retriever import chunks, load_model, routed
 from retreever.system.progress import Track, silent
-from retreever.validation import levels_of
 
 NAME = "retreever"
 QUANTISED = (64, 256)  # bytes of product quantisers, tried where a level has four times as many nodes
@@ -35,7 +34,7 @@ class Contender(Dense):
 
     def __init__(self, tree: RoutingTree, config: Config):
         self.tree, self.config = tree, config
-        self.levels = levels_of(tree.tree.depth)
+        self.levels = default_levels(tree.tree.depth)
         self._last = 2**tree.tree.depth
         self._plain: dict[Form, np.ndarray] = {}
         self._served: TreeIndex | None = None

@@ -26,7 +26,7 @@ from retreever.config import Config
 from retreever.console import Screen, wait_for_interrupt
 from retreever.data import beir, docstrings
 from retreever.encoding.encoding_store import EncodedDataset, open_dataset
-from retreever.evaluation import plots
+from retreever.evaluation import training_plots
 from retreever.evaluation.verdict import Verdict
 from retreever.retriever import load_model, make_bundle
 from retreever.system.workspace import Workspace
@@ -130,7 +130,7 @@ def _verdict(
     tree, _ = load_model(folder / "model")
     verdict = compare(tree, config, data, split="test", rivals=True, cache=workspace.rivals, track=screen.track)
     verdict.save(folder / "verdict.json")
-    plots.plot_verdict(verdict, folder / "verdict.png")
+    training_plots.plot_verdict(verdict, folder / "verdict.png")
     (folder / "verdict.md").write_text(verdict.markdown(), encoding="utf-8")
     tracker = Tracker.of(workspace)
     for file in ("verdict.json", "verdict.png", "verdict.md"):

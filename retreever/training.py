@@ -24,12 +24,11 @@ from retreever.config import Config
 from retreever.data.training_pairs import batch_rows, limit
 from retreever.encoding.encoding_store import EncodedDataset
 from retreever.errors import TrainingError
+from retreever.evaluation.metrics import METRIC
 from retreever.learner import Batch, Learner, Masks, learner_of, learning_rate, optimizer_of
 from retreever.model import RoutingTree, levels_at, negatives_mask
 from retreever.system.progress import Track, silent
 from retreever.validation import SCORES, Validation
-
-METRIC = "ndcg_at_10"
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,12 @@ from retreever.config import Config
 from retreever.encoding.encoding_store import EncodedDataset, Encodings
 from retreever.errors import DataError
 from retreever.evaluation import metrics as measures
+from retreever.evaluation.metrics import METRICS
 from retreever.evaluation.ranking import top_k
-from retreever.model import RoutingTree, health, similarity
+from retreever.model import RoutingTree, default_levels, health, similarity
 from retreever.retriever import routed
 from retreever.system.files import write_aside
 
-METRICS = ("ndcg_at_10", "recall_at_10", "recall_at_100", "mrr_at_10")
 SCORES = "query_scores.csv"
 """Where a run keeps every dev query's figures at its best validation, for paired tests between runs."""
 
@@ -33,15 +33,6 @@ class Outcome:
     metrics: dict[str, float]
     warnings: list[str]
     scores: dict[str, np.ndarray]
-
-
-def levels_of(depth: int) -> list[int]:
-    """The levels that are reported: 4, 6, 8, ... and the last; all of a tree that is shallower than that.
-
-    >>> levels_of(10), levels_of(7), levels_of(3)
-    ([4, 6, 8, 10], [4, 6, 7], [1, 2, 3])
-    """
-    return sorted({*range(4, depth + 1, 2), depth}) if depth > 3 else list(range(1, depth + 1))
 
 
 class Validation:
@@ -82,7 +73,7 @@ class Validation:
         scores = self._scores(tree, queries, passages)
         figures = {name: float(values.mean()) for name, values in scores.items()}
         figures |= {name: figures[f"{name}/level_{tree.tree.depth:02d}"] for name in METRICS}
-        ndcg = {level: figures[f"ndcg_at_10/level_{level:02d}"] for level in levels_of(tree.tree.depth)}
+        ndcg = {level: figures[f"ndcg_at_10/level_{level:02d}"] for level in default_levels(tree.tree.depth)}
         routing = health.measure(torch.from_numpy(passages[:4096]).clamp_min(1e-30).log(), tree.tree)
         warnings = health.warnings(routing, ndcg, chance=min(1.0, 10 / len(self.passages)))
         figures |= {f"health/{name}": value for name, value in routing.items()}
@@ -97,7 +88,7 @@ class Validation:
         """One value a query for every metric at every reported level."""
         share = distributed.share(len(queries))
         found: dict[str, np.ndarray] = {}
-        for level in levels_of(tree.tree.depth):
+        for level in default_levels(tree.tree.depth):
             nodes = tree.tree.level(level)
             rows, _ = top_k(
                 np.ascontiguousarray(queries[share, nodes]),

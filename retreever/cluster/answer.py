@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 
 from retreever.cluster.outcome import Outcome
-from retreever.cluster.scores import aligned, read_scores
 from retreever.cluster.space import SEED
 from retreever.config import Config
+from retreever.evaluation.metrics import METRIC
+from retreever.evaluation.query_scores import aligned, read_scores
 from retreever.evaluation.significance import interval, paired_p
 from retreever.evaluation.trial_plots import Curve, plot_answer
-from retreever.training import METRIC
-from retreever.validation import SCORES, levels_of
+from retreever.model import default_levels
+from retreever.validation import SCORES
 
 SURE = 0.05
 """Two-sided p below which a difference counts as one."""
@@ -89,7 +90,7 @@ def _sides(folder: Path, about: str, outcomes: Sequence[Outcome], configs: Mappi
     flat = [trial for trials in chosen for trial in trials]
     scores = aligned([read_scores(folder / "trials" / trial.key / SCORES) for trial in flat]) if flat else []
     by_key = {trial.key: found for trial, found in zip(flat, scores, strict=True)}
-    return [_side(about, trials, by_key, levels_of(configs[trials[0].key].tree.depth)) for trials in chosen]
+    return [_side(about, trials, by_key, default_levels(configs[trials[0].key].tree.depth)) for trials in chosen]
 
 
 def _others(outcome: Outcome, about: str) -> dict[str, Any]:

@@ -14,14 +14,13 @@ from retreever.cluster.run_record import BYTES, bytes_per_document
 from retreever.config import Config
 from retreever.encoding.encoding_store import open_dataset
 from retreever.errors import DataError, PromotionError
-from retreever.evaluation.metrics import per_query, relevance
+from retreever.evaluation.metrics import METRIC, per_query, relevance
 from retreever.evaluation.ranking import top_k
 from retreever.evaluation.significance import interval, paired_p
+from retreever.model import default_levels
 from retreever.retriever import Retreever, load_model, routed
 from retreever.system.progress import Track, silent
 from retreever.system.workspace import Workspace
-from retreever.training import METRIC
-from retreever.validation import levels_of
 
 SURE = 0.05
 """Two-sided p below which a candidate counts as better."""
@@ -75,7 +74,7 @@ def measure(bundle: Path, data_of: Config, workspace: Workspace, split: str, tra
     q = np.concatenate(list(routed(tree, config, data.queries, queries)))
     p = np.concatenate(list(routed(tree, config, data.passages)))
     figures: dict[str, float] = {}
-    for level in levels_of(tree.tree.depth):
+    for level in default_levels(tree.tree.depth):
         nodes = tree.tree.level(level)
         rows, _ = top_k(q[:, nodes], p[:, nodes], 100, config.loss.similarity)
         found = per_query(rows, relevant)

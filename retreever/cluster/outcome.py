@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from retreever.evaluation.metrics import METRIC
 from retreever.system.files import write_aside
-from retreever.training import METRIC
 
 Status = Literal["finished", "stopped", "failed"]
 

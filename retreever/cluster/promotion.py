@@ -15,11 +15,11 @@ from retreever.cluster.promote import CHAMPION, MODEL, locate, register, version
 from retreever.cluster.run_record import BYTES
 from retreever.cluster.tracking import Tracker
 from retreever.errors import PromotionError, TrackingError
+from retreever.evaluation.metrics import METRIC
 from retreever.retriever import load_model, make_bundle
 from retreever.system.files import read_json
 from retreever.system.progress import Track, silent
 from retreever.system.workspace import Workspace
-from retreever.training import METRIC
 
 TRIED = 10
 """Candidates whose speed is measured, best first, where none is named."""

@@ -11,9 +11,10 @@ from retreever import checkpoint
 from retreever.cluster.tracking import Tracker
 from retreever.encoding.encoding_store import EncodedDataset
 from retreever.errors import BundleError
-from retreever.evaluation import plots
+from retreever.evaluation import training_plots
+from retreever.evaluation.metrics import METRIC
 from retreever.retriever import load_model, routed
-from retreever.training import METRIC, Report
+from retreever.training import Report
 from retreever.validation import SCORES
 
 SAMPLED_EVERY = 5.0
@@ -86,11 +87,11 @@ class RunLog:
     def _plots(self, history: list[dict[str, float]], data: EncodedDataset, folder: Path) -> list[Path]:
         """Curves of the training, how positives and negatives part, and how passages are routed at every level."""
         files = [folder / f"{name}.png" for name in ("training", "similarities", "routing")]
-        plots.plot_training(history, files[0])
+        training_plots.plot_training(history, files[0])
         names = ("step", "similarity/positive", "similarity/negative")
         steps, positives, negatives = ([figures[name] for figures in history] for name in names)
-        plots.plot_similarities(steps, positives, negatives, files[1])
+        training_plots.plot_similarities(steps, positives, negatives, files[1])
         tree, config = load_model(self.folder / "model")
         nodes = np.concatenate(list(routed(tree, config, data.passages, np.arange(min(1024, len(data.passages))))))
-        plots.plot_routing({d: nodes[:, tree.tree.level(d)] for d in range(1, tree.tree.depth + 1)}, files[2])
+        training_plots.plot_routing({d: nodes[:, tree.tree.level(d)] for d in range(1, tree.tree.depth + 1)}, files[2])
         return files

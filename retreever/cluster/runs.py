@@ -14,13 +14,13 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from retreever.cluster.run_record import CONFIG
-from retreever.cluster.scores import aligned, read_scores
 from retreever.cluster.tracking import Tracker
 from retreever.errors import TrackingError
+from retreever.evaluation.metrics import METRIC
+from retreever.evaluation.query_scores import aligned, read_scores
 from retreever.evaluation.significance import interval, paired_p
 from retreever.system.files import write_aside, write_json
 from retreever.system.workspace import Workspace
-from retreever.training import METRIC
 from retreever.validation import SCORES
 
 KIND = "kind"

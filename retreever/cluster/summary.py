@@ -12,8 +12,8 @@ from retreever.cluster.search import End, importances, pareto
 from retreever.cluster.space import Trial
 from retreever.config import Config
 from retreever.evaluation import trial_plots
-from retreever.training import METRIC
-from retreever.validation import levels_of
+from retreever.evaluation.metrics import METRIC
+from retreever.model import default_levels
 
 
 def write(folder: Path, space: SearchSpace, outcomes: Sequence[Outcome], configs: Mapping[str, Config]) -> list[Path]:
@@ -59,7 +59,7 @@ def front(space: SearchSpace, outcomes: Sequence[Outcome]) -> list[Outcome]:
 
 def _by_level(outcome: Outcome, config: Config) -> Iterator[dict[str, Any]]:
     """Rows for the plot of all trials: one a level of the trial's best validation."""
-    for level in levels_of(config.tree.depth):
+    for level in default_levels(config.tree.depth):
         yield {
             "dimensions": 2**level,
             METRIC: outcome.best[f"{METRIC}/level_{level:02d}"],

@@ -28,11 +28,11 @@ from retreever.cluster.worker import Job
 from retreever.config import Config
 from retreever.encoding.encoding_store import EncodedDataset, open_dataset
 from retreever.errors import BundleError, TrainingError
+from retreever.evaluation.metrics import METRIC
 from retreever.system.files import read_json, write_json
 from retreever.system.lock import held
 from retreever.system.progress import Track, silent
 from retreever.system.workspace import Workspace
-from retreever.training import METRIC
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,9 @@ from ray.tune.result import DONE
 from retreever.cluster.latency import LATENCY, latency
 from retreever.cluster.launch import run_train
 from retreever.cluster.worker import LAST, Job, figures_of, reports
+from retreever.evaluation.metrics import METRIC
 from retreever.system.files import write_json
-from retreever.training import METRIC, Report, result
+from retreever.training import Report, result
 
 ACTOR = "actor.json"
 """In a trial's folder: the actor that runs it, by which a message of Ray's about an actor is understood."""

@@ -18,8 +18,8 @@ from retreever.cluster.trial import ACTOR, TreeTrial, train_driver
 from retreever.cluster.worker import LAST
 from retreever.config import Config
 from retreever.errors import ConfigError
+from retreever.evaluation.metrics import METRIC
 from retreever.system.files import read_json
-from retreever.training import METRIC
 
 COLOURS = re.compile("\x1b\\[[0-9;]*m")
 """What Ray puts into a traceback for a terminal."""

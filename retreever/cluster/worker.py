@@ -18,10 +18,11 @@ from retreever.cluster.mirror import Mirror
 from retreever.cluster.run_log import RunLog
 from retreever.config import EncoderConfig
 from retreever.encoding.encoding_store import EncodedDataset, open_dataset
+from retreever.evaluation.metrics import METRIC
 from retreever.system import memory
 from retreever.system.progress import Track, silent
 from retreever.system.workspace import Workspace
-from retreever.training import METRIC, Report, epochs, result
+from retreever.training import Report, epochs, result
 
 LAST = "last"
 """Key of a report that says whether the training ended by itself; Tune sets `done` for stopped trials as well."""

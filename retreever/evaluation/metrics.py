@@ -20,6 +20,9 @@ NAMES = {
     "recall_at_100": "recall@100",
     "mrr_at_10": "mrr@10",
 }
+METRICS = tuple(NAMES)
+METRIC = "ndcg_at_10"
+"""The figure that models are ranked by, unless told otherwise: at the last level, on dev."""
 Relevant = Sequence[tuple[np.ndarray, np.ndarray]]
 _LOCK = threading.Lock()  # ranx's kernels run on numba's workqueue, which one thread at a time may enter
 

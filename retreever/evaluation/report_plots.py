@@ -4,8 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from retreever.evaluation.plots import INK, MARKERS, PALETTE, figure_of
 from retreever.evaluation.report import Entry, Report
+from retreever.evaluation.training_plots import INK, MARKERS, PALETTE, figure_of
 
 TREE = "#D55E00"
 Axis = Callable[[Entry], float | None]

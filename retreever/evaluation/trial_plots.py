@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from retreever.evaluation.plots import INK, MARKERS, PALETTE, figure_of, size_axis
+from retreever.evaluation.training_plots import INK, MARKERS, PALETTE, figure_of, size_axis
 
 NDCG = "dev NDCG@10"
 

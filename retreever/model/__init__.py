@@ -2,7 +2,7 @@
 
 from retreever.model import health
 from retreever.model.attention import CrossAttention
-from retreever.model.depth import default_levels, level_probabilities, level_shares, level_weights, levels_at
+from retreever.model.depth import level_probabilities, level_shares, level_weights, levels_at
 from retreever.model.loss import Beliefs, ContrastiveLoss, negatives_mask
 from retreever.model.propagation import (
     Consistent,
@@ -16,7 +16,7 @@ from retreever.model.router import RoutingTree
 from retreever.model.similarity import bhattacharyya, ntvd, similarity
 from retreever.model.split import MLP, Linear, Split
 from retreever.model.spread import Spread
-from retreever.model.tree import Tree
+from retreever.model.tree import Tree, default_levels
 
 __all__ = [
     "MLP",

@@ -19,6 +19,7 @@ from math import floor, gcd
 from random import Random
 
 from retreever.model.arguments import at_least, fraction, one_of, within
+from retreever.model.tree import default_levels
 
 POWERS = {"random_uniform": 0, "random_linear": 1, "random_square": 2}
 SCHEDULERS = ("constant", *POWERS, "warmup_linear", "warmup_exponential", "linear_weighted", "all_levels")
@@ -64,15 +65,6 @@ def levels_at(
     if scheduler == "constant":
         return (depth,)
     return (_grown(scheduler, depth, step, steps * fraction("warmup_fraction", warmup_fraction)),)
-
-
-def default_levels(depth: int) -> tuple[int, ...]:
-    """Levels 4, 6, 8, ... and the last; every level of a tree shallower than that.
-
-    >>> default_levels(10), default_levels(7), default_levels(3)
-    ((4, 6, 8, 10), (4, 6, 7), (1, 2, 3))
-    """
-    return tuple(sorted({*range(4, depth + 1, 2), depth})) if depth > 3 else tuple(range(1, depth + 1))
 
 
 def level_weights(levels: Sequence[int], decay: float) -> tuple[float, ...]:

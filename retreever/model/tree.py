@@ -90,3 +90,12 @@ class Tree:
             node = (node - 1) // 2
             above.append(node)
         return tuple(above)
+
+
+def default_levels(depth: int) -> tuple[int, ...]:
+    """The levels that are trained and reported: 4, 6, 8, ... and the last; every level of a shallower tree.
+
+    >>> default_levels(10), default_levels(7), default_levels(3)
+    ((4, 6, 8, 10), (4, 6, 7), (1, 2, 3))
+    """
+    return tuple(sorted({*range(4, depth + 1, 2), depth})) if depth > 3 else tuple(range(1, depth + 1))

@@ -24,7 +24,7 @@ def contents(store):
 
 
 def test_actors_write_the_bytes_of_the_local_path_and_only_what_is_missing(tmp_path, monkeypatch):
-    monkeypatch.setattr(shards, "SHARD", 64)
+    monkeypatch.setattr(encoding_shards, "SHARD", 64)
     local, many = (Workspace.at(tmp_path / name) for name in ("local", "many"))
     tiny.tiny_bert(tmp_path / "bert")
     for place in (local, many):

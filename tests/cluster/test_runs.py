@@ -15,10 +15,10 @@ from retreever.cluster import promote, runs
 from retreever.cluster.gates import Limits
 from retreever.cluster.launch import train
 from retreever.cluster.promotion import pick, promote_run
-from retreever.cluster.scores import aligned
 from retreever.cluster.tracking import Tracker
 from retreever.data import beir
 from retreever.errors import PromotionError, TrackingError
+from retreever.evaluation.query_scores import aligned
 from retreever.retriever import Retreever, model_digest
 from retreever.system.workspace import Workspace
 from tests.support import tiny

@@ -11,6 +11,7 @@ import torch
 
 from retreever.config import EncoderConfig
 from retreever.data.dataset import Passage, Query, RetrievalDataset
+from retreever.encoding import encoding_shards
 from retreever.encoding.encoder import Encoder
 from retreever.encoding.encoding_store import Encodings, encode_dataset, encode_texts
 from retreever.errors import BundleError, EncoderError
@@ -107,7 +108,8 @@ def test_a_process_that_finds_everything_does_not_load_transformers(config: Enco
     encode_dataset(dataset(), config, tmp_path)
     script = (
         "import sys\nfrom pathlib import Path\nfrom retreever.config import EncoderConfig\n"
-        "from retreever.encoding.encoding_store import encode_dataset\nfrom retreever.encoding.encoder import identity\n"
+        "from retreever.encoding.encoding_store import encode_dataset\n"
+        "from retreever.encoding.encoder import identity\n"
         "from tests.encoding.test_encoding_store import dataset\n"
         "config, store = EncoderConfig.model_validate_json(sys.argv[1]), Path(sys.argv[2])\n"
         "assert len(encode_dataset(dataset(), config, store).passages) == 5\n"
@@ -147,7 +149,7 @@ def test_an_entry_with_tokens_serves_who_wants_none(stored: Encodings, encoder: 
 @pytest.fixture
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two texts a shard: the five texts make three."""
-    monkeypatch.setattr(shards, "SHARD", 2)
+    monkeypatch.setattr(encoding_shards, "SHARD", 2)
 
 
 def stop_after(texts: int) -> Callable[..., Iterator[object]]:

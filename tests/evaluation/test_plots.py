@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from retreever.evaluation import plots, trial_plots
+from retreever.evaluation import training_plots, trial_plots
 from retreever.evaluation.verdict import COLUMNS, Conditions, Row, Verdict
 
 
@@ -21,9 +21,9 @@ HISTORY = [
 ]
 TRIALS = [{"dimensions": 64, "ndcg_at_10": 0.4, "split": "linear", "scheduler": "constant"}]
 DRAW = {
-    "verdict": lambda path: plots.plot_verdict(verdict(), path),
-    "training": lambda path: plots.plot_training(HISTORY, path),
-    "similarities": lambda path: plots.plot_similarities([1, 2], [0.5, 0.7], [0.5, 0.3], path),
+    "verdict": lambda path: training_plots.plot_verdict(verdict(), path),
+    "training": lambda path: training_plots.plot_training(HISTORY, path),
+    "similarities": lambda path: training_plots.plot_similarities([1, 2], [0.5, 0.7], [0.5, 0.3], path),
     "trials": lambda path: trial_plots.plot_trials(TRIALS, path),
     "parallel": lambda path: trial_plots.plot_parallel(
         ["tree.split", "loss.negatives", "train.lr"],
@@ -43,7 +43,7 @@ DRAW = {
     "answer": lambda path: trial_plots.plot_answer(
         [trial_plots.Curve(name, [16, 64], [0.1, 0.2], [0.01, 0.0]) for name in ("a", "b")], "tree.split", path
     ),
-    "routing": lambda path: plots.plot_routing({d: np.full((3, 2**d), 2.0**-d) for d in (1, 2, 3)}, path),
+    "routing": lambda path: training_plots.plot_routing({d: np.full((3, 2**d), 2.0**-d) for d in (1, 2, 3)}, path),
 }
 
 
@@ -63,12 +63,12 @@ def test_threads_draw_at_the_same_time(tmp_path):
 
 def test_left_shares_of_even_and_decided_splits():
     bins = np.linspace(0, 1, 11)
-    even = plots._left_shares(np.full((4, 8), 1 / 8), bins)
+    even = training_plots._left_shares(np.full((4, 8), 1 / 8), bins)
     assert even[5] == pytest.approx(1) and even.sum() == pytest.approx(1)
-    decided = plots._left_shares(np.array([[1.0, 0, 0, 0], [0, 0, 0, 1.0]]), bins)
+    decided = training_plots._left_shares(np.array([[1.0, 0, 0, 0], [0, 0, 0, 1.0]]), bins)
     assert decided[0] == decided[-1] == pytest.approx(0.5)
 
 
 def test_the_module_loads_no_matplotlib():
-    code = "import sys, retreever.evaluation.plots; sys.exit('matplotlib' in sys.modules)"
+    code = "import sys, retreever.evaluation.training_plots; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
