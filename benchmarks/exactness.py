@@ -22,7 +22,7 @@ from retreever.cluster.promote import locate
 from retreever.encoding.encoding_store import EncodedDataset, open_dataset
 from retreever.evaluation.metrics import evaluate, relevance
 from retreever.index import Layout, TreeIndex
-from retreever.index.search import every_score
+from retreever.index.search.certified_search import every_score
 from retreever.model.tree import Tree
 from retreever.system.workspace import Workspace
 

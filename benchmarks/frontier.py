@@ -22,10 +22,10 @@ from retreever.config import Config, parse_override
 from retreever.encoding.encoding_store import EncodedDataset, open_dataset
 from retreever.evaluation.metrics import Relevant, evaluate, relevance
 from retreever.evaluation.ranking import top_k
-from retreever.index.build import SAMPLE
-from retreever.index.codes import SLACK
-from retreever.index.projection import Projection
-from retreever.index.survival import Trial
+from retreever.index.build.segment_builder import SAMPLE
+from retreever.index.codes.code_survival import Trial
+from retreever.index.codes.passage_code import SLACK
+from retreever.index.codes.projection_code import Projection
 from retreever.model import default_levels
 from retreever.model.tree import Tree
 from retreever.retriever import load_model, routed
@@ -87,7 +87,7 @@ def _line(config: Config, data: EncodedDataset, rows: np.ndarray, relevant: Rele
 
 
 def _by_directions(queries: np.ndarray, passages: np.ndarray, most: int) -> dict[str, np.ndarray]:
-    """Bounds by main directions, half of `most` and as many; see `retreever/index/projection.py`."""
+    """Bounds by main directions, half of `most` and as many; see `retreever/index/codes/projection_code.py`."""
     sample = passages[np.random.default_rng(0).permutation(len(passages))[:SAMPLE]]
     bounds, widest = {}, Projection.fit(sample, Trial(sample, roots=True), "alone")
     for dims in (most // 2, most):

@@ -28,7 +28,7 @@ from benchmarks.search_rivals import approximate, flats, lexical, probing
 from benchmarks.timing import Timing, backed, bandwidth, product_rate, say, timed
 from retreever.cluster.promote import locate
 from retreever.index import Layout, TreeIndex
-from retreever.index.search import every_score
+from retreever.index.search.certified_search import every_score
 from retreever.system import memory
 from retreever.system.workspace import Workspace
 

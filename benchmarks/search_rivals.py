@@ -13,7 +13,7 @@ import numpy as np
 from benchmarks.made_corpus import CHUNK, K
 from benchmarks.timing import Timing, say, timed
 from retreever.index import TreeIndex
-from retreever.index.kernels import score_rows
+from retreever.index.kernels.similarity_kernels import score_rows
 from retreever.model.tree import Tree
 
 PROBED_LEVEL = 5  # of 32 nodes

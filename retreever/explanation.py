@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 
 from retreever.errors import BundleError
 from retreever.index.documents import Documents
-from retreever.index.layout import Layout
+from retreever.index.index_layout import Layout
 from retreever.index.tree_index import TreeIndex
 from retreever.model.tree import Tree
 from retreever.system.files import read_json, seal, unseal, write_aside, write_json

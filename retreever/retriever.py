@@ -27,7 +27,7 @@ from retreever.encoding.encoding_store import EncodedDataset, Encodings, open_da
 from retreever.errors import BundleError, ConfigError
 from retreever.explanation import Explanation, explain, explanation_of
 from retreever.index.documents import Documents, write_documents
-from retreever.index.layout import Layout
+from retreever.index.index_layout import Layout
 from retreever.index.tree_index import TreeIndex
 from retreever.model import RoutingTree
 from retreever.system.files import read_json, seal, unseal, write_aside, write_json

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from retreever.data.dataset import Passage
-from retreever.index import store
+from retreever.index import index_store
 from retreever.index.documents import Documents
-from retreever.index.state import State
+from retreever.index.index_state import State
 from retreever.index.tree_index import TreeIndex
 from retreever.system.files import read_json, write_json
 
@@ -62,7 +62,7 @@ def originate(
         deleted: ids that were deleted while earlier versions served; the next ones must not have them either.
         source: what is known of the original.
     """
-    _, state, _ = store.open_index(folder / "index", mmap=True, checksums=False)
+    _, state, _ = index_store.open_index(folder / "index", mmap=True, checksums=False)
     noted = {"base": state.next, "dead": sorted(_dead(state)), "deleted": sorted(deleted), "source": dict(source)}
     write_json(folder / ORIGIN, noted, durable=True)
 
@@ -89,7 +89,7 @@ def changes(folder: Path) -> Changes:
         BundleError: a file is missing or damaged.
     """
     origin, documents = read_json(folder / ORIGIN), Documents(folder / "documents")
-    _, state, _ = store.open_index(folder / "index", mmap=True, checksums=False)
+    _, state, _ = index_store.open_index(folder / "index", mmap=True, checksums=False)
     documents.require(state.next)
     added = [documents[number] for number in state.living().tolist() if number >= origin["base"]]
     gone = _dead(state) - set(origin["dead"])

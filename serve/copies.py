@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Any
 
 from retreever.errors import BundleError
-from retreever.index import store
+from retreever.index import index_store
 from retreever.index.documents import ADDED, Documents
 from retreever.retriever import MODEL_FILES
 from retreever.system.files import digest, flush, read_json, unseal, write_aside, write_json
@@ -105,5 +105,5 @@ def verify(bundle: Path) -> None:
             raise BundleError(f"{bundle / part}: is missing; `retreever index` makes a bundle of a model")
     unseal(bundle, checksums=MODEL_FILES)
     unseal(bundle / "documents")
-    _, state, _ = store.open_index(bundle / "index", mmap=True, checksums=True)
+    _, state, _ = index_store.open_index(bundle / "index", mmap=True, checksums=True)
     Documents(bundle / "documents").require(state.next)

@@ -17,10 +17,10 @@ from ray.data import ActorPoolStrategy
 
 from retreever.cluster.runtime import cluster
 from retreever.encoding.encoding_store import EncodedDataset, open_dataset
-from retreever.index import TreeIndex, store
-from retreever.index.build import SAMPLE, codes_for, segments, vectors_of
-from retreever.index.codes import Code
-from retreever.index.layout import Layout
+from retreever.index import TreeIndex, index_store
+from retreever.index.build.segment_builder import SAMPLE, codes_for, segments, vectors_of
+from retreever.index.codes.passage_code import Code
+from retreever.index.index_layout import Layout
 from retreever.index.segment import FLAT, LARGEST
 from retreever.retriever import layout_of, load_model, model_digest, routed, write_bundle
 from retreever.system import memory
@@ -56,7 +56,7 @@ def index_in_shards(
             for _ in track(done, f"indexing on {workers} actors, shards", total=len(shards)):
                 pass
         os.rename(draft, folder)
-        store.finish(folder, layout, [_name(part) for part in shards], _codes(model, data, layout))
+        index_store.finish(folder, layout, [_name(part) for part in shards], _codes(model, data, layout))
         return TreeIndex.load(folder)
 
     return write_bundle(model, target, data, build)
@@ -93,12 +93,12 @@ class _Writer:
         """Write the one shard of a batch, unless it is there."""
         start, end = int(batch["start"][0]), int(batch["end"][0])
         name = _name((start, end))
-        if store.kept(self.draft, self.layout, name) is None:
+        if index_store.kept(self.draft, self.layout, name) is None:
             shutil.rmtree(self.draft / "segments" / name, ignore_errors=True)
             nodes = routed(self.tree, self.config, self.data.passages, np.arange(start, end))
             ids = [passage.id for passage in self.data.dataset.corpus[start:end]]
             (segment,) = segments(nodes, ids, self.layout, self.codes, start)
-            store.keep(self.draft, self.layout, segment, name)
+            index_store.keep(self.draft, self.layout, segment, name)
         return {"passages": np.array([end - start])}
 
 

@@ -15,11 +15,11 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from retreever.errors import BundleError
-from retreever.index.codes import Code, Coded
-from retreever.index.kernels import STRIP, widen_rows
-from retreever.index.layout import Layout
-from retreever.index.names import Names
-from retreever.index.order import alike
+from retreever.index.codes.passage_code import Code, Coded
+from retreever.index.codes.passage_order import alike
+from retreever.index.index_layout import Layout
+from retreever.index.kernels.similarity_kernels import STRIP, widen_rows
+from retreever.index.string_array import Names
 from retreever.system.files import seal, unseal, write_aside
 from retreever.system.threads import side_by_side
 
@@ -65,6 +65,27 @@ class Segment:
     def at(self, level: int) -> np.ndarray:
         """Vectors of the coarsest level kept in full that is not coarser than `level`."""
         return self.vectors[min(d for d in self.vectors if d >= level)]
+
+
+@dataclass(frozen=True)
+class View:
+    """A segment and which of its passages count.
+
+    Attributes:
+        rows_alive: uint8 (rows,).
+        places_alive: uint8 (places,).
+    """
+
+    segment: Segment
+    rows_alive: np.ndarray
+    places_alive: np.ndarray
+
+    @classmethod
+    def of(cls, segment: Segment, alive: np.ndarray | None = None) -> "View":
+        """All passages of a segment, or those of which `alive`, bool (rows,), is true."""
+        rows_alive = np.ones(len(segment), np.uint8) if alive is None else alive.astype(np.uint8)
+        places = segment.rows >= 0
+        return cls(segment, rows_alive, (rows_alive[segment.rows] * places).astype(np.uint8))
 
 
 def make(

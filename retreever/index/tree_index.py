@@ -15,20 +15,20 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from retreever.errors import BundleError
-from retreever.index import store
-from retreever.index.build import segments
-from retreever.index.codes import Code
-from retreever.index.layout import Layout, checked
-from retreever.index.merge import tidied
-from retreever.index.search import Evidence, Search, View
-from retreever.index.segment import Segment
-from retreever.index.state import State
+from retreever.index import index_store
+from retreever.index.build.segment_builder import segments
+from retreever.index.build.segment_merge import tidied
+from retreever.index.codes.passage_code import Code
+from retreever.index.index_layout import Layout, checked
+from retreever.index.index_state import State
+from retreever.index.search.certified_search import Evidence, Search
+from retreever.index.segment import Segment, View
 from retreever.model.tree import Tree
 from retreever.system.files import write_aside
 from retreever.system.threads import PROCESSORS, side_by_side
 
 if TYPE_CHECKING:
-    from retreever.index.products import Products
+    from retreever.index.search.device_search import Products
 
 Found = tuple[Int[np.ndarray, "queries k"], Float[np.ndarray, "queries k"]]
 Answer = tuple[np.ndarray, np.ndarray, Evidence]
@@ -44,8 +44,10 @@ class TreeIndex:
     A passage's *number* is its place in the order in which passages were added; numbers are never used again.
     """
 
-    def __init__(self, layout: Layout, state: State, folder: Path | None = None, stored: store.Stored | None = None):
-        self.layout, self._state, self._folder, self._stored = layout, state, folder, stored or store.Stored()
+    def __init__(
+        self, layout: Layout, state: State, folder: Path | None = None, stored: index_store.Stored | None = None
+    ):
+        self.layout, self._state, self._folder, self._stored = layout, state, folder, stored or index_store.Stored()
         self._writing = threading.Lock()
         self._devices: dict[str, Products] = {}
         self._warm()
@@ -130,9 +132,9 @@ class TreeIndex:
         if folder is None:
             return cls(layout, State(tuple(View.of(segment) for segment in made), codes, len(ids)))
         with write_aside(folder) as aside:
-            kept = [store.keep(aside, layout, segment) for segment in made]
+            kept = [index_store.keep(aside, layout, segment) for segment in made]
             state = State(tuple(View.of(segment) for _, segment in kept), codes, len(ids))
-            store.publish(aside, layout, state, {id(segment): name for name, segment in kept})
+            index_store.publish(aside, layout, state, {id(segment): name for name, segment in kept})
         return cls.load(folder)
 
     @overload
@@ -220,7 +222,9 @@ class TreeIndex:
 
     def _products(self, device: str) -> "Products":
         """The vectors on a device: one copy, made when it is first asked for."""
-        from retreever.index.products import Products  # torch takes seconds to import, and most searches need none
+        from retreever.index.search.device_search import (
+            Products,  # torch takes seconds to import, and most searches need none
+        )
 
         if device not in self._devices:
             self._devices[device] = Products(device)
@@ -275,7 +279,7 @@ class TreeIndex:
 
     @contextmanager
     def _change(self) -> Iterator[State]:
-        with self._writing, store.writer(self._folder) if self._folder else nullcontext():
+        with self._writing, index_store.writer(self._folder) if self._folder else nullcontext():
             if self._folder and self._stale(self._folder):
                 raise BundleError(f"{self._folder}: another process has changed this index; refresh it first")
             yield self._state
@@ -285,7 +289,7 @@ class TreeIndex:
         first = not self._state.codes
         state = State(tidied(state.views, self.layout, state.codes), state.codes, state.next)
         if self._folder:
-            self._stored = store.publish(self._folder, self.layout, state, self._stored.names)
+            self._stored = index_store.publish(self._folder, self.layout, state, self._stored.names)
         self._state = state
         if first and state.codes:
             self._warm()
@@ -301,11 +305,11 @@ class TreeIndex:
         with self._writing:
             if not self._stale(self._folder):
                 return False
-            _, self._state, self._stored = store.open_index(self._folder, mmap=True, checksums=False)
+            _, self._state, self._stored = index_store.open_index(self._folder, mmap=True, checksums=False)
         return True
 
     def _stale(self, folder: Path) -> bool:
-        return store.edition(folder) != self._stored.edition
+        return index_store.edition(folder) != self._stored.edition
 
     def stats(self) -> dict[str, Any]:
         """What it holds, what a passage costs, and how codes did on the sample that they were fitted to.
@@ -336,7 +340,7 @@ class TreeIndex:
     def save(self, folder: Path) -> None:
         """Write it to `folder`, whole or not at all. The index itself stays where it was."""
         with write_aside(folder) as aside:
-            store.publish(aside, self.layout, self._state, {})
+            index_store.publish(aside, self.layout, self._state, {})
 
     @classmethod
     def load(cls, folder: Path, model: str | None = None, mmap: bool = True, checksums: bool = False) -> "TreeIndex":
@@ -350,7 +354,7 @@ class TreeIndex:
         Raises:
             BundleError: a file is missing, damaged or of another size, or the index was built for another model.
         """
-        layout, state, stored = store.open_index(folder, mmap, checksums)
+        layout, state, stored = index_store.open_index(folder, mmap, checksums)
         if model is not None and model != layout.model:
             raise BundleError(f"{folder}: was built for model {layout.model[:16]}, it is asked by model {model[:16]}")
         return cls(layout, state, folder, stored)

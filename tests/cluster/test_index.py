@@ -7,7 +7,8 @@ from retreever.cluster import index as sharded
 from retreever.cluster.index import index_in_shards
 from retreever.cluster.runtime import cluster
 from retreever.encoding.encoding_store import open_dataset
-from retreever.index import TreeIndex, build, segment, store
+from retreever.index import TreeIndex, index_store, segment
+from retreever.index.build.segment_builder import segment_builder
 from retreever.retriever import Retreever, routed
 from tests.support.bundles import tiny_bundle, tiny_workspace
 
@@ -56,7 +57,7 @@ def test_shards_answer_as_one_index_does_and_are_not_made_twice(place):
 
 def test_shards_with_codes_are_joined_by_the_same_codes(place, monkeypatch):
     """The writer of an actor, run here, where segments of this size can be made to have codes."""
-    for module in (segment, build, sharded):
+    for module in (segment, segment_builder, sharded):
         monkeypatch.setattr(module, "FLAT", 30)
     folder, workspace = place
     whole = Retreever.load(tiny_bundle(folder, workspace, "coded"))
@@ -65,7 +66,7 @@ def test_shards_with_codes_are_joined_by_the_same_codes(place, monkeypatch):
     for start, end in ((0, 100), (100, rows)):
         writer({"start": np.array([start]), "end": np.array([end])})
     names = [sharded._name((0, 100)), sharded._name((100, rows))]
-    store.finish(folder / "draft", writer.layout, names, writer.codes)
+    index_store.finish(folder / "draft", writer.layout, names, writer.codes)
     joined = TreeIndex.load(folder / "draft")
     assert all(part.codes for part in joined.segments)
     assert_same_answers(whole.index, joined, whole, workspace)

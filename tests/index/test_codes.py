@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retreever.index.build import code_for
-from retreever.index.codes import Room
-from retreever.index.kernels import STRIP
-from retreever.index.survival import Trial
+from retreever.index.build.segment_builder import code_for
+from retreever.index.codes.code_survival import Trial
+from retreever.index.codes.passage_code import Room
+from retreever.index.kernels.similarity_kernels import STRIP
 from tests.support.nodes import clustered, nodes
 
 

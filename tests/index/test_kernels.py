@@ -4,10 +4,11 @@ import numba
 import numpy as np
 import pytest
 
-from retreever.index import coordinates, digits
-from retreever.index.best import keep_best, keep_found, pick, score_best_first
-from retreever.index.digits import BLOCK, GROUP, arithmetic, digits_at
-from retreever.index.kernels import (
+from retreever.index.index_layout import checked
+from retreever.index.kernels.digit_kernels import BLOCK, GROUP, arithmetic, digits_at
+from retreever.index.kernels.similarity_kernels import (
+    coordinate_kernels,
+    digit_kernels,
     dots,
     merge_rows,
     narrow_rows,
@@ -16,7 +17,7 @@ from retreever.index.kernels import (
     score_rows,
     widen,
 )
-from retreever.index.layout import checked
+from retreever.index.kernels.top_k_kernels import keep_best, keep_found, pick, score_best_first
 
 
 def drawn(rows, leaves, seed=0):
@@ -124,7 +125,7 @@ def test_equal_passages_have_equal_scores_wherever_they_lie(roots, dtype):
 
 def block_bounds(by, blocks, groups, weights, base, beside, numbers, floor):
     """Bounds and masks of all blocks for every query, in one arithmetic."""
-    bounds = digits.bounding(by)
+    bounds = digit_kernels.bounding(by)
 
     @numba.njit
     def run(codes, groups, weights, base, beside, numbers, floor, above, masks):
@@ -146,8 +147,8 @@ def block_bounds(by, blocks, groups, weights, base, beside, numbers, floor):
 
 def parted(weights):
     """Weights as the kernels take them: of every group the high parts of even and odd digits, then the low parts."""
-    high = np.rint(weights / digits.HIGH).astype(np.int64)
-    parts = np.stack([high, weights - digits.HIGH * high])  # (2, dims)
+    high = np.rint(weights / digit_kernels.HIGH).astype(np.int64)
+    parts = np.stack([high, weights - digit_kernels.HIGH * high])  # (2, dims)
     grouped = parts.reshape(2, -1, GROUP, 2).transpose(1, 0, 3, 2)  # (groups, parts, even or odd, bytes)
     return np.ascontiguousarray(grouped, np.int8).reshape(-1)
 
@@ -165,7 +166,7 @@ def test_digits_are_laid_as_their_twin_does(dims):
     own, rows = draw.integers(256, size=(70, dims), dtype=np.uint8), draw.integers(70, size=4 * BLOCK)
     blocks, lower = np.zeros((4, dims // 2 // GROUP, BLOCK), np.uint32), np.zeros((4 * BLOCK, dims // 2), np.uint8)
     sums = np.zeros((2, dims))
-    coordinates.lay_rows(own, rows, blocks, lower, sums)
+    coordinate_kernels.lay_rows(own, rows, blocks, lower, sums)
     laid = blocks.view(np.uint8).reshape(4, -1)
     assert np.array_equal(laid, blocks_of(own[rows] >> 4))
     assert np.array_equal(digits_at(laid, np.arange(4 * BLOCK)), own[rows] >> 4)
@@ -178,8 +179,8 @@ def test_digits_are_laid_as_their_twin_does(dims):
 def test_bounds_of_digits_agree_with_their_twin(dims, by):
     draw = np.random.default_rng(0)
     own = draw.integers(16, size=(3 * BLOCK, dims), dtype=np.uint8)
-    weights = draw.integers(-digits.WEIGHT, digits.WEIGHT + 1, size=(2, dims))
-    weights[:, 0] = digits.WEIGHT, -digits.WEIGHT
+    weights = draw.integers(-digit_kernels.WEIGHT, digit_kernels.WEIGHT + 1, size=(2, dims))
+    weights[:, 0] = digit_kernels.WEIGHT, -digit_kernels.WEIGHT
     base, beside = draw.random(len(own), np.float32), draw.integers(256, size=(3, len(own)), dtype=np.uint8)
     numbers = np.float32([[1e-7, 1e-3, 2e-3, 0.5], [2e-7, 3e-3, 1e-3, -0.5]])
     flat = np.stack([parted(row.astype(np.int16)) for row in weights])
@@ -198,7 +199,7 @@ def test_digits_are_worth_to_queries_what_their_twin_says(dims):
     step = np.random.default_rng(0).uniform(0.01, 0.1, dims).astype(np.float32)
     places, lower = np.empty((5, dims + 1), np.float32), np.empty((5, dims + 1), np.float32)
     weights, terms = np.empty((5, 2 * dims), np.int8), np.empty((5, 4))
-    coordinates.weigh_rows(vectors, mean, directions, step, places, weights, lower, terms)
+    coordinate_kernels.weigh_rows(vectors, mean, directions, step, places, weights, lower, terms)
     centred = (vectors - mean).astype(np.float64)
     twin = centred @ directions.T.astype(np.float64)
     np.testing.assert_allclose(places, np.hstack([twin, np.ones((5, 1))]), atol=1e-5)
@@ -207,9 +208,11 @@ def test_digits_are_worth_to_queries_what_their_twin_says(dims):
     np.testing.assert_allclose(
         terms[:, 1:3], np.stack([(twin**2).sum(1), (centred**2).sum(1)], 1), rtol=1e-5, atol=1e-9
     )
-    whole = weights.reshape(5, -1, 2, 2, digits.GROUP).astype(np.int64)  # queries, groups, high or low, even or odd
-    whole = (digits.HIGH * whole[:, :, 0] + whole[:, :, 1]).transpose(0, 1, 3, 2).reshape(5, dims)
-    assert np.abs(whole[:4]).max(axis=1).tolist() == [digits.WEIGHT] * 4 and not whole[4].any()
+    whole = weights.reshape(5, -1, 2, 2, digit_kernels.GROUP).astype(
+        np.int64
+    )  # queries, groups, high or low, even or odd
+    whole = (digit_kernels.HIGH * whole[:, :, 0] + whole[:, :, 1]).transpose(0, 1, 3, 2).reshape(5, dims)
+    assert np.abs(whole[:4]).max(axis=1).tolist() == [digit_kernels.WEIGHT] * 4 and not whole[4].any()
     assert np.array_equal(weights, [parted(row) for row in whole])
     lost = np.abs(worth - whole * terms[:, :1])
     assert (lost <= 0.51 * terms[:, :1] + 1e-6).all()
@@ -270,7 +273,7 @@ def test_estimates_keep_what_may_be_among_the_best():
 def test_rows_are_centred_and_measured_as_their_twin_is():
     vectors, mean = drawn(50, 64), drawn(1, 64, seed=1)[0]
     centred, sums = vectors.copy(), np.empty((2, 50), np.float32)
-    coordinates.centre_rows(centred, mean, sums)
+    coordinate_kernels.centre_rows(centred, mean, sums)
     assert np.array_equal(centred, vectors - mean)
     np.testing.assert_allclose(sums, [vectors @ mean, ((vectors - mean) ** 2).sum(axis=1)], rtol=1e-5)
 
@@ -280,7 +283,7 @@ def test_coordinates_are_rounded_and_measured_as_their_twin_is():
     step = draw.uniform(0.01, 0.1, 24).astype(np.float32)
     exact = (draw.standard_normal((50, 24)) * 60 * step).astype(np.float32)  # some lie beyond the grid
     own, squares = np.empty((50, 24), np.uint8), np.empty((3, 50), np.float32)
-    coordinates.digit_rows(exact, step, own, squares)
+    coordinate_kernels.digit_rows(exact, step, own, squares)
     twin = np.clip(np.rint(exact / step + np.float32(127.5)), 0, 255)
     assert np.abs(own - twin).max() <= 1 and (own != twin).mean() < 1e-2  # a tie may be rounded either way
     upper = exact - ((own & 0xF0) + 7.5 - 127.5) * step
@@ -313,7 +316,7 @@ def test_lower_digits_and_bytes_agree_with_their_twins():
 
     places, bounds, counts = found(above)
     floors = np.float32([-np.inf])
-    digits.refine_digits(low, beside, steps[None], *weights, floors, places, bounds, counts)
+    digit_kernels.refine_digits(low, beside, steps[None], *weights, floors, places, bounds, counts)
     sums = (low & 15) @ steps[:-1:2] + (low >> 4) @ steps[1:-1:2] + steps[-1]
     twin = sums + 0.002 * beside[2].astype(float) - 0.01 * beside[0]
     assert counts == [40]

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retreever.errors import BundleError
-from retreever.index import Layout, TreeIndex, store
-from retreever.index.merge import MANY
+from retreever.index import Layout, TreeIndex, index_store
+from retreever.index.build.segment_merge import MANY
 from retreever.index.segment import FLAT
-from tests.index.test_search import assert_exact, brute
+from tests.index.test_certified_search import assert_exact, brute
 from tests.support.nodes import clustered, nodes
 
 DEPTH = 4
@@ -130,7 +130,7 @@ def test_a_write_that_breaks_off_changes_nothing_and_is_cleared_away(tmp_path, m
     TreeIndex.build([nodes(40)], named(40), layout(), tmp_path / "index")
     index = TreeIndex.load(tmp_path / "index")
     with monkeypatch.context() as broken:
-        broken.setattr(store, "write_json", lambda *_, **__: (_ for _ in ()).throw(OSError("disk full")))
+        broken.setattr(index_store, "write_json", lambda *_, **__: (_ for _ in ()).throw(OSError("disk full")))
         with pytest.raises(OSError, match="disk full"):
             index.add(nodes(10, seed=1), named(10, 40))
     assert len(index) == 40 and len(TreeIndex.load(tmp_path / "index")) == 40
@@ -165,7 +165,7 @@ def test_what_another_process_deleted_is_noticed(tmp_path):
 
 
 def _hold(folder, ready, done):
-    with store.writer(folder):
+    with index_store.writer(folder):
         ready.set()
         done.wait(30)
 

@@ -53,7 +53,7 @@ def test_more_passages_than_there_are_returns_all(client):
 
 @pytest.mark.parametrize(("most", "level"), [(8, 1), (16, 2), (31, 2), (10**9, 4)])
 def test_max_bytes_chooses_the_finest_level_that_fits(client, retreever, most, level):
-    size = np.dtype(retreever.index.layout.dtype).itemsize
+    size = np.dtype(retreever.index.index_layout.dtype).itemsize
     answer = client.post("/v1/search", json={"query": "ba", "max_bytes": most * size // 4}).json()
     assert answer["level"] == level
 

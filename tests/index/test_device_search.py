@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from retreever.index import Layout, TreeIndex, products
+from retreever.index import Layout, TreeIndex
+from retreever.index.search.certified_search import device_search
 from tests.support.nodes import clustered, nodes
 
 DEPTH, ROWS = 7, 3_000
@@ -29,7 +30,7 @@ def assert_same(index, queries, k, level, device="cpu", **asked):
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 @pytest.mark.parametrize("similarity", ["ntvd", "bhattacharyya"])
 def test_every_level_and_size(similarity, dtype, made, device, monkeypatch):
-    monkeypatch.setattr(products, "AT_ONCE", 100_000)  # several parts of a segment
+    monkeypatch.setattr(device_search, "AT_ONCE", 100_000)  # several parts of a segment
     index, queries = index_of(made(ROWS, DEPTH), similarity, dtype=dtype), made(40, DEPTH, seed=1)
     for level in range(1, DEPTH + 1):
         for k in (1, 10, 100):

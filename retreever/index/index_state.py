@@ -7,10 +7,9 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Bool
 
-from retreever.index.codes import Code
-from retreever.index.layout import Layout
-from retreever.index.search import View
-from retreever.index.segment import Segment
+from retreever.index.codes.passage_code import Code
+from retreever.index.index_layout import Layout
+from retreever.index.segment import Segment, View
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from retreever.index import Layout, TreeIndex
-from retreever.index.search import every_score
+from retreever.index.search.certified_search import every_score
 from retreever.model.tree import Tree
 from tests.support.nodes import clustered, full, nodes
 

@@ -18,11 +18,11 @@ from typing import ClassVar, Self
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from retreever.index.codes import SLACK, UNMEASURED, Coded, Room, Use
-from retreever.index.coordinates import centre_rows, digit_rows, lay_rows, weigh_rows
-from retreever.index.digits import BLOCK, GROUP, digits_at, refine_digits, scan_digits
-from retreever.index.kernels import STRIP, dots
-from retreever.index.survival import Trial
+from retreever.index.codes.code_survival import Trial
+from retreever.index.codes.passage_code import SLACK, UNMEASURED, Coded, Room, Use
+from retreever.index.kernels.coordinate_kernels import centre_rows, digit_rows, lay_rows, weigh_rows
+from retreever.index.kernels.digit_kernels import BLOCK, GROUP, digits_at, refine_digits, scan_digits
+from retreever.index.kernels.similarity_kernels import STRIP, dots
 from retreever.system.threads import side_by_side
 
 DIMS = (64, 96, 128, 160, 192, 216)  # numbers of main directions to choose from: half as many bytes are scanned

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float
 
-from retreever.index.kernels import largest_bits, merge_rows
+from retreever.index.kernels.similarity_kernels import largest_bits, merge_rows
 from retreever.model.tree import Tree
 from retreever.system.threads import side_by_side
 

@@ -23,12 +23,11 @@ import numpy as np
 
 from retreever.errors import BundleError
 from retreever.index import segment as segments
-from retreever.index.build import code_for
-from retreever.index.codes import Code
-from retreever.index.layout import Layout
-from retreever.index.search import View
-from retreever.index.segment import Segment
-from retreever.index.state import State
+from retreever.index.build.segment_builder import code_for
+from retreever.index.codes.passage_code import Code
+from retreever.index.index_layout import Layout
+from retreever.index.index_state import State
+from retreever.index.segment import Segment, View
 from retreever.system.files import flush, read_json, seal, unseal, write_aside, write_json
 
 FORMAT = 3

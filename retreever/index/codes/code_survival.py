@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from retreever.index.codes import Code, Coded, Room
-from retreever.index.kernels import STRIP, score_rows
+from retreever.index.codes.passage_code import Code, Coded, Room
+from retreever.index.kernels.similarity_kernels import STRIP, score_rows
 
 ROWS = 8_192  # passages of the sample that are searched
 QUERIES = 32  # others of it that ask

@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from retreever.index.best import keep_found, pick, score_best_first
-from retreever.index.codes import SLACK, Code, Room
-from retreever.index.kernels import STRIP, score_rows
-from retreever.index.layout import Layout
-from retreever.index.segment import Segment
+from retreever.index.codes.passage_code import SLACK, Code, Room
+from retreever.index.index_layout import Layout
+from retreever.index.kernels.similarity_kernels import STRIP, score_rows
+from retreever.index.kernels.top_k_kernels import keep_found, pick, score_best_first
+from retreever.index.segment import Segment, View
 
 GUESS_STRIPS = 24  # of all segments together, that the first floor comes from
 GUESS_SCORED = 48  # of their passages, at least so many are scored, and three for each that is asked for
@@ -44,27 +44,6 @@ class Evidence:
     scored: int
     bound: float
     kth: float
-
-
-@dataclass(frozen=True)
-class View:
-    """A segment and which of its passages count.
-
-    Attributes:
-        rows_alive: uint8 (rows,).
-        places_alive: uint8 (places,).
-    """
-
-    segment: Segment
-    rows_alive: np.ndarray
-    places_alive: np.ndarray
-
-    @classmethod
-    def of(cls, segment: Segment, alive: np.ndarray | None = None) -> "View":
-        """All passages of a segment, or those of which `alive`, bool (rows,), is true."""
-        rows_alive = np.ones(len(segment), np.uint8) if alive is None else alive.astype(np.uint8)
-        places = segment.rows >= 0
-        return cls(segment, rows_alive, (rows_alive[segment.rows] * places).astype(np.uint8))
 
 
 class Progress:

@@ -11,9 +11,9 @@ from typing import ClassVar, Self
 import numpy as np
 from jaxtyping import Float, Int, UInt16
 
-from retreever.index.codes import SLACK, UNMEASURED, Coded, Room, Use
-from retreever.index.kernels import STRIP, refine_sums, scan_sums
-from retreever.index.survival import Trial
+from retreever.index.codes.code_survival import Trial
+from retreever.index.codes.passage_code import SLACK, UNMEASURED, Coded, Room, Use
+from retreever.index.kernels.similarity_kernels import STRIP, refine_sums, scan_sums
 
 UNITS = 32_000  # of nTVD probabilities: sums of minima fit 16 bits with all roundings up
 NODES = 64  # at most so many are scanned

@@ -7,14 +7,14 @@ import numpy as np
 from jaxtyping import Float
 from threadpoolctl import threadpool_limits
 
-from retreever.index.codes import Code, Use
-from retreever.index.kernels import narrow_rows
-from retreever.index.layout import Layout, are_probable, checked, shaped
-from retreever.index.names import Names
-from retreever.index.projection import Projection
+from retreever.index.codes.code_survival import Trial
+from retreever.index.codes.passage_code import Code, Use
+from retreever.index.codes.probability_code import Sums
+from retreever.index.codes.projection_code import Projection
+from retreever.index.index_layout import Layout, are_probable, checked, shaped
+from retreever.index.kernels.similarity_kernels import narrow_rows
 from retreever.index.segment import FLAT, LARGEST, Segment, make
-from retreever.index.sums import Sums
-from retreever.index.survival import Trial
+from retreever.index.string_array import Names
 from retreever.model.tree import Tree
 from retreever.system.threads import side_by_side
 

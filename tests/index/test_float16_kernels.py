@@ -4,9 +4,9 @@ import numba
 import numpy as np
 import pytest
 
-from retreever.index import halves
+from retreever.index.kernels.similarity_kernels import float16_kernels
 
-WAYS = ["moved"] + ["instructed"] * halves.native()
+WAYS = ["moved"] + ["instructed"] * float16_kernels.native()
 FINITE = np.arange(0x7C00, dtype=np.uint16)  # all that are not negative
 
 
@@ -23,13 +23,13 @@ def each(convert, values, kind):
 
 @pytest.mark.parametrize("way", WAYS)
 def test_all_numbers_widen_exactly(way):
-    convert = halves.moved_single if way == "moved" else halves._instructed_single
+    convert = float16_kernels.moved_single if way == "moved" else float16_kernels._instructed_single
     assert np.array_equal(each(convert, FINITE, np.float32), FINITE.view(np.float16).astype(np.float32))
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_numbers_narrow_to_the_nearest_and_ties_to_even(way):
-    convert = halves.moved_half if way == "moved" else halves._instructed_half
+    convert = float16_kernels.moved_half if way == "moved" else float16_kernels._instructed_half
     exact = FINITE.view(np.float16).astype(np.float32)
     between = (exact[1:] + exact[:-1]) / 2
     values = np.concatenate([exact, between, np.nextafter(between, 0), np.nextafter(between, np.float32(9e9))])

@@ -3,8 +3,8 @@
 import numba
 import numpy as np
 
-from retreever.index.digits import BLOCK, GROUP, HIGH, WEIGHT
-from retreever.index.kernels import dot
+from retreever.index.kernels.digit_kernels import BLOCK, GROUP, HIGH, WEIGHT
+from retreever.index.kernels.similarity_kernels import dot
 
 _fast = numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
 _plain = numba.njit(nogil=True, cache=True)

@@ -6,8 +6,8 @@ Compiled as the loops of `kernels` are. Places are those of a segment's codes, r
 import numba
 import numpy as np
 
-from retreever.index.digits import prefetch
-from retreever.index.kernels import score_widened, widen
+from retreever.index.kernels.digit_kernels import prefetch
+from retreever.index.kernels.similarity_kernels import score_widened, widen
 
 _plain = numba.njit(nogil=True, cache=True)
 

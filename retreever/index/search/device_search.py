@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from retreever.index.best import keep_best
-from retreever.index.layout import Layout
-from retreever.index.search import Evidence, Progress, View, some_scores
-from retreever.index.segment import Segment
+from retreever.index.index_layout import Layout
+from retreever.index.kernels.top_k_kernels import keep_best
+from retreever.index.search.certified_search import Evidence, Progress, some_scores
+from retreever.index.segment import Segment, View
 from retreever.system.threads import side_by_side
 
 AT_ONCE = 2**25  # similarities, and numbers of passages, held at once: 128 MiB each

@@ -14,7 +14,7 @@ import numba
 import numpy as np
 from numba.extending import overload
 
-from retreever.index.halves import half, single
+from retreever.index.kernels.float16_kernels import half, single
 from retreever.system.threads import side_by_side
 
 STRIP = 256  # passages whose codes lie together: 16 KiB of code, their sums 512 bytes, all in the nearest cache

@@ -9,11 +9,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from retreever.index.codes import Code
-from retreever.index.layout import Layout
-from retreever.index.names import Names
-from retreever.index.search import View
-from retreever.index.segment import FLAT, make
+from retreever.index.codes.passage_code import Code
+from retreever.index.index_layout import Layout
+from retreever.index.segment import FLAT, View, make
+from retreever.index.string_array import Names
 
 MANY = 8  # segments of a size, before they become one
 TIERS = (FLAT, 32 * FLAT)

@@ -1,0 +1,1 @@
+"""From node probabilities to segments, and fewer segments from many."""
