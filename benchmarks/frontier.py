@@ -28,8 +28,8 @@ from retreever.index.codes.passage_code import SLACK
 from retreever.index.codes.projection_code import Projection
 from retreever.model import default_levels
 from retreever.model.tree import Tree
-from retreever.retriever import load_model, routed
 from retreever.system.workspace import Workspace
+from retreever.trained_tree import load_model, routed
 
 K = 10
 QUERIES = 1000

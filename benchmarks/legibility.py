@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
-from retreever.explanation import SAMPLE, WORDS, node_words, presence
-from retreever.index.documents import Documents
+from retreever.bundle.document_store import Documents
+from retreever.bundle.node_explanation import SAMPLE, WORDS, node_words, presence
 from retreever.index.tree_index import TreeIndex
 
 HELD_OUT, TOP = 0.2, 0.02

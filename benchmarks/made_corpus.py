@@ -12,8 +12,8 @@ from retreever.config import Config
 from retreever.encoding.encoding_store import EncodedDataset, open_dataset
 from retreever.index import Layout, TreeIndex
 from retreever.model import RoutingTree
-from retreever.retriever import load_model
 from retreever.system.workspace import Workspace
+from retreever.trained_tree import load_model
 
 K = 10
 CHUNK = 8_192

@@ -16,8 +16,8 @@ import uvicorn
 from fastapi import FastAPI
 from pydantic import BaseModel, Field
 
+from retreever.bundle.retriever import Retreever
 from retreever.encoding.encoder import Encoder
-from retreever.retriever import Retreever
 
 
 class Asked(BaseModel):

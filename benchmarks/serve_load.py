@@ -70,7 +70,7 @@ def main() -> None:
 def _encoder(bundle: Path) -> float:
     """Queries a second that the encoder reads by itself."""
     from retreever.encoding.encoder import Encoder
-    from retreever.retriever import load_model
+    from retreever.trained_tree import load_model
 
     encoder = Encoder.load(load_model(bundle)[1].encoder)
     single = statistics.median(_timed(encoder, QUERIES[i : i + 1]) for i in range(40))

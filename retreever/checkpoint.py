@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from retreever.config import Config
 from retreever.errors import BundleError, ConfigError
 from retreever.model import RoutingTree
-from retreever.retriever import save_model
 from retreever.system.files import read_json, seal, unseal, write_aside, write_json
+from retreever.trained_tree import save_model
 
 KEPT = 2
 DAMAGED = ".damaged"

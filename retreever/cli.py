@@ -231,7 +231,7 @@ def evaluate(
     from retreever.cluster.promote import locate
     from retreever.comparison import compare
     from retreever.encoding.encoding_store import open_dataset
-    from retreever.retriever import load_model
+    from retreever.trained_tree import load_model
 
     place, screen = _open(workspace, json)
     folder = locate(model, place)
@@ -304,8 +304,8 @@ def index(
 
     With --workers an interrupted call goes on with the shards that are missing.
     """
+    from retreever.bundle.make_bundle import make_bundle
     from retreever.cluster.promote import locate
-    from retreever.retriever import make_bundle
 
     place, screen = _open(workspace, json)
     target = output or place.runs / run / "bundle"
@@ -371,8 +371,8 @@ def search(
     json: Json = False,
 ) -> None:
     """Search a bundle's corpus."""
+    from retreever.bundle.retriever import Retreever
     from retreever.cluster.promote import locate
-    from retreever.retriever import Retreever
 
     place, screen = _open(workspace, json)
     retreever = Retreever.load(locate(model, place))
@@ -392,9 +392,9 @@ def tree(
     json: Json = False,
 ) -> None:
     """Print what the upper nodes of a bundle's tree mean: their words, and how many passages reach them."""
+    from retreever.bundle.retriever import Retreever
+    from retreever.bundle.tree_view import tree_view
     from retreever.cluster.promote import locate
-    from retreever.retriever import Retreever
-    from serve.tree_view import tree_view
 
     place, screen = _open(workspace, json)
     view = tree_view(Retreever.load(locate(model, place), encoder=False))

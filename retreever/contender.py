@@ -18,8 +18,8 @@ from retreever.encoding.encoding_store import EncodedDataset, Encodings
 from retreever.evaluation.ranking import top_k
 from retreever.index import Layout, TreeIndex
 from retreever.model import RoutingTree, default_levels
-from retreever.retriever import chunks, load_model, routed
 from retreever.system.progress import Track, silent
+from retreever.trained_tree import chunks, load_model, routed
 
 NAME = "retreever"
 QUANTISED = (64, 256)  # bytes of product quantisers, tried where a level has four times as many nodes

@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 
 from retreever import tables
+from retreever.bundle.make_bundle import make_bundle
 from retreever.cluster import space as spaces
 from retreever.cluster.grammar import SearchSpace
 from retreever.cluster.launch import train
@@ -28,8 +29,8 @@ from retreever.data import beir, docstrings
 from retreever.encoding.encoding_store import EncodedDataset, open_dataset
 from retreever.evaluation import training_plots
 from retreever.evaluation.verdict import Verdict
-from retreever.retriever import load_model, make_bundle
 from retreever.system.workspace import Workspace
+from retreever.trained_tree import load_model
 from serve.app import start
 from serve.arguments import AppArguments
 

@@ -7,13 +7,13 @@ from retreever.console import Branch, Screen
 from retreever.data.dataset import RetrievalDataset
 
 if TYPE_CHECKING:  # they bring ray or mlflow, which most verbs do without
+    from retreever.bundle.tree_view import TreeView
     from retreever.cluster.estimate import Estimate
     from retreever.cluster.grammar import SearchSpace
     from retreever.cluster.runs import Comparison, Run
     from retreever.cluster.sweep import Event, SweepResult
     from retreever.evaluation.report import Report
     from retreever.evaluation.verdict import Verdict
-    from serve.tree_view import TreeView
 
 METRICS = {"ndcg_at_10": "NDCG@10", "recall_at_10": "R@10", "recall_at_100": "R@100"}
 

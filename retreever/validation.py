@@ -19,8 +19,8 @@ from retreever.evaluation import metrics as measures
 from retreever.evaluation.metrics import METRICS
 from retreever.evaluation.ranking import top_k
 from retreever.model import RoutingTree, default_levels, health, similarity
-from retreever.retriever import routed
 from retreever.system.files import write_aside
+from retreever.trained_tree import routed
 
 SCORES = "query_scores.csv"
 """Where a run keeps every dev query's figures at its best validation, for paired tests between runs."""

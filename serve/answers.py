@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from retreever.bundle.retriever import Retreever
+from retreever.bundle.tree_view import NodeView, TreeView, explain, flow_of, node_view, tree_view
 from retreever.data.dataset import Passage
 from retreever.index.tree_index import Where
 from retreever.model.tree import Tree
-from retreever.retriever import Retreever
 from serve.changes import Changes, base
 from serve.refusal import Refused
 from serve.schema import (
@@ -32,7 +33,6 @@ from serve.schema import (
     SearchRequest,
     SearchResponse,
 )
-from serve.tree_view import NodeView, TreeView, explain, flow_of, node_view, tree_view
 from serve.where import Fields
 
 RECENT = 0.2  # weight of the newest search in the time that a level takes

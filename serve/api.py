@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException as StarletteError
 from starlette.routing import Match, Route
 
 from retreever import __version__
+from retreever.bundle.tree_view import NodeView, TreeView
 from retreever.data.dataset import Passage
 from serve.body_limit import BodyLimit
 from serve.engine import Look
@@ -37,7 +38,6 @@ from serve.schema import (
     SearchResponse,
 )
 from serve.static import mount_page
-from serve.tree_view import NodeView, TreeView
 
 JSON = "application/json"
 LARGEST_NUMBER = 2**53

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from retreever.bundle.document_store import Documents
 from retreever.data.dataset import Passage
 from retreever.index import index_store
-from retreever.index.documents import Documents
 from retreever.index.index_state import State
 from retreever.index.tree_index import TreeIndex
 from retreever.system.files import read_json, write_json

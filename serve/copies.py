@@ -13,11 +13,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from retreever.bundle.document_store import ADDED, Documents
 from retreever.errors import BundleError
 from retreever.index import index_store
-from retreever.index.documents import ADDED, Documents
-from retreever.retriever import MODEL_FILES
 from retreever.system.files import digest, flush, read_json, unseal, write_aside, write_json
+from retreever.trained_tree import MODEL_FILES
 from serve.changes import originate
 
 CHANGING = ("manifest.json", "writer.lock", ADDED)  # written over or appended to in a living bundle

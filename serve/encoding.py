@@ -8,7 +8,7 @@ import torch
 
 from retreever.encoding.encoder import Encoder, Kind
 from retreever.errors import EncoderError
-from retreever.retriever import load_model, route_texts
+from retreever.trained_tree import load_model, route_texts
 
 
 class Encoding:

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from retreever.data.dataset import Passage
-from retreever.retriever import load_model, model_digest
 from retreever.system.workspace import Workspace
+from retreever.trained_tree import load_model, model_digest
 from serve.changes import Changes, carry, changes
 from serve.changes import source as origin
 from serve.copies import Copies, name_of, verify

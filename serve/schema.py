@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, model_validator
 
-from serve.tree_view import HitPath, NodeMass
+from retreever.bundle.tree_view import HitPath, NodeMass
 
 LONGEST_QUERY = 20_000  # characters
 LONGEST_TEXT = 100_000  # characters of a document

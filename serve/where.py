@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from retreever.index.documents import Documents
+from retreever.bundle.document_store import Documents
 
 Filter = Mapping[str, Any]
 

@@ -8,7 +8,7 @@ from retreever.baselines import Form
 from retreever.contender import Contender
 from retreever.evaluation.ranking import top_k
 from retreever.model import RoutingTree
-from retreever.retriever import routed
+from retreever.trained_tree import routed
 from tests.support import tiny
 
 
@@ -87,7 +87,7 @@ def test_forms_are_the_levels_reported_and_quantisers_for_fine_trees(data):
 
 
 def test_a_saved_tree_is_loaded_with_its_configuration(data, tmp_path):
-    from retreever.retriever import save_model
+    from retreever.trained_tree import save_model
 
     contender = made(data, "bhattacharyya", 4)
     save_model(contender.tree, contender.config, tmp_path / "model")

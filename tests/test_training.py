@@ -11,7 +11,7 @@ from retreever.errors import ConfigError, DataError, TrainingError
 from retreever.learner import Learner, learning_rate
 from retreever.model import ContrastiveLoss, RoutingTree
 from retreever.model.propagation import Learned
-from retreever.retriever import load_model
+from retreever.trained_tree import load_model
 from tests.support import tiny
 from tests.support.workers import Doubles, doubles
 

@@ -38,10 +38,10 @@ from retreever.evaluation.latency import Latency, measure, one_thread
 from retreever.evaluation.metrics import NAMES
 from retreever.evaluation.report import Entry, Protocol, Report
 from retreever.evaluation.report_plots import plot_report
-from retreever.retriever import load_model, model_digest
 from retreever.system.files import digest, read_json, write_json
 from retreever.system.progress import Track, silent
 from retreever.system.workspace import Workspace
+from retreever.trained_tree import load_model, model_digest
 
 TIMED = 50  # queries
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from retreever.bundle.retriever import Retreever
 from retreever.cluster.run_record import BYTES, bytes_per_document
 from retreever.config import Config
 from retreever.encoding.encoding_store import open_dataset
@@ -18,9 +19,9 @@ from retreever.evaluation.metrics import METRIC, per_query, relevance
 from retreever.evaluation.ranking import top_k
 from retreever.evaluation.significance import interval, paired_p
 from retreever.model import default_levels
-from retreever.retriever import Retreever, load_model, routed
 from retreever.system.progress import Track, silent
 from retreever.system.workspace import Workspace
+from retreever.trained_tree import load_model, routed
 
 SURE = 0.05
 """Two-sided p below which a candidate counts as better."""

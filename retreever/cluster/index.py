@@ -15,6 +15,7 @@ import numpy as np
 import ray.data
 from ray.data import ActorPoolStrategy
 
+from retreever.bundle.make_bundle import write_bundle
 from retreever.cluster.runtime import cluster
 from retreever.encoding.encoding_store import EncodedDataset, open_dataset
 from retreever.index import TreeIndex, index_store
@@ -22,11 +23,11 @@ from retreever.index.build.segment_builder import SAMPLE, codes_for, segments, v
 from retreever.index.codes.passage_code import Code
 from retreever.index.index_layout import Layout
 from retreever.index.segment import FLAT, LARGEST
-from retreever.retriever import layout_of, load_model, model_digest, routed, write_bundle
 from retreever.system import memory
 from retreever.system.files import digest
 from retreever.system.progress import Track, silent
 from retreever.system.workspace import Workspace
+from retreever.trained_tree import layout_of, load_model, model_digest, routed
 
 Shard = tuple[int, int]
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from retreever.bundle.make_bundle import build_index
 from retreever.cluster.worker import Job, open_data
-from retreever.retriever import build_index, load_model, model_digest, routed
+from retreever.trained_tree import load_model, model_digest, routed
 
 LATENCY = "latency_ms"
 QUERIES, WARM = 30, 3

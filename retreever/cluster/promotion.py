@@ -9,6 +9,7 @@ from mlflow.entities import Run
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
+from retreever.bundle.make_bundle import make_bundle
 from retreever.cluster import gates, runs
 from retreever.cluster.gates import LATENCY, Limits, Measured
 from retreever.cluster.promote import CHAMPION, MODEL, locate, register, version
@@ -16,10 +17,10 @@ from retreever.cluster.run_record import BYTES
 from retreever.cluster.tracking import Tracker
 from retreever.errors import PromotionError, TrackingError
 from retreever.evaluation.metrics import METRIC
-from retreever.retriever import load_model, make_bundle
 from retreever.system.files import read_json
 from retreever.system.progress import Track, silent
 from retreever.system.workspace import Workspace
+from retreever.trained_tree import load_model
 
 TRIED = 10
 """Candidates whose speed is measured, best first, where none is named."""

@@ -13,7 +13,7 @@ from retreever.encoding.encoding_store import EncodedDataset
 from retreever.errors import BundleError
 from retreever.evaluation import training_plots
 from retreever.evaluation.metrics import METRIC
-from retreever.retriever import load_model, routed
+from retreever.trained_tree import load_model, routed
 from retreever.training import Report
 from retreever.validation import SCORES
 

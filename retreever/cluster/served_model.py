@@ -9,7 +9,7 @@ import mlflow
 import pandas as pd
 from mlflow.models import set_model
 
-from retreever.retriever import Retreever
+from retreever.bundle.retriever import Retreever
 
 
 class RetreeverModel(mlflow.pyfunc.PythonModel):

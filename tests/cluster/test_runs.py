@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from retreever import config as configs
+from retreever.bundle.retriever import Retreever
 from retreever.cli import main
 from retreever.cluster import promote, runs
 from retreever.cluster.gates import Limits
@@ -19,8 +20,8 @@ from retreever.cluster.tracking import Tracker
 from retreever.data import beir
 from retreever.errors import PromotionError, TrackingError
 from retreever.evaluation.query_scores import aligned
-from retreever.retriever import Retreever, model_digest
 from retreever.system.workspace import Workspace
+from retreever.trained_tree import model_digest
 from tests.support import tiny
 
 pytestmark = [

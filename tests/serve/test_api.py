@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from retreever.retriever import Retreever
+from retreever.bundle.retriever import Retreever
 from serve.schema import LARGEST_BODY
 
 JSON = {"content-type": "application/json"}

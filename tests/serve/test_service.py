@@ -11,9 +11,9 @@ import httpx
 import pytest
 
 from benchmarks.open_loop import Load
+from retreever.bundle.retriever import Retreever
 from retreever.cluster.promote import locate, register, rollback
 from retreever.cluster.tracking import Tracker
-from retreever.retriever import Retreever
 from retreever.system.workspace import Workspace
 from serve.fork_server import COMPUTES
 from tests.support.ray_service import TOKEN, running

@@ -5,11 +5,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from retreever.bundle.make_bundle import make_bundle
 from retreever.data import beir
 from retreever.encoding.encoding_store import open_dataset
 from retreever.model import RoutingTree
-from retreever.retriever import make_bundle, save_model
 from retreever.system.workspace import Workspace
+from retreever.trained_tree import save_model
 from tests.support import tiny
 
 

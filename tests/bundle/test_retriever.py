@@ -11,14 +11,16 @@ import numpy as np
 import pytest
 import torch
 
-from retreever import retriever as module
+from retreever.bundle import retriever as module
+from retreever.bundle.make_bundle import make_bundle
+from retreever.bundle.retriever import Retreever
 from retreever.config import Config
 from retreever.data.dataset import Passage
 from retreever.encoding.encoding_store import open_dataset
 from retreever.errors import BundleError
 from retreever.model import similarity
-from retreever.retriever import Retreever, load_model, make_bundle, model_digest, routed, save_model
 from retreever.system.files import seal, write_json
+from retreever.trained_tree import load_model, model_digest, routed, save_model
 from tests.support import tiny
 from tests.support.bundles import tiny_bundle, tiny_workspace
 
@@ -282,7 +284,7 @@ def test_a_bundle_without_its_encoder_routes_no_text(live):
 KILLED = """
 import os, sys, threading, time
 from retreever.data.dataset import Passage
-from retreever.retriever import Retreever
+from retreever.bundle.retriever import Retreever
 live = Retreever.load(sys.argv[1])
 for n in range(10_000):
     name = f"{sys.argv[2]}-{n}"

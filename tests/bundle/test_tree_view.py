@@ -6,9 +6,9 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from retreever.retriever import Retreever
+from retreever.bundle.retriever import Retreever
+from retreever.bundle.tree_view import explain, flow, node_view, tree_view
 from serve.static import mount_page
-from serve.tree_view import explain, flow, node_view, tree_view
 
 
 @pytest.fixture(scope="module")

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_matrix
 
-from retreever import explanation as module
+from retreever.bundle import node_explanation as module
+from retreever.bundle.document_store import Documents, write_documents
+from retreever.bundle.node_explanation import Explanation, agreement, correlations, explain, explanation_of
 from retreever.data.dataset import Passage
 from retreever.errors import BundleError
-from retreever.explanation import Explanation, agreement, correlations, explain, explanation_of
 from retreever.index import Layout, TreeIndex
-from retreever.index.documents import Documents, write_documents
 from retreever.model.tree import Tree
 from tests.support.nodes import full, nodes
 

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 from pydantic import BaseModel, Field
 
-from retreever.explanation import agreement
-from retreever.retriever import Retreever
+from retreever.bundle.node_explanation import agreement
+from retreever.bundle.retriever import Retreever
 
 THINNEST = 0.1  # of what a node has where a text goes everywhere alike; below that it is left out of a flow
 LEAVES = 3  # that matched, told of a passage found

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from retreever.bundle.document_store import Documents
 from retreever.errors import BundleError
-from retreever.index.documents import Documents
 from retreever.index.index_layout import Layout
 from retreever.index.tree_index import TreeIndex
 from retreever.model.tree import Tree

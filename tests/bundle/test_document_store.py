@@ -2,9 +2,9 @@
 
 import pytest
 
+from retreever.bundle.document_store import Documents, write_documents
 from retreever.data.dataset import Passage
 from retreever.errors import BundleError
-from retreever.index.documents import Documents, write_documents
 
 PASSAGES = [
     Passage("a", "first\nof two lines", "A title", {"year": 2026, "tags": ["x"]}),
