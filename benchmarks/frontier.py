@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 
-from retreever import training
 from retreever.config import Config, parse_override
 from retreever.encoding.encoding_store import EncodedDataset, open_dataset
 from retreever.evaluation.metrics import Relevant, evaluate, relevance
@@ -30,6 +29,7 @@ from retreever.model import default_levels
 from retreever.model.tree import Tree
 from retreever.system.workspace import Workspace
 from retreever.trained_tree import load_model, routed
+from retreever.training import training_loop
 
 K = 10
 QUERIES = 1000
@@ -73,7 +73,7 @@ def main() -> None:
 
 def _line(config: Config, data: EncodedDataset, rows: np.ndarray, relevant: Relevant) -> str:
     with tempfile.TemporaryDirectory() as folder:
-        tree, _ = load_model(training.fit(config, data, Path(folder) / "run").model)
+        tree, _ = load_model(training_loop.fit(config, data, Path(folder) / "run").model)
     queries = np.concatenate(list(routed(tree, config, data.queries, rows)))
     passages = np.concatenate(list(routed(tree, config, data.passages)))
     depth, scores = tree.tree.depth, {}

@@ -20,7 +20,7 @@ from retreever.cluster.sweep import Event, sweep
 from retreever.cluster.tracking import Tracker
 from retreever.encoding.encoding_store import open_dataset
 from retreever.system.workspace import Workspace
-from retreever.training import fit
+from retreever.training.training_loop import fit
 
 BASE = {
     "data": {"name": "docstrings"},

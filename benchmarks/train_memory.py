@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from retreever import training
 from retreever.config import build
 from retreever.data import beir
 from retreever.encoding.encoder import Encoder, Kind
@@ -24,6 +23,7 @@ from retreever.encoding.encoding_shards import MANIFEST, OFFSETS, POOLED, SHARD,
 from retreever.encoding.encoding_store import EncodedDataset, Encodings, makings
 from retreever.system.files import inventory, write_json
 from retreever.system.memory import keep_freed
+from retreever.training import training_loop
 
 DIM = 384
 
@@ -90,7 +90,7 @@ def main() -> None:
         del encoder
         data, before, watcher = EncodedDataset(dataset, *sides), memory()[0], Watcher()
         watcher.start()
-        result = training.fit(config, data, Path(scratch) / "run")
+        result = training_loop.fit(config, data, Path(scratch) / "run")
         watcher.done = True
         size = sum(path.stat().st_size for path in Path(scratch).glob("encodings/*/*"))
         weights = 4 * (result.model / "model.safetensors").stat().st_size  # with gradient and two moments

@@ -27,10 +27,10 @@ from torch import Tensor, nn
 
 from retreever.config import Config, EncoderConfig, build
 from retreever.encoding.encoder import resolved_dtype
-from retreever.learner import learner_of, optimizer_of
 from retreever.model import RoutingTree, levels_at
 from retreever.model.attention import CrossAttention
 from retreever.system import memory
+from retreever.training.learner import learner_of, optimizer_of
 
 DIM, DEPTH, TOKENS = 384, 10, 128
 SECONDS = 5.0

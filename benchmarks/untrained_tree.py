@@ -15,7 +15,7 @@ from retreever.evaluation.metrics import evaluate
 from retreever.evaluation.ranking import top_k
 from retreever.model import RoutingTree, default_levels
 from retreever.system.workspace import Workspace
-from retreever.validation import Validation
+from retreever.training.validation import Validation
 
 
 def main() -> None:

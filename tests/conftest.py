@@ -4,6 +4,7 @@ import os
 import tempfile
 
 import jaxtyping
+import pytest
 
 CACHE = tempfile.mkdtemp(prefix="retreever-tests-")
 for name in ("MPLCONFIGDIR", "HF_HOME", "IR_DATASETS_HOME"):
@@ -12,3 +13,13 @@ os.environ |= {"HF_HUB_OFFLINE": "1", "RAY_USAGE_STATS_ENABLED": "0", "MLFLOW_DI
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads that wait for a busy core spin
 
 jaxtyping.install_import_hook("retreever.model", "beartype.beartype")
+
+
+@pytest.fixture(scope="session")
+def served(tmp_path_factory):
+    """A workspace and the folder of a bundle in it."""
+    from tests.support.bundles import tiny_bundle, tiny_workspace
+
+    folder = tmp_path_factory.mktemp("served")
+    workspace = tiny_workspace(folder)
+    return workspace, tiny_bundle(folder, workspace)

@@ -20,7 +20,7 @@ from retreever.evaluation.query_scores import aligned, read_scores
 from retreever.evaluation.significance import interval, paired_p
 from retreever.evaluation.trial_plots import Curve, plot_answer
 from retreever.model import default_levels
-from retreever.validation import SCORES
+from retreever.training.validation import SCORES
 
 SURE = 0.05
 """Two-sided p below which a difference counts as one."""

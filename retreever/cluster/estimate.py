@@ -19,7 +19,7 @@ from retreever.encoding.encoding_store import EncodedDataset, open_dataset
 from retreever.errors import DataError
 from retreever.system.progress import Track, silent
 from retreever.system.workspace import Workspace
-from retreever.training import epochs
+from retreever.training.training_loop import epochs
 
 STEPS = 3
 MOST = 6

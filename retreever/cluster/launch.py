@@ -17,7 +17,6 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 from ray.util.queue import Empty, Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from retreever import checkpoint
 from retreever.cluster.faults import explain
 from retreever.cluster.mirror import Mirror
 from retreever.cluster.run_record import begin
@@ -30,7 +29,8 @@ from retreever.errors import ConfigError, RetreeverError, TrainingError
 from retreever.system.files import read_json, write_json
 from retreever.system.progress import Track, silent
 from retreever.system.workspace import Workspace
-from retreever.training import Result, result
+from retreever.training import checkpoint
+from retreever.training.training_loop import Result, result
 
 Watch = Callable[[dict[str, float]], object]
 """Called with every validation's figures."""

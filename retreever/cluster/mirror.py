@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from retreever import checkpoint
 from retreever.system.workspace import Workspace
+from retreever.training import checkpoint
 
 if TYPE_CHECKING:
     from retreever.cluster.worker import Job

@@ -21,7 +21,7 @@ from retreever.evaluation.query_scores import aligned, read_scores
 from retreever.evaluation.significance import interval, paired_p
 from retreever.system.files import write_aside, write_json
 from retreever.system.workspace import Workspace
-from retreever.validation import SCORES
+from retreever.training.validation import SCORES
 
 KIND = "kind"
 SHORTEST = 4

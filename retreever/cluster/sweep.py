@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from retreever import checkpoint
 from retreever import config as configs
 from retreever.cluster import space as spaces
 from retreever.cluster import summary, tuning
@@ -33,6 +32,7 @@ from retreever.system.files import read_json, write_json
 from retreever.system.lock import held
 from retreever.system.progress import Track, silent
 from retreever.system.workspace import Workspace
+from retreever.training import checkpoint
 
 
 @dataclass(frozen=True)

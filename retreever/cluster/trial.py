@@ -14,7 +14,7 @@ from retreever.cluster.launch import run_train
 from retreever.cluster.worker import LAST, Job, figures_of, reports
 from retreever.evaluation.metrics import METRIC
 from retreever.system.files import write_json
-from retreever.training import Report, result
+from retreever.training.training_loop import Report, result
 
 ACTOR = "actor.json"
 """In a trial's folder: the actor that runs it, by which a message of Ray's about an actor is understood."""

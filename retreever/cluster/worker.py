@@ -13,7 +13,6 @@ from typing import Any
 import torch
 
 from retreever import config as configs
-from retreever import distributed
 from retreever.cluster.mirror import Mirror
 from retreever.cluster.run_log import RunLog
 from retreever.config import EncoderConfig
@@ -22,7 +21,8 @@ from retreever.evaluation.metrics import METRIC
 from retreever.system import memory
 from retreever.system.progress import Track, silent
 from retreever.system.workspace import Workspace
-from retreever.training import Report, epochs, result
+from retreever.training import distributed
+from retreever.training.training_loop import Report, epochs, result
 
 LAST = "last"
 """Key of a report that says whether the training ended by itself; Tune sets `done` for stopped trials as well."""

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from retreever.bundle import retriever as module
+from retreever import trained_tree
 from retreever.bundle.make_bundle import make_bundle
 from retreever.bundle.retriever import Retreever
 from retreever.config import Config
@@ -164,7 +164,7 @@ def test_chunks_of_a_routing_do_not_matter(place, bundle, monkeypatch):
     tree, config = load_model(bundle)
     passages = open_dataset(config, place[1]).passages
     whole = np.concatenate(list(routed(tree, config, passages)))
-    monkeypatch.setattr(module, "CHUNK", {False: 7, True: 3})
+    monkeypatch.setattr(trained_tree, "CHUNK", {False: 7, True: 3})
     np.testing.assert_allclose(np.concatenate(list(routed(tree, config, passages))), whole, atol=1e-6)
     some = np.concatenate(list(routed(tree, config, passages, np.array([5, 2]))))
     np.testing.assert_allclose(some, whole[[5, 2]], atol=1e-6)
@@ -201,10 +201,10 @@ def _other_weights(folder):
     with torch.no_grad():
         tree.split.offset.add_(1)
     save_model(tree, config, folder.parent / "other")
-    for name in module.MODEL_FILES:
+    for name in trained_tree.MODEL_FILES:
         shutil.copy(folder.parent / "other" / name, folder / name)
     manifest = json.loads((folder / "manifest.json").read_text())
-    for name in module.MODEL_FILES:
+    for name in trained_tree.MODEL_FILES:
         del manifest["files"][name]
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
@@ -238,7 +238,7 @@ def test_nothing_is_left_of_a_bundle_that_fails(place, bundle, tmp_path, monkeyp
     def full(*arguments):
         raise OSError("disk full")
 
-    monkeypatch.setattr(module, "write_documents", full)
+    monkeypatch.setattr("retreever.bundle.make_bundle.write_documents", full)
     with pytest.raises(OSError, match="disk full"):
         make_bundle(bundle.parent / "model", tmp_path / "bundle", place[1])
     assert not list(tmp_path.iterdir())

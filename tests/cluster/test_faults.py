@@ -13,11 +13,11 @@ import ray
 from ray.cluster_utils import Cluster
 from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
-from retreever import checkpoint
 from retreever.cluster.faults import explain
 from retreever.cluster.launch import train
 from retreever.cluster.runtime import cluster
 from retreever.errors import ConfigError, TrainingError
+from retreever.training import checkpoint
 from tests.support import tiny
 
 pytestmark = [

@@ -9,7 +9,7 @@ from retreever.cluster.index import index_in_shards
 from retreever.cluster.runtime import cluster
 from retreever.encoding.encoding_store import open_dataset
 from retreever.index import TreeIndex, index_store, segment
-from retreever.index.build.segment_builder import segment_builder
+from retreever.index.build import segment_builder
 from retreever.trained_tree import routed
 from tests.support.bundles import tiny_bundle, tiny_workspace
 

@@ -11,7 +11,6 @@ import numpy as np
 import psutil
 import pytest
 
-from retreever import checkpoint
 from retreever.cluster import space as spaces
 from retreever.cluster.grammar import SearchSpace
 from retreever.cluster.runtime import cluster
@@ -19,6 +18,7 @@ from retreever.cluster.sweep import sweep
 from retreever.cluster.tracking import Tracker
 from retreever.errors import ConfigError
 from retreever.system.files import read_json
+from retreever.training import checkpoint
 from tests.support import tiny
 from tests.support.sweeps import start, wait_until
 

@@ -15,7 +15,7 @@ from retreever.encoding.encoding_store import EncodedDataset, encode_dataset, en
 from retreever.encoding.lexical_features import HEAD, Words
 from retreever.errors import EncoderError
 from retreever.trained_tree import load_model, route_texts, routed
-from retreever.training import fit
+from retreever.training.training_loop import fit
 from tests.support.architectures import ARCHITECTURES, build
 from tests.support.tiny import WORDS, tiny_bert, tiny_config, tiny_dataset
 

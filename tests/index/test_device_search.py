@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from retreever.index import Layout, TreeIndex
-from retreever.index.search.certified_search import device_search
+from retreever.index.search import device_search
 from tests.support.nodes import clustered, nodes
 
 DEPTH, ROWS = 7, 3_000

@@ -4,7 +4,7 @@ import numba
 import numpy as np
 import pytest
 
-from retreever.index.kernels.similarity_kernels import float16_kernels
+from retreever.index.kernels import float16_kernels
 
 WAYS = ["moved"] + ["instructed"] * float16_kernels.native()
 FINITE = np.arange(0x7C00, dtype=np.uint16)  # all that are not negative

@@ -5,10 +5,9 @@ import numpy as np
 import pytest
 
 from retreever.index.index_layout import checked
+from retreever.index.kernels import coordinate_kernels, digit_kernels
 from retreever.index.kernels.digit_kernels import BLOCK, GROUP, arithmetic, digits_at
 from retreever.index.kernels.similarity_kernels import (
-    coordinate_kernels,
-    digit_kernels,
     dots,
     merge_rows,
     narrow_rows,

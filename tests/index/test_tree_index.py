@@ -264,11 +264,13 @@ def test_a_pickle_is_not_opened(tmp_path):
 COMPILED = """
 import sys
 from pathlib import Path
-from retreever.index import TreeIndex, digits, kernels
+from retreever.index import TreeIndex
+from retreever.index.kernels import digit_kernels, similarity_kernels
 from tests.support.nodes import nodes
 
 def signatures():
-    return {n: f.signatures for m in (kernels, digits) for n, f in vars(m).items() if hasattr(f, "signatures")}
+    modules = (similarity_kernels, digit_kernels)
+    return {n: f.signatures for m in modules for n, f in vars(m).items() if hasattr(f, "signatures")}
 
 index = TreeIndex.load(Path(sys.argv[1]))
 before = {name: list(known) for name, known in signatures().items()}

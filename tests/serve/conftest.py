@@ -6,21 +6,11 @@ import warnings
 import pytest
 from fastapi.testclient import TestClient
 
-from tests.support.bundles import tiny_bundle, tiny_workspace
-
 with warnings.catch_warnings():  # of Ray's own settings, at its first import
     warnings.filterwarnings("ignore", "Using extra keyword arguments on `Field` is deprecated", DeprecationWarning)
     import ray.serve  # noqa: F401
 
 from tests.support.local_service import TOKEN, local_service
-
-
-@pytest.fixture(scope="session")
-def served(tmp_path_factory):
-    """A workspace and the folder of a bundle."""
-    folder = tmp_path_factory.mktemp("served")
-    workspace = tiny_workspace(folder)
-    return workspace, tiny_bundle(folder, workspace)
 
 
 @pytest.fixture

@@ -14,9 +14,9 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor
 
-from retreever import training
 from retreever.config import Config
 from retreever.encoding.encoding_store import EncodedDataset, Encodings
+from retreever.training import training_loop
 
 
 class Doubles(Encodings):
@@ -44,7 +44,7 @@ def train_alone(config: Config, data: EncodedDataset, folder: Path) -> None:
     """Train in this process."""
     exact = EncodedDataset(data.dataset, Doubles(data.queries.folder), Doubles(data.passages.folder))
     with doubles():
-        list(training.epochs(config, exact, folder))
+        list(training_loop.epochs(config, exact, folder))
 
 
 def train_together(workers: int, jobs: dict[str, Config], data: EncodedDataset, folder: Path) -> None:

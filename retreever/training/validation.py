@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from retreever import distributed
 from retreever.config import Config
 from retreever.encoding.encoding_store import EncodedDataset, Encodings
 from retreever.errors import DataError
@@ -21,6 +20,7 @@ from retreever.evaluation.ranking import top_k
 from retreever.model import RoutingTree, default_levels, health, similarity
 from retreever.system.files import write_aside
 from retreever.trained_tree import routed
+from retreever.training import distributed
 
 SCORES = "query_scores.csv"
 """Where a run keeps every dev query's figures at its best validation, for paired tests between runs."""

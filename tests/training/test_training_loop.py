@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from retreever import training
 from retreever.errors import ConfigError, DataError, TrainingError
-from retreever.learner import Learner, learning_rate
 from retreever.model import ContrastiveLoss, RoutingTree
 from retreever.model.propagation import Learned
 from retreever.trained_tree import load_model
+from retreever.training import training_loop
+from retreever.training.learner import Learner, learning_rate
 from tests.support import tiny
 from tests.support.workers import Doubles, doubles
 
@@ -40,7 +40,7 @@ def losses(result):
 
 def test_a_tree_learns(tmp_path, encoder, data):
     reports = []
-    result = training.fit(tiny.tiny_config(encoder, train__steps=60), data, tmp_path, report=reports.append)
+    result = training_loop.fit(tiny.tiny_config(encoder, train__steps=60), data, tmp_path, report=reports.append)
     assert [report.step for report in reports] == [10, 20, 30, 40, 50, 60]
     assert [report.last for report in reports] == [False] * 5 + [True]
     first, last = reports[0].metrics, reports[-1].metrics
@@ -52,7 +52,7 @@ def test_a_tree_learns(tmp_path, encoder, data):
 
 def test_every_figure_is_a_plain_finite_number(tmp_path, encoder, data):
     reports = []
-    training.fit(tiny.tiny_config(encoder, train__steps=10), data, tmp_path, report=reports.append)
+    training_loop.fit(tiny.tiny_config(encoder, train__steps=10), data, tmp_path, report=reports.append)
     metrics = reports[0].metrics
     assert json.loads(json.dumps(metrics, allow_nan=False)) == metrics
     assert {"loss", "scale", "lr", "ndcg_at_10", "ndcg_at_10/level_04", "recall_at_100/level_04"} <= set(metrics)
@@ -71,12 +71,12 @@ def test_every_figure_is_a_plain_finite_number(tmp_path, encoder, data):
 )
 def test_a_resumed_training_repeats_an_uninterrupted_one_to_the_bit(tmp_path, encoder, data, settings):
     config = tiny.tiny_config(encoder, **settings)
-    whole = training.fit(config, data, tmp_path / "whole")
-    interrupted = training.epochs(config, data, tmp_path / "parts")
+    whole = training_loop.fit(config, data, tmp_path / "whole")
+    interrupted = training_loop.epochs(config, data, tmp_path / "parts")
     next(interrupted)
     interrupted.close()
     seen = []
-    parts = training.fit(config, data, tmp_path / "parts", report=seen.append)
+    parts = training_loop.fit(config, data, tmp_path / "parts", report=seen.append)
     assert [report.step for report in seen] == [20, 30]
     assert losses(parts) == losses(whole)
     for ours, theirs in zip(
@@ -87,59 +87,59 @@ def test_a_resumed_training_repeats_an_uninterrupted_one_to_the_bit(tmp_path, en
 
 def test_a_finished_training_is_not_run_again(tmp_path, encoder, data):
     config = tiny.tiny_config(encoder, train__steps=10)
-    first = training.fit(config, data, tmp_path)
+    first = training_loop.fit(config, data, tmp_path)
     seen = []
-    again = training.fit(config, data, tmp_path, report=seen.append)
+    again = training_loop.fit(config, data, tmp_path, report=seen.append)
     assert not seen and losses(again) == losses(first)
 
 
 def test_another_configuration_in_the_same_folder_is_refused(tmp_path, encoder, data):
-    training.fit(tiny.tiny_config(encoder, train__steps=10), data, tmp_path)
+    training_loop.fit(tiny.tiny_config(encoder, train__steps=10), data, tmp_path)
     with pytest.raises(ConfigError, match="holds a run of another configuration"):
-        training.fit(tiny.tiny_config(encoder, train__steps=20), data, tmp_path)
+        training_loop.fit(tiny.tiny_config(encoder, train__steps=20), data, tmp_path)
 
 
 def test_the_best_model_is_kept_and_not_the_last(tmp_path, encoder, data, monkeypatch):
     qualities = iter([0.5, 0.9, 0.1])
-    run = training.Validation.run
+    run = training_loop.Validation.run
 
     def ranked(self, tree):
         outcome = run(self, tree)
         outcome.metrics["ndcg_at_10"] = next(qualities)
         return outcome
 
-    monkeypatch.setattr(training.Validation, "run", ranked)
+    monkeypatch.setattr(training_loop.Validation, "run", ranked)
     best = {}
 
     def remember(report):
         if report.best:
             best.update(load_model(report.checkpoint / "best")[0].state_dict())
 
-    result = training.fit(tiny.tiny_config(encoder), data, tmp_path, report=remember)
+    result = training_loop.fit(tiny.tiny_config(encoder), data, tmp_path, report=remember)
     assert result.best["ndcg_at_10"] == 0.9 and result.best["step"] == 20
     exported = load_model(result.model)[0].state_dict()
     assert all(torch.equal(exported[name], value) for name, value in best.items())
 
 
 def test_training_stops_early_where_nothing_improves(tmp_path, encoder, data, monkeypatch):
-    run = training.Validation.run
+    run = training_loop.Validation.run
 
     def flat(self, tree):
         outcome = run(self, tree)
         outcome.metrics["ndcg_at_10"] = 0.5
         return outcome
 
-    monkeypatch.setattr(training.Validation, "run", flat)
+    monkeypatch.setattr(training_loop.Validation, "run", flat)
     reports = []
     config = tiny.tiny_config(encoder, train__steps=100, train__patience=2)
-    training.fit(config, data, tmp_path, report=reports.append)
+    training_loop.fit(config, data, tmp_path, report=reports.append)
     assert [report.step for report in reports] == [10, 20, 30] and reports[-1].last
 
 
 def test_a_loss_that_is_no_number_ends_the_training_with_its_settings(tmp_path, encoder, data, monkeypatch):
     monkeypatch.setattr(ContrastiveLoss, "forward", lambda self, *a, **k: (self.log_scale.sum() * torch.nan, None))
     with pytest.raises(TrainingError, match=r"loss is nan before step 10 .*train\.lr"):
-        training.fit(tiny.tiny_config(encoder), data, tmp_path)
+        training_loop.fit(tiny.tiny_config(encoder), data, tmp_path)
 
 
 @pytest.mark.parametrize("split", ["linear", "cross_attention"])
@@ -183,9 +183,9 @@ def test_accumulated_batches_make_one_step_of_their_mean_gradient(encoder, data)
 
 def gradients(config, data, *batches):
     """Gradients of some batches (the first one, where none is named) at the start, in double precision."""
-    exact = training.EncodedDataset(data.dataset, Doubles(data.queries.folder), Doubles(data.passages.folder))
+    exact = training_loop.EncodedDataset(data.dataset, Doubles(data.queries.folder), Doubles(data.passages.folder))
     with doubles():
-        run = training._Run(config, exact, Path("nowhere"), "cpu", lambda path: None)
+        run = training_loop._Run(config, exact, Path("nowhere"), "cpu", lambda path: None)
         for batch in batches or (0,):
             run._backward(batch, 0, last=True)
         run.batches.close()
@@ -206,7 +206,7 @@ def test_the_loss_is_the_weighted_mean_of_the_levels(encoder, data):
 def test_scales_are_shared_unless_each_level_is_to_have_one(tmp_path, encoder, data):
     for per_level, scales in ((False, 1), (True, 4)):
         config = tiny.tiny_config(encoder, loss__scale_per_level=per_level)
-        run = training._Run(config, data, tmp_path / str(scales), "cpu", lambda path: None)
+        run = training_loop._Run(config, data, tmp_path / str(scales), "cpu", lambda path: None)
         run.batches.close()
         assert len(run.learner.loss.log_scale) == scales
 
@@ -214,19 +214,19 @@ def test_scales_are_shared_unless_each_level_is_to_have_one(tmp_path, encoder, d
 def test_a_data_set_without_dev_is_refused(tmp_path, encoder, data):
     dataset = tiny.tiny_dataset()
     blind = type(dataset)("blind", dataset.corpus, dataset.queries, {"train": dataset.qrels["train"]})
-    unjudged = training.EncodedDataset(blind, data.queries, data.passages)
+    unjudged = training_loop.EncodedDataset(blind, data.queries, data.passages)
     with pytest.raises(DataError, match=r"qrels/dev\.tsv is missing or empty"):
-        training.fit(tiny.tiny_config(encoder), unjudged, tmp_path)
+        training_loop.fit(tiny.tiny_config(encoder), unjudged, tmp_path)
 
 
 def test_learned_levels_are_tied_loosely_and_trained_all_the_same(tmp_path, encoder, data):
     config = tiny.tiny_config(encoder, tree__propagation="learned", train__steps=10)
-    tree, _ = load_model(training.fit(config, data, tmp_path).model)
+    tree, _ = load_model(training_loop.fit(config, data, tmp_path).model)
     assert isinstance(tree.propagation, Learned) and not tree.exact_hierarchy
 
 
 def test_the_learning_rate_warms_up_and_decays_to_zero():
-    config = training.Config().with_overrides({"train.steps": 200, "train.lr": 0.1, "train.warmup_fraction": 0.1})
+    config = training_loop.Config().with_overrides({"train.steps": 200, "train.lr": 0.1, "train.warmup_fraction": 0.1})
     rates = [learning_rate(step, config) for step in range(200)]
     assert max(rates) == rates[20] == pytest.approx(0.1)
     assert rates[:20] == sorted(rates[:20]) and rates[20:] == sorted(rates[20:], reverse=True)

@@ -18,17 +18,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from retreever import checkpoint, distributed
-from retreever.batches import Ahead
 from retreever.config import Config
 from retreever.data.training_pairs import batch_rows, limit
 from retreever.encoding.encoding_store import EncodedDataset
 from retreever.errors import TrainingError
 from retreever.evaluation.metrics import METRIC
-from retreever.learner import Batch, Learner, Masks, learner_of, learning_rate, optimizer_of
 from retreever.model import RoutingTree, levels_at, negatives_mask
 from retreever.system.progress import Track, silent
-from retreever.validation import SCORES, Validation
+from retreever.training import checkpoint, distributed
+from retreever.training.learner import Batch, Learner, Masks, learner_of, learning_rate, optimizer_of
+from retreever.training.prefetch import Ahead
+from retreever.training.validation import SCORES, Validation
 
 
 @dataclass(frozen=True)

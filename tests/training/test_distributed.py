@@ -7,11 +7,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from retreever import distributed, training
 from retreever.data.dataset import RetrievalDataset
 from retreever.encoding.encoding_store import encode_dataset
 from retreever.errors import TrainingError
 from retreever.model.router import PROPAGATIONS, SPLITS
+from retreever.training import distributed, training_loop
 from tests.support import tiny
 from tests.support.workers import train_alone, train_together
 
@@ -102,7 +102,7 @@ def test_two_workers_train_the_parameters_that_one_trains(setting, trained, tmp_
 
 def test_the_pairs_that_do_not_count_are_there_and_matter(setting, trained, tmp_path, monkeypatch):
     _, encoder, data = setting
-    monkeypatch.setattr(training, "negatives_mask", lambda q, *_: torch.ones(len(q), len(q), dtype=torch.bool))
+    monkeypatch.setattr(training_loop, "negatives_mask", lambda q, *_: torch.ones(len(q), len(q), dtype=torch.bool))
     train_alone(cases(encoder)["all negatives"], data, tmp_path)
     assert furthest(weights(tmp_path), weights(trained / "all negatives")) > 1e-3
 
@@ -111,4 +111,4 @@ def test_more_workers_than_pairs_are_refused(setting, tmp_path, monkeypatch):
     _, encoder, data = setting
     monkeypatch.setattr(distributed, "world_size", lambda: 64)
     with pytest.raises(TrainingError, match=r"train\.batch_size: 64 workers need a batch of 64 pairs or more, it has"):
-        training.fit(config(encoder), data, tmp_path)
+        training_loop.fit(config(encoder), data, tmp_path)

@@ -4,10 +4,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as checkpointed
 
-from retreever import distributed
 from retreever.config import Config
 from retreever.model import Beliefs, ContrastiveLoss, RoutingTree, level_shares, level_weights
 from retreever.system.precision import bfloat16_is_fast
+from retreever.training import distributed
 
 Batch = tuple[Tensor, Tensor | None]
 """Encodings in the memory of the host, and which of them are tokens (None: pooled)."""

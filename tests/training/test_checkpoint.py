@@ -4,9 +4,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from retreever import checkpoint, training
 from retreever.errors import BundleError
 from retreever.system import files
+from retreever.training import checkpoint, training_loop
 from tests.support import tiny
 
 
@@ -35,7 +35,7 @@ def one_thread():
 
 def stop_after(reports, config, data, folder):
     """Train up to a report and no further."""
-    running = training.epochs(config, data, folder)
+    running = training_loop.epochs(config, data, folder)
     for _ in range(reports):
         next(running)
     running.close()
@@ -61,18 +61,18 @@ def flip(path):
 
 
 def test_the_last_two_are_kept(tmp_path, config, data):
-    training.fit(config, data, tmp_path)
+    training_loop.fit(config, data, tmp_path)
     assert steps(tmp_path) == ["step-00000030", "step-00000040"]
     assert checkpoint.steps(tmp_path / "checkpoint") == 40 and checkpoint.steps(tmp_path / "nowhere") == 0
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json", "best/model.json"])
 def test_a_damaged_one_is_named_and_the_one_before_it_used(tmp_path, config, data, name):
-    training.fit(config, data, tmp_path / "whole")
+    training_loop.fit(config, data, tmp_path / "whole")
     stop_after(3, config, data, tmp_path / "hurt")
     flip(tmp_path / "hurt" / "checkpoint" / "step-00000030" / name)
     seen = []
-    training.fit(config, data, tmp_path / "hurt", report=seen.append)
+    training_loop.fit(config, data, tmp_path / "hurt", report=seen.append)
     assert [report.step for report in seen] == [30, 40]
     for report in seen:
         (warning,) = [w for w in report.warnings if "damaged" in w]
@@ -85,7 +85,7 @@ def test_a_missing_file_is_damage_as_well(tmp_path, config, data):
     stop_after(2, config, data, tmp_path)
     (tmp_path / "checkpoint" / "step-00000020" / "optimizer.safetensors").unlink()
     seen = []
-    training.fit(config, data, tmp_path, report=seen.append)
+    training_loop.fit(config, data, tmp_path, report=seen.append)
     assert seen[0].step == 20 and "optimizer.safetensors: file is missing" in seen[0].warnings[-1]
 
 
@@ -94,7 +94,7 @@ def test_where_all_are_damaged_all_are_named(tmp_path, config, data):
     for step in ("step-00000010", "step-00000020"):
         flip(tmp_path / "checkpoint" / step / "model.safetensors")
     with pytest.raises(BundleError, match=r"no checkpoint is whole.*step-00000020.*step-00000010"):
-        training.fit(config, data, tmp_path)
+        training_loop.fit(config, data, tmp_path)
 
 
 def test_a_kill_while_one_is_written_leaves_the_one_before_it(tmp_path, config, data, monkeypatch):
@@ -106,17 +106,17 @@ def test_a_kill_while_one_is_written_leaves_the_one_before_it(tmp_path, config, 
     monkeypatch.setattr(checkpoint, "seal", killed)
     monkeypatch.setattr(files, "_remove", lambda path: None)  # a killed process tidies nothing
     with pytest.raises(KeyboardInterrupt):
-        training.fit(config, data, tmp_path)
+        training_loop.fit(config, data, tmp_path)
     monkeypatch.undo()
     assert len(steps(tmp_path)) == 3  # two whole ones, and a part under another name
     seen = []
-    training.fit(config, data, tmp_path, report=seen.append)
+    training_loop.fit(config, data, tmp_path, report=seen.append)
     assert [report.step for report in seen] == [30, 40] and not any("damaged" in w for w in seen[0].warnings)
 
 
 @pytest.mark.parametrize("step", [3, 13, 20])
 def test_a_state_saved_between_two_validations_is_gone_on_from_to_the_bit(tmp_path, config, data, step):
-    whole = training.fit(config, data, tmp_path / "whole")
+    whole = training_loop.fit(config, data, tmp_path / "whole")
     written = []
 
     def stop(path):
@@ -125,14 +125,14 @@ def test_a_state_saved_between_two_validations_is_gone_on_from_to_the_bit(tmp_pa
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        list(training.epochs(config, data, tmp_path / "cut", urgent=lambda done: done == step, saved=stop))
+        list(training_loop.epochs(config, data, tmp_path / "cut", urgent=lambda done: done == step, saved=stop))
     assert written[-1] == f"step-{step:08d}"
-    cut = training.fit(config, data, tmp_path / "cut")
+    cut = training_loop.fit(config, data, tmp_path / "cut")
     assert same(last_model(tmp_path / "cut"), last_model(tmp_path / "whole"))
     assert [f["loss"] for f in cut.history] == pytest.approx([f["loss"] for f in whole.history], rel=1e-6)
 
 
 def test_every_checkpoint_is_told_of_once(tmp_path, config, data):
     written = []
-    list(training.epochs(config, data, tmp_path, urgent=lambda done: done == 15, saved=written.append))
+    list(training_loop.epochs(config, data, tmp_path, urgent=lambda done: done == 15, saved=written.append))
     assert [path.name for path in written] == [f"step-{step:08d}" for step in (10, 15, 20, 30, 40)]
