@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from retreever.baselines import RIVALS, Form, Rival
-from retreever.baselines.interface import PLAIN, Ranker
+from retreever.baselines.baseline import PLAIN, Ranker
 from retreever.config import Config
 from retreever.contender import Contender
 from retreever.encoding.encoding_store import EncodedDataset

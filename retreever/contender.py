@@ -11,8 +11,8 @@ from typing import Self
 import numpy as np
 from jaxtyping import Float, Int
 
-from retreever.baselines.dense import Dense
-from retreever.baselines.interface import PLAIN, Form, Ranking
+from retreever.baselines.baseline import PLAIN, Form, Ranking
+from retreever.baselines.dense.dense_baseline import Dense
 from retreever.config import Config
 from retreever.encoding.encoding_store import EncodedDataset, Encodings
 from retreever.evaluation.ranking import top_k

@@ -10,8 +10,8 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from jaxtyping import Int
 
-from retreever.baselines import store
-from retreever.baselines.interface import Form, Ranking, dev_ndcg
+from retreever.baselines import fitted_files
+from retreever.baselines.baseline import Form, Ranking, dev_ndcg
 from retreever.config import Config
 from retreever.encoding.encoding_store import EncodedDataset
 from retreever.evaluation.ranking import best
@@ -74,7 +74,7 @@ class BM25:
 
     def save(self, folder: Path) -> None:
         """Write the settings to `folder`."""
-        store.save(folder, self.name, self.settings)
+        fitted_files.save(folder, self.name, self.settings)
 
     def load(self, folder: Path) -> None:
         """Take over what `save` wrote.
@@ -82,7 +82,7 @@ class BM25:
         Raises:
             BundleError: a file is missing or damaged, or the folder holds another rival.
         """
-        self.settings, _ = store.load(folder, self.name)
+        self.settings, _ = fitted_files.load(folder, self.name)
 
     def _set(self, setting: tuple[float, float, str | None]) -> None:
         self.settings = dict(zip(("k1", "b", "stopwords"), setting, strict=True))

@@ -18,11 +18,12 @@ import ray
 import torch
 
 from retreever import config as configs
-from retreever.baselines import RIVALS, Attentive, codes, store
-from retreever.baselines.dense import Dense
-from retreever.baselines.interface import Form, Ranker
-from retreever.baselines.raptor import Raptor
-from retreever.baselines.summaries import Extractive, LanguageModel
+from retreever.baselines import RIVALS, Attentive, fitted_files
+from retreever.baselines.baseline import Form, Ranker
+from retreever.baselines.clustered.raptor import Raptor
+from retreever.baselines.clustered.raptor_summaries import Extractive, LanguageModel
+from retreever.baselines.dense import vector_codes
+from retreever.baselines.dense.dense_baseline import Dense
 from retreever.cluster.promote import locate
 from retreever.cluster.run_record import run_tags
 from retreever.cluster.runtime import cluster
@@ -187,7 +188,7 @@ class _Comparison:
         """All that decides the values of a task."""
         judged: list[Any] = [self.data.dataset.digest, self.split]
         if name == NAME or issubclass(known(name), Dense):
-            judged.append(codes.REVISION)
+            judged.append(vector_codes.REVISION)
         if name == NAME:
             trained = model_digest(tree) if tree else [config.digest, self.trained_on.dataset.digest]
             return [*judged, QUANTISED, trained]
@@ -223,7 +224,7 @@ class _Comparison:
 
     def _log(self, task: Task) -> None:
         """The figures of a task to its run."""
-        kept, arrays = store.load(Path(task.folder), task.name)
+        kept, arrays = fitted_files.load(Path(task.folder), task.name)
         for i, form in enumerate(kept["forms"]):
             place = _slug(str(Form(form["dims"], form["code"])))
             self.tracker.log(task.run_id, {f"{task.split}/{m}/{place}": arrays[f"{i}/{m}"].mean() for m in NAMES})
@@ -341,7 +342,7 @@ def _judge(task: Task) -> None:
         ranker.save(_raptor_folder(task))  # its tree over these passages, which are not always those it was fitted on
     forms = [{**j.form._asdict(), "bytes_per_document": j.bytes_per_document} for j in judged]
     arrays = {f"{i}/{name}": values for i, j in enumerate(judged) for name, values in j.metrics.items()}
-    store.save(Path(task.folder), task.name, {"forms": forms}, arrays)
+    fitted_files.save(Path(task.folder), task.name, {"forms": forms}, arrays)
 
 
 def _ranker(task: Task, trained_on: EncodedDataset) -> Ranker:
@@ -374,7 +375,7 @@ def _trained(task: Task, config: Config, workspace: Workspace) -> Path:
 
 def _entries(name: str, judged: Sequence[Task], times: dict[Form, Latency]) -> Iterator[Entry]:
     """One entry a form: the mean over the seeds of a contestant."""
-    found = [store.load(Path(task.folder), name) for task in judged if task.name == name]
+    found = [fitted_files.load(Path(task.folder), name) for task in judged if task.name == name]
     for i, form in enumerate(found[0][0]["forms"]):
         values = {m: np.stack([arrays[f"{i}/{m}"] for _, arrays in found]) for m in NAMES}
         yield Entry(

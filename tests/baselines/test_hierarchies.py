@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from retreever.baselines import Form, HierGMM, HierKMeans
-from retreever.baselines.hier_gmm import mixture_odds
-from retreever.baselines.hier_kmeans import two_means
+from retreever.baselines.clustered.hier_gmm import mixture_odds
+from retreever.baselines.clustered.hier_kmeans import two_means
 
 KINDS = [HierKMeans, HierGMM]
 

@@ -5,9 +5,16 @@ import pytest
 import torch
 
 from retreever.baselines import Attentive, Frozen, Matryoshka
-from retreever.baselines.head import AttentionHead, HeadSettings, LinearHead, info_nce, principal_start, train_head
-from retreever.baselines.interface import dev_ndcg
-from retreever.baselines.matryoshka import GRID
+from retreever.baselines.baseline import dev_ndcg
+from retreever.baselines.matryoshka.matryoshka_head import GRID
+from retreever.baselines.matryoshka.prefix_head import (
+    AttentionHead,
+    HeadSettings,
+    LinearHead,
+    info_nce,
+    principal_start,
+    train_head,
+)
 from retreever.data.dataset import Passage, Query, RetrievalDataset
 from retreever.encoding.encoding_store import EncodedDataset
 from retreever.errors import DataError

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from retreever.baselines import Raptor
-from retreever.baselines.soft_clusters import mixture, soft_clusters
-from retreever.baselines.summaries import Extractive, LanguageModel
+from retreever.baselines.clustered.raptor_clusters import mixture, soft_clusters
+from retreever.baselines.clustered.raptor_summaries import Extractive, LanguageModel
 
 COLLAPSED, LAYERS = Raptor.forms
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from retreever.baselines.frozen import Frozen
-from retreever.baselines.matryoshka import Matryoshka
+from retreever.baselines.dense.frozen_encoder import Frozen
+from retreever.baselines.matryoshka.matryoshka_head import Matryoshka
 from retreever.config import EncoderConfig
 from retreever.encoding.encoder import Encoder, identity
 from retreever.encoding.encoding_store import EncodedDataset, encode_dataset, encode_texts

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from retreever.baselines.interface import normalized
+from retreever.baselines.baseline import normalized
 from retreever.evaluation.ranking import top_k
 from retreever.system.progress import Track, silent
 

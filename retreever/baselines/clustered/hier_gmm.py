@@ -8,7 +8,7 @@ import warnings
 import numpy as np
 from jaxtyping import Float
 
-from retreever.baselines.hierarchy import Hierarchical
+from retreever.baselines.clustered.clustered_tree import Hierarchical
 from retreever.system.progress import Track
 
 COMPONENTS = 64  # of PCA

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from retreever.baselines.codes import MANY, Held
+from retreever.baselines.dense.vector_codes import MANY, Held
 
 
 @pytest.fixture(scope="module")

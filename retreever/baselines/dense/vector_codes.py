@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from retreever.baselines.interface import PLAIN, Ranking
+from retreever.baselines.baseline import PLAIN, Ranking
 from retreever.evaluation.ranking import top_k
 
 REVISION = 2  # of what becomes of a vector in a code: figures of another are not comparable

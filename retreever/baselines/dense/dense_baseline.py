@@ -5,8 +5,8 @@ from abc import ABC, abstractmethod
 import numpy as np
 from jaxtyping import Float, Int
 
-from retreever.baselines.codes import Held
-from retreever.baselines.interface import Form, Ranking, normalized
+from retreever.baselines.baseline import Form, Ranking, normalized
+from retreever.baselines.dense.vector_codes import Held
 from retreever.encoding.encoding_store import EncodedDataset, Encodings
 from retreever.system.progress import Track, silent
 

@@ -6,8 +6,8 @@ The odds of a split are the difference of the cosines to its two centroids, over
 import numpy as np
 from jaxtyping import Float, Int
 
-from retreever.baselines.hierarchy import Hierarchical
-from retreever.baselines.interface import normalized
+from retreever.baselines.baseline import normalized
+from retreever.baselines.clustered.clustered_tree import Hierarchical
 from retreever.system.progress import Track
 
 ROUNDS = 12  # of assignment and update

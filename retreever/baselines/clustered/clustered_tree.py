@@ -17,8 +17,8 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from jaxtyping import Float, Int
 
-from retreever.baselines import store
-from retreever.baselines.interface import BYTES, NOTHING, Form, Ranking, dev_judgements, normalized
+from retreever.baselines import fitted_files
+from retreever.baselines.baseline import BYTES, NOTHING, Form, Ranking, dev_judgements, normalized
 from retreever.config import Config
 from retreever.encoding.encoding_store import EncodedDataset
 from retreever.evaluation.metrics import evaluate
@@ -100,7 +100,7 @@ class Hierarchical(ABC):
     def save(self, folder: Path) -> None:
         """Write splits and settings to `folder`."""
         settings = {"depth": self.depth, "temperature": self.temperature, "similarity": self.similarity}
-        store.save(folder, self.name, settings, self._arrays())
+        fitted_files.save(folder, self.name, settings, self._arrays())
 
     def load(self, folder: Path) -> None:
         """Take over what `save` wrote.
@@ -108,7 +108,7 @@ class Hierarchical(ABC):
         Raises:
             BundleError: a file is missing or damaged, or the folder holds another rival.
         """
-        settings, arrays = store.load(folder, self.name)
+        settings, arrays = fitted_files.load(folder, self.name)
         self.depth, self.temperature, self.similarity = (settings[k] for k in ("depth", "temperature", "similarity"))
         self._restore(arrays)
 

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
-from retreever.baselines import store
-from retreever.baselines.dense import Dense
-from retreever.baselines.head import Head, HeadSettings, LinearHead, principal_start, train_head
-from retreever.baselines.interface import Form, dev_judgements, dev_ndcg, train_pairs
+from retreever.baselines import fitted_files
+from retreever.baselines.baseline import Form, dev_judgements, dev_ndcg, train_pairs
+from retreever.baselines.dense.dense_baseline import Dense
+from retreever.baselines.matryoshka.prefix_head import Head, HeadSettings, LinearHead, principal_start, train_head
 from retreever.config import Config
 from retreever.data.training_pairs import limit
 from retreever.encoding.encoding_store import EncodedDataset, Encodings
@@ -70,7 +70,7 @@ class Matryoshka(Dense):
     def save(self, folder: Path) -> None:
         """Write settings and weights to `folder`."""
         weights = {name: value.detach().numpy() for name, value in self._head.state_dict().items()}
-        store.save(folder, self.name, asdict(self.settings), weights)
+        fitted_files.save(folder, self.name, asdict(self.settings), weights)
 
     def load(self, folder: Path) -> None:
         """Take over the settings and weights that `save` wrote.
@@ -78,7 +78,7 @@ class Matryoshka(Dense):
         Raises:
             BundleError: a file is missing or damaged, or the folder holds another rival.
         """
-        settings, arrays = store.load(folder, self.name)
+        settings, arrays = fitted_files.load(folder, self.name)
         self.settings = HeadSettings(**settings | {"scales": tuple(settings["scales"])})
         self._head = self._built(torch.empty(SIZES[-1], arrays["weight"].shape[-1]))
         self._head.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})

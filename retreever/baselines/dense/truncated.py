@@ -3,8 +3,8 @@
 Encoders that were not trained for it (MiniLM was not) lose much by it; those that were keep most.
 """
 
-from retreever.baselines.frozen import Frozen
-from retreever.baselines.interface import PLAIN, Form
+from retreever.baselines.baseline import PLAIN, Form
+from retreever.baselines.dense.frozen_encoder import Frozen
 from retreever.encoding.encoding_store import EncodedDataset
 from retreever.system.progress import Track, silent
 

@@ -5,9 +5,9 @@ from typing import ClassVar
 import torch
 from jaxtyping import Float
 
-from retreever.baselines.head import AttentionHead, Head, HeadSettings
-from retreever.baselines.interface import train_pairs
-from retreever.baselines.matryoshka import Matryoshka
+from retreever.baselines.baseline import train_pairs
+from retreever.baselines.matryoshka.matryoshka_head import Matryoshka
+from retreever.baselines.matryoshka.prefix_head import AttentionHead, Head, HeadSettings
 from retreever.encoding.encoding_store import EncodedDataset
 from retreever.errors import DataError
 from retreever.system.progress import Track, silent

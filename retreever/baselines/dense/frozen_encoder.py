@@ -6,9 +6,9 @@ from typing import ClassVar, Self
 import numpy as np
 from jaxtyping import Float, Int
 
-from retreever.baselines import store
-from retreever.baselines.dense import Dense
-from retreever.baselines.interface import Form
+from retreever.baselines import fitted_files
+from retreever.baselines.baseline import Form
+from retreever.baselines.dense.dense_baseline import Dense
 from retreever.config import Config
 from retreever.encoding.encoding_store import EncodedDataset, Encodings
 from retreever.system.progress import Track, silent
@@ -32,7 +32,7 @@ class Frozen(Dense):
 
     def save(self, folder: Path) -> None:
         """Write to `folder` that there was nothing to learn."""
-        store.save(folder, self.name, {})
+        fitted_files.save(folder, self.name, {})
 
     def load(self, folder: Path) -> None:
         """Take over what `save` wrote.
@@ -40,7 +40,7 @@ class Frozen(Dense):
         Raises:
             BundleError: a file is missing or damaged, or the folder holds another rival.
         """
-        store.load(folder, self.name)
+        fitted_files.load(folder, self.name)
 
     def _vectors(self, encodings: Encodings, rows: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n dim"]:
         return encodings.last[rows]

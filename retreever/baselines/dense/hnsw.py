@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from retreever.baselines.ann import Approximate
-from retreever.baselines.interface import Form
+from retreever.baselines.baseline import Form
+from retreever.baselines.dense.approximate_index import Approximate
 
 LINKS = 32
 BREADTH = 80  # of the search while building

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from retreever.baselines.frozen import Frozen
-from retreever.baselines.interface import NOTHING, Form, Ranking
+from retreever.baselines.baseline import NOTHING, Form, Ranking
+from retreever.baselines.dense.frozen_encoder import Frozen
 from retreever.encoding.encoding_store import EncodedDataset
 from retreever.system.progress import Track, silent
 

@@ -1,7 +1,7 @@
 """A product quantiser (Jégou 2011) on the frozen encodings: many dimensions in few bytes."""
 
-from retreever.baselines.frozen import Frozen
-from retreever.baselines.interface import Form
+from retreever.baselines.baseline import Form
+from retreever.baselines.dense.frozen_encoder import Frozen
 from retreever.encoding.encoding_store import EncodedDataset
 from retreever.system.progress import Track, silent
 

@@ -9,9 +9,9 @@ from typing import ClassVar, Self
 import numpy as np
 from jaxtyping import Float, Int
 
-from retreever.baselines import store
-from retreever.baselines.dense import Dense
-from retreever.baselines.interface import PLAIN, Form, dev_ndcg, train_pairs
+from retreever.baselines import fitted_files
+from retreever.baselines.baseline import PLAIN, Form, dev_ndcg, train_pairs
+from retreever.baselines.dense.dense_baseline import Dense
 from retreever.config import Config
 from retreever.data.training_pairs import limit
 from retreever.encoding.encoding_store import EncodedDataset, Encodings
@@ -68,7 +68,7 @@ class PCA(Dense):
     def save(self, folder: Path) -> None:
         """Write components and whitening to `folder`."""
         arrays = {"mean": self._mean, "components": self._components, "deviations": self._deviations}
-        store.save(folder, self.name, {"whitening": self.whitening}, arrays)
+        fitted_files.save(folder, self.name, {"whitening": self.whitening}, arrays)
 
     def load(self, folder: Path) -> None:
         """Take over what `save` wrote.
@@ -76,7 +76,7 @@ class PCA(Dense):
         Raises:
             BundleError: a file is missing or damaged, or the folder holds another rival.
         """
-        settings, arrays = store.load(folder, self.name)
+        settings, arrays = fitted_files.load(folder, self.name)
         self.whitening = settings["whitening"]
         self._mean, self._components, self._deviations = (arrays[part] for part in ("mean", "components", "deviations"))
 

@@ -18,10 +18,10 @@ from typing import ClassVar, Self
 import numpy as np
 from jaxtyping import Float, Int
 
-from retreever.baselines import store
-from retreever.baselines.interface import BYTES, NOTHING, Form, Ranking, normalized
-from retreever.baselines.soft_clusters import Reduce, by_umap, soft_clusters
-from retreever.baselines.summaries import Extractive, Summarizer
+from retreever.baselines import fitted_files
+from retreever.baselines.baseline import BYTES, NOTHING, Form, Ranking, normalized
+from retreever.baselines.clustered.raptor_clusters import Reduce, by_umap, soft_clusters
+from retreever.baselines.clustered.raptor_summaries import Extractive, Summarizer
 from retreever.config import Config
 from retreever.encoding.encoding_store import EncodedDataset
 from retreever.system.progress import Track, silent
@@ -101,7 +101,7 @@ class Raptor:
         """Write the tree without its passages to `folder`."""
         names = ("summaries", "children", "offsets", "layers")
         arrays = {name: getattr(self, f"_{name}") for name in names}
-        store.save(folder, self.name, {"digest": self._digest, "texts": self.texts}, arrays)
+        fitted_files.save(folder, self.name, {"digest": self._digest, "texts": self.texts}, arrays)
 
     def load(self, folder: Path) -> None:
         """Take over what `save` wrote.
@@ -109,7 +109,7 @@ class Raptor:
         Raises:
             BundleError: a file is missing or damaged, or the folder holds another rival.
         """
-        settings, arrays = store.load(folder, self.name)
+        settings, arrays = fitted_files.load(folder, self.name)
         self._digest, self.texts = settings["digest"], settings["texts"]
         self._summaries, self._children = arrays["summaries"], arrays["children"]
         self._offsets, self._layers = arrays["offsets"], arrays["layers"]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from retreever.baselines import RIVALS, Raptor
-from retreever.baselines.interface import NOTHING
+from retreever.baselines.baseline import NOTHING
 from retreever.config import Config
 from retreever.data.dataset import RetrievalDataset
 from retreever.encoding.encoding_store import EncodedDataset

@@ -1,0 +1,1 @@
+"""Trees made by clustering, not learned from pairs: HIER-KMEANS, HIER-GMM and RAPTOR."""

@@ -1,0 +1,1 @@
+"""Baselines that rank by the cosine of vectors: exact, approximate, shortened or quantised."""

@@ -1,0 +1,1 @@
+"""Matryoshka heads: every prefix of the vector is an embedding (Kusupati 2022)."""
