@@ -229,7 +229,7 @@ def evaluate(
 ) -> None:
     """Judge a tree at every level on a split it was not trained on, beside its rivals."""
     from retreever.cluster.promote import locate
-    from retreever.comparison import compare
+    from retreever.comparison.judge import compare
     from retreever.encoding.encoding_store import open_dataset
     from retreever.trained_tree import load_model
 

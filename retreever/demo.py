@@ -22,13 +22,13 @@ from retreever.cluster.promotion import promote_run
 from retreever.cluster.runtime import cluster
 from retreever.cluster.sweep import SweepResult, sweep
 from retreever.cluster.tracking import Tracker
-from retreever.comparison import compare
+from retreever.comparison.comparison_plots import plot_verdict
+from retreever.comparison.judge import compare
+from retreever.comparison.verdict import Verdict
 from retreever.config import Config
 from retreever.console import Screen, wait_for_interrupt
 from retreever.data import beir, docstrings
 from retreever.encoding.encoding_store import EncodedDataset, open_dataset
-from retreever.evaluation import training_plots
-from retreever.evaluation.verdict import Verdict
 from retreever.system.workspace import Workspace
 from retreever.trained_tree import load_model
 from serve.app import start
@@ -131,7 +131,7 @@ def _verdict(
     tree, _ = load_model(folder / "model")
     verdict = compare(tree, config, data, split="test", rivals=True, cache=workspace.rivals, track=screen.track)
     verdict.save(folder / "verdict.json")
-    training_plots.plot_verdict(verdict, folder / "verdict.png")
+    plot_verdict(verdict, folder / "verdict.png")
     (folder / "verdict.md").write_text(verdict.markdown(), encoding="utf-8")
     tracker = Tracker.of(workspace)
     for file in ("verdict.json", "verdict.png", "verdict.md"):

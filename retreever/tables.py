@@ -12,8 +12,8 @@ if TYPE_CHECKING:  # they bring ray or mlflow, which most verbs do without
     from retreever.cluster.grammar import SearchSpace
     from retreever.cluster.runs import Comparison, Run
     from retreever.cluster.sweep import Event, SweepResult
-    from retreever.evaluation.report import Report
-    from retreever.evaluation.verdict import Verdict
+    from retreever.comparison.comparison_report import Report
+    from retreever.comparison.verdict import Verdict
 
 METRICS = {"ndcg_at_10": "NDCG@10", "recall_at_10": "R@10", "recall_at_100": "R@100"}
 

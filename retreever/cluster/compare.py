@@ -29,16 +29,16 @@ from retreever.cluster.run_record import run_tags
 from retreever.cluster.runtime import cluster
 from retreever.cluster.tracking import Tracker
 from retreever.cluster.worker import Job, reports
-from retreever.comparison import fitted, judge, judgements, known, protocol
+from retreever.comparison.comparison_plots import plot_report
+from retreever.comparison.comparison_report import Entry, Protocol, Report
+from retreever.comparison.judge import fitted, judge, judgements, known, protocol
+from retreever.comparison.tree_ranker import NAME, QUANTISED, Contender
 from retreever.config import Config
-from retreever.contender import NAME, QUANTISED, Contender
 from retreever.encoding.encoder import Encoder
 from retreever.encoding.encoding_store import EncodedDataset, open_dataset
 from retreever.errors import ConfigError, TrainingError
 from retreever.evaluation.latency import Latency, measure, one_thread
 from retreever.evaluation.metrics import NAMES
-from retreever.evaluation.report import Entry, Protocol, Report
-from retreever.evaluation.report_plots import plot_report
 from retreever.system.files import digest, read_json, write_json
 from retreever.system.progress import Track, silent
 from retreever.system.workspace import Workspace

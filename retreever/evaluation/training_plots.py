@@ -1,4 +1,4 @@
-"""Figures of a comparison and a training, as PNG files; those of a sweep are in `trial_plots.py`.
+"""Figures of a training, as PNG files; those of a sweep are in `trial_plots.py`.
 
 Figure objects are used without pyplot, so nothing global changes and any thread may draw. Colours are Okabe
 and Ito's, told apart by colour-blind readers; curves differ by marker too. Decides nothing: it draws the
@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from retreever.evaluation.verdict import COLUMNS, Row, Verdict
 from retreever.system.files import write_aside
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -60,35 +59,6 @@ def size_axis(ax: Any, sizes: Sequence[int]) -> None:
     ax.set_xticks(sorted(set(sizes)), [f"{size:,}" for size in sorted(set(sizes))])
     ax.minorticks_off()
     ax.set_xlabel("dimensions", color=INK)
-
-
-def plot_verdict(verdict: Verdict, path: Path) -> None:
-    """NDCG@10, R@10 and R@100 against size: a curve for a name with sizes, a level line for one without."""
-    names = list(dict.fromkeys(row.name for row in verdict.rows))
-    sizes = [row.dimensions for row in verdict.rows if row.dimensions is not None]
-    with figure_of(path, 3, f"Retrieval on {verdict.dataset}, test split", str(verdict.protocol)) as (
-        figure,
-        axes,
-    ):
-        for ax, metric in zip(axes, ("ndcg_at_10", "recall_at_10", "recall_at_100"), strict=True):
-            for i, name in enumerate(names):
-                rows = [row for row in verdict.rows if row.name == name]
-                style = {"color": PALETTE[i % len(PALETTE)], "marker": MARKERS[i % len(MARKERS)]}
-                _curve(ax, rows, metric, dash=DASHES[i % len(DASHES)], z=20 - i, **style)
-            size_axis(ax, sizes)
-            ax.set_title(COLUMNS[metric], fontsize=11, color=INK, loc="left")
-        handles, labels = axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=10)
-
-
-def _curve(ax: Any, rows: Sequence[Row], metric: str, *, color: str, marker: str, dash: str, z: int) -> None:
-    sized = sorted((row.dimensions, row.metrics[metric]) for row in rows if row.dimensions is not None)
-    if sized:
-        x, y = zip(*sized, strict=True)
-        ax.plot(x, y, color=color, marker=marker, markersize=6, linewidth=2, zorder=z, label=rows[0].name)
-    for row in rows:
-        if row.dimensions is None:
-            ax.axhline(row.metrics[metric], color=color, linestyle=dash, linewidth=1.8, label=row.name)
 
 
 def plot_training(history: Sequence[Mapping[str, float]], path: Path) -> None:

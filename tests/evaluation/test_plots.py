@@ -5,8 +5,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
+from retreever.comparison import comparison_plots
+from retreever.comparison.verdict import COLUMNS, Conditions, Row, Verdict
 from retreever.evaluation import training_plots, trial_plots
-from retreever.evaluation.verdict import COLUMNS, Conditions, Row, Verdict
 
 
 def verdict() -> Verdict:
@@ -21,7 +22,7 @@ HISTORY = [
 ]
 TRIALS = [{"dimensions": 64, "ndcg_at_10": 0.4, "split": "linear", "scheduler": "constant"}]
 DRAW = {
-    "verdict": lambda path: training_plots.plot_verdict(verdict(), path),
+    "verdict": lambda path: comparison_plots.plot_verdict(verdict(), path),
     "training": lambda path: training_plots.plot_training(HISTORY, path),
     "similarities": lambda path: training_plots.plot_similarities([1, 2], [0.5, 0.7], [0.5, 0.3], path),
     "trials": lambda path: trial_plots.plot_trials(TRIALS, path),

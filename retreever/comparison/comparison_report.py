@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from retreever.comparison.verdict import COLUMNS
 from retreever.evaluation.latency import Latency
 from retreever.evaluation.significance import interval, paired_p, ratio_interval
-from retreever.evaluation.verdict import COLUMNS
 from retreever.system.files import write_aside, write_json
 
 NDCG = "ndcg_at_10"

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from retreever.evaluation.verdict import COLUMNS, Conditions, Row, Verdict
+from retreever.comparison.verdict import COLUMNS, Conditions, Row, Verdict
 
 
 def metrics(value: float) -> dict[str, float]:

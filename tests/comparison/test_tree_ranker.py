@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from retreever.baselines import Form
-from retreever.contender import Contender
+from retreever.comparison.tree_ranker import Contender
 from retreever.evaluation.ranking import top_k
 from retreever.model import RoutingTree
 from retreever.trained_tree import routed

@@ -3,10 +3,10 @@ import json
 import numpy as np
 import pytest
 
+from retreever.comparison.comparison_plots import plot_report
+from retreever.comparison.comparison_report import Entry, Protocol, Report
 from retreever.evaluation.latency import Latency
 from retreever.evaluation.metrics import NAMES
-from retreever.evaluation.report import Entry, Protocol, Report
-from retreever.evaluation.report_plots import plot_report
 
 PROTOCOL = Protocol("demo", "test", 2000, 1900, 100, "demo", 5000, "minilm", 600, 1024, [0, 1], "2 cores")
 

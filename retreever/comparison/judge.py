@@ -13,12 +13,12 @@ from jaxtyping import Float
 
 from retreever.baselines import RIVALS, Form, Rival
 from retreever.baselines.baseline import PLAIN, Ranker
+from retreever.comparison.tree_ranker import Contender
+from retreever.comparison.verdict import Conditions, Row, Verdict
 from retreever.config import Config
-from retreever.contender import Contender
 from retreever.encoding.encoding_store import EncodedDataset
 from retreever.errors import ConfigError, DataError
 from retreever.evaluation.metrics import Relevant, per_query, relevance
-from retreever.evaluation.verdict import Conditions, Row, Verdict
 from retreever.model import RoutingTree
 from retreever.system.files import digest
 from retreever.system.progress import Track, silent

@@ -1,11 +1,12 @@
-"""The figure of a comparison: NDCG@10 against dimensions, against bytes per document and against latency."""
+"""Figures of a comparison: NDCG@10 against dimensions, against bytes per document and against latency."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from retreever.evaluation.report import Entry, Report
-from retreever.evaluation.training_plots import INK, MARKERS, PALETTE, figure_of
+from retreever.comparison.comparison_report import Entry, Report
+from retreever.comparison.verdict import COLUMNS, Row, Verdict
+from retreever.evaluation.training_plots import DASHES, INK, MARKERS, PALETTE, figure_of, size_axis
 
 TREE = "#D55E00"
 Axis = Callable[[Entry], float | None]
@@ -51,3 +52,32 @@ def _draw(ax: Any, entries: list[Entry], place: Axis, color: str, marker: str, z
             *zip(*other, strict=True), linestyle="", color=color, marker=marker, markersize=6, zorder=z,
             markerfacecolor="white",
         )  # fmt: skip
+
+
+def plot_verdict(verdict: Verdict, path: Path) -> None:
+    """NDCG@10, R@10 and R@100 against size: a curve for a name with sizes, a level line for one without."""
+    names = list(dict.fromkeys(row.name for row in verdict.rows))
+    sizes = [row.dimensions for row in verdict.rows if row.dimensions is not None]
+    with figure_of(path, 3, f"Retrieval on {verdict.dataset}, test split", str(verdict.protocol)) as (
+        figure,
+        axes,
+    ):
+        for ax, metric in zip(axes, ("ndcg_at_10", "recall_at_10", "recall_at_100"), strict=True):
+            for i, name in enumerate(names):
+                rows = [row for row in verdict.rows if row.name == name]
+                style = {"color": PALETTE[i % len(PALETTE)], "marker": MARKERS[i % len(MARKERS)]}
+                _curve(ax, rows, metric, dash=DASHES[i % len(DASHES)], z=20 - i, **style)
+            size_axis(ax, sizes)
+            ax.set_title(COLUMNS[metric], fontsize=11, color=INK, loc="left")
+        handles, labels = axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=10)
+
+
+def _curve(ax: Any, rows: Sequence[Row], metric: str, *, color: str, marker: str, dash: str, z: int) -> None:
+    sized = sorted((row.dimensions, row.metrics[metric]) for row in rows if row.dimensions is not None)
+    if sized:
+        x, y = zip(*sized, strict=True)
+        ax.plot(x, y, color=color, marker=marker, markersize=6, linewidth=2, zorder=z, label=rows[0].name)
+    for row in rows:
+        if row.dimensions is None:
+            ax.axhline(row.metrics[metric], color=color, linestyle=dash, linewidth=1.8, label=row.name)
