@@ -18,13 +18,13 @@ import numpy as np
 import typer
 
 from benchmarks.made_corpus import Corpus
-from retreever.cluster.promote import locate
 from retreever.encoding.encoding_store import EncodedDataset, open_dataset
 from retreever.evaluation.metrics import evaluate, relevance
 from retreever.index import Layout, TreeIndex
 from retreever.index.search.certified_search import every_score
 from retreever.model.tree import Tree
 from retreever.system.workspace import Workspace
+from retreever.tracking.model_registry import locate
 
 SIZES = (1, 10, 100)
 TURNS = 5  # times that an index grows and shrinks

@@ -15,10 +15,10 @@ import typer
 from benchmarks.made_corpus import Corpus, fitting_mixture
 from benchmarks.timing import say
 from retreever.bundle.make_bundle import write_bundle
-from retreever.cluster.promote import locate
 from retreever.data.dataset import Passage
 from retreever.index import TreeIndex
 from retreever.system.workspace import Workspace
+from retreever.tracking.model_registry import locate
 from retreever.trained_tree import layout_of, model_digest
 
 

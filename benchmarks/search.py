@@ -26,11 +26,11 @@ import typer
 from benchmarks.made_corpus import CHUNK, Corpus, K, fitting_mixture
 from benchmarks.search_rivals import approximate, flats, lexical, probing
 from benchmarks.timing import Timing, backed, bandwidth, product_rate, say, timed
-from retreever.cluster.promote import locate
 from retreever.index import Layout, TreeIndex
 from retreever.index.search.certified_search import every_score
 from retreever.system import memory
 from retreever.system.workspace import Workspace
+from retreever.tracking.model_registry import locate
 
 HELD = 1_000_000  # passages whose node probabilities fit in memory, 8 KiB each, so that building is timed alone
 ROOM = 3 * 1024  # bytes that a passage takes while an index is built

@@ -17,9 +17,9 @@ import torch
 from retreever.cluster import space as spaces
 from retreever.cluster.grammar import SearchSpace
 from retreever.cluster.sweep import Event, sweep
-from retreever.cluster.tracking import Tracker
 from retreever.encoding.encoding_store import open_dataset
 from retreever.system.workspace import Workspace
+from retreever.tracking.tracker import Tracker
 from retreever.training.training_loop import fit
 
 BASE = {

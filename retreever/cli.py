@@ -228,9 +228,9 @@ def evaluate(
     json: Json = False,
 ) -> None:
     """Judge a tree at every level on a split it was not trained on, beside its rivals."""
-    from retreever.cluster.promote import locate
     from retreever.comparison.judge import compare
     from retreever.encoding.encoding_store import open_dataset
+    from retreever.tracking.model_registry import locate
     from retreever.trained_tree import load_model
 
     place, screen = _open(workspace, json)
@@ -305,7 +305,7 @@ def index(
     With --workers an interrupted call goes on with the shards that are missing.
     """
     from retreever.bundle.make_bundle import make_bundle
-    from retreever.cluster.promote import locate
+    from retreever.tracking.model_registry import locate
 
     place, screen = _open(workspace, json)
     target = output or place.runs / run / "bundle"
@@ -342,10 +342,10 @@ def promote(
     json: Json = False,
 ) -> None:
     """Register a run as a version of the model `retreever` and point an alias at it, if the gates let it pass."""
-    from retreever.cluster import promote as registry
-    from retreever.cluster.gates import Limits
-    from retreever.cluster.promotion import pick, promote_run
-    from retreever.cluster.tracking import Tracker
+    from retreever.tracking import model_registry as registry
+    from retreever.tracking.promotion import pick, promote_run
+    from retreever.tracking.promotion_gates import Limits
+    from retreever.tracking.tracker import Tracker
 
     place, screen = _open(workspace, json)
     if rollback:
@@ -372,7 +372,7 @@ def search(
 ) -> None:
     """Search a bundle's corpus."""
     from retreever.bundle.retriever import Retreever
-    from retreever.cluster.promote import locate
+    from retreever.tracking.model_registry import locate
 
     place, screen = _open(workspace, json)
     retreever = Retreever.load(locate(model, place))
@@ -394,7 +394,7 @@ def tree(
     """Print what the upper nodes of a bundle's tree mean: their words, and how many passages reach them."""
     from retreever.bundle.retriever import Retreever
     from retreever.bundle.tree_view import tree_view
-    from retreever.cluster.promote import locate
+    from retreever.tracking.model_registry import locate
 
     place, screen = _open(workspace, json)
     view = tree_view(Retreever.load(locate(model, place), encoder=False))
@@ -419,8 +419,8 @@ def serve(
 
     Documents may be changed by who bears the token in RETREEVER_WRITE_TOKEN; where it is not set, by nobody.
     """
-    from retreever.cluster.promote import locate
     from retreever.cluster.runtime import cluster
+    from retreever.tracking.model_registry import locate
     from serve.app import start
     from serve.arguments import AppArguments
 

@@ -13,8 +13,8 @@ from retreever.console import Screen
 from retreever.options import Json, Where, opened, verb
 
 if TYPE_CHECKING:  # they bring mlflow
-    from retreever.cluster.tracking import Tracker
     from retreever.system.workspace import Workspace
+    from retreever.tracking.tracker import Tracker
 
 app = typer.Typer(
     name="runs",
@@ -33,7 +33,7 @@ Space = Annotated[str | None, typer.Option(help="only runs of this search space"
 
 
 def _tracked(where: Path | None, as_json: bool) -> "tuple[Workspace, Screen, Tracker]":
-    from retreever.cluster.tracking import Tracker
+    from retreever.tracking.tracker import Tracker
 
     place, screen = opened(where, as_json)
     return place, screen, Tracker.of(place)
@@ -49,10 +49,10 @@ def list(
     json: Json = False,
 ) -> None:
     """Runs, the newest first."""
-    from retreever.cluster import runs
+    from retreever.tracking import run_catalog
 
     place, screen, tracker = _tracked(workspace, json)
-    found = runs.listed(tracker, place, where=where, kind=kind, space=space)[:limit]
+    found = run_catalog.listed(tracker, place, where=where, kind=kind, space=space)[:limit]
     rows = [tables.run_row(run) for run in found]
     screen.table("runs", tables.RUN_COLUMNS, rows)
     screen.result({"runs": [dict(zip(tables.RUN_COLUMNS, row, strict=True)) for row in rows]})
@@ -61,11 +61,11 @@ def list(
 @_verb
 def show(run: Name, workspace: Where = None, json: Json = False) -> None:
     """One run: how it ended, figures at every level, settings that are not the defaults, how to run it again."""
-    from retreever.cluster import runs
+    from retreever.tracking import run_catalog
 
     place, screen, tracker = _tracked(workspace, json)
-    chosen = runs.find(tracker, place, run)
-    known = runs.described(chosen)
+    chosen = run_catalog.find(tracker, place, run)
+    known = run_catalog.described(chosen)
     tables.show_run(screen, known)
     screen.result(known)
 
@@ -79,12 +79,12 @@ def compare(
     json: Json = False,
 ) -> None:
     """Two runs on the dev queries that both have answered: a paired test at every level, and settings that differ."""
-    from retreever.cluster import runs
     from retreever.evaluation.trial_plots import Curve, plot_comparison
+    from retreever.tracking import run_catalog
 
     place, screen, tracker = _tracked(workspace, json)
-    first, second = (runs.find(tracker, place, name) for name in (a, b))
-    found = runs.compare(tracker, first, second)
+    first, second = (run_catalog.find(tracker, place, name) for name in (a, b))
+    found = run_catalog.compare(tracker, first, second)
     names = [f"{run.info.run_name} ({run.info.run_id[:6]})" for run in (first, second)]
     path = plot or place.root / "comparisons" / f"{first.info.run_id[:8]}-{second.info.run_id[:8]}.png"
     sizes = [2**one.level for one in found.differences]
@@ -115,13 +115,15 @@ def best(
     json: Json = False,
 ) -> None:
     """The finished run with the largest figure, and how to run it again."""
-    from retreever.cluster import runs
-    from retreever.cluster.run_record import BYTES
+    from retreever.tracking import run_catalog
+    from retreever.tracking.run_record import BYTES
 
     place, screen, tracker = _tracked(workspace, json)
     limits = {} if max_bytes is None else {BYTES: max_bytes}
-    chosen = runs.ranked(runs.listed(tracker, place, where=where, kind=kind, space=space), metric, limits)[0]
-    known = runs.described(chosen)
+    chosen = run_catalog.ranked(
+        run_catalog.listed(tracker, place, where=where, kind=kind, space=space), metric, limits
+    )[0]
+    known = run_catalog.described(chosen)
     tables.show_run(screen, known)
     screen.result(known)
 
@@ -134,10 +136,10 @@ def export(
     json: Json = False,
 ) -> None:
     """Write a run to plain files: settings, figures of every step, artifacts, the command; a sweep with its trials."""
-    from retreever.cluster import runs
+    from retreever.tracking import run_catalog
 
     place, screen, tracker = _tracked(workspace, json)
-    written = runs.export(tracker, runs.find(tracker, place, run), target)
+    written = run_catalog.export(tracker, run_catalog.find(tracker, place, run), target)
     screen.say(f"{len(written)} run{'s' if len(written) > 1 else ''} written to {target}")
     screen.result({"folders": [str(folder) for folder in written]})
 

@@ -17,11 +17,8 @@ from retreever.bundle.make_bundle import make_bundle
 from retreever.cluster import space as spaces
 from retreever.cluster.grammar import SearchSpace
 from retreever.cluster.launch import train
-from retreever.cluster.promote import CHAMPION, MODEL
-from retreever.cluster.promotion import promote_run
 from retreever.cluster.runtime import cluster
 from retreever.cluster.sweep import SweepResult, sweep
-from retreever.cluster.tracking import Tracker
 from retreever.comparison.comparison_plots import plot_verdict
 from retreever.comparison.judge import compare
 from retreever.comparison.verdict import Verdict
@@ -30,6 +27,9 @@ from retreever.console import Screen, wait_for_interrupt
 from retreever.data import beir, docstrings
 from retreever.encoding.encoding_store import EncodedDataset, open_dataset
 from retreever.system.workspace import Workspace
+from retreever.tracking.model_registry import CHAMPION, MODEL
+from retreever.tracking.promotion import promote_run
+from retreever.tracking.tracker import Tracker
 from retreever.trained_tree import load_model
 from serve.app import start
 from serve.arguments import AppArguments

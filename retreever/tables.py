@@ -10,10 +10,10 @@ if TYPE_CHECKING:  # they bring ray or mlflow, which most verbs do without
     from retreever.bundle.tree_view import TreeView
     from retreever.cluster.estimate import Estimate
     from retreever.cluster.grammar import SearchSpace
-    from retreever.cluster.runs import Comparison, Run
     from retreever.cluster.sweep import Event, SweepResult
     from retreever.comparison.comparison_report import Report
     from retreever.comparison.verdict import Verdict
+    from retreever.tracking.run_catalog import Comparison, Run
 
 METRICS = {"ndcg_at_10": "NDCG@10", "recall_at_10": "R@10", "recall_at_100": "R@100"}
 
@@ -123,7 +123,7 @@ RUN_COLUMNS = ["id", "started", "name", "kind", "status", "data", "dev NDCG@10",
 
 def run_row(run: "Run") -> list[Any]:
     """A run in a line of `RUN_COLUMNS`."""
-    from retreever.cluster.runs import figure, when
+    from retreever.tracking.run_catalog import figure, when
 
     tags, size = run.data.tags, run.data.metrics.get("bytes_per_document")
     kind, status = tags.get("kind", "train"), tags.get("status", run.info.status.lower())

@@ -7,10 +7,10 @@ from typing import Any
 
 from mlflow.entities.model_registry import ModelVersion
 
-from retreever.cluster.promote import MODEL, locate, version
-from retreever.cluster.tracking import Tracker
 from retreever.errors import TrackingError
 from retreever.system.workspace import Workspace
+from retreever.tracking.model_registry import MODEL, locate, version
+from retreever.tracking.tracker import Tracker
 
 
 @dataclass(frozen=True)

@@ -24,10 +24,7 @@ from retreever.baselines.clustered.raptor import Raptor
 from retreever.baselines.clustered.raptor_summaries import Extractive, LanguageModel
 from retreever.baselines.dense import vector_codes
 from retreever.baselines.dense.dense_baseline import Dense
-from retreever.cluster.promote import locate
-from retreever.cluster.run_record import run_tags
 from retreever.cluster.runtime import cluster
-from retreever.cluster.tracking import Tracker
 from retreever.cluster.worker import Job, reports
 from retreever.comparison.comparison_plots import plot_report
 from retreever.comparison.comparison_report import Entry, Protocol, Report
@@ -42,6 +39,9 @@ from retreever.evaluation.metrics import NAMES
 from retreever.system.files import digest, read_json, write_json
 from retreever.system.progress import Track, silent
 from retreever.system.workspace import Workspace
+from retreever.tracking.model_registry import locate
+from retreever.tracking.run_record import run_tags
+from retreever.tracking.tracker import Tracker
 from retreever.trained_tree import load_model, model_digest
 
 TIMED = 50  # queries

@@ -19,9 +19,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from retreever.cluster.faults import explain
 from retreever.cluster.mirror import Mirror
-from retreever.cluster.run_record import begin
 from retreever.cluster.runtime import cluster
-from retreever.cluster.tracking import Tracker
 from retreever.cluster.worker import Job, figures_of, reports
 from retreever.config import Config
 from retreever.encoding.encoding_store import EncodedDataset, open_dataset
@@ -29,6 +27,8 @@ from retreever.errors import ConfigError, RetreeverError, TrainingError
 from retreever.system.files import read_json, write_json
 from retreever.system.progress import Track, silent
 from retreever.system.workspace import Workspace
+from retreever.tracking.run_record import begin
+from retreever.tracking.tracker import Tracker
 from retreever.training import checkpoint
 from retreever.training.training_loop import Result, result
 

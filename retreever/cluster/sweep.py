@@ -16,13 +16,9 @@ from retreever.cluster import summary, tuning
 from retreever.cluster.grammar import SearchSpace
 from retreever.cluster.latency import LATENCY
 from retreever.cluster.outcome import Outcome, Status, ranked, reason
-from retreever.cluster.run_record import BYTES, begin, bytes_per_document
 from retreever.cluster.runtime import cluster
 from retreever.cluster.search import End, Search, search
 from retreever.cluster.space import Trial
-from retreever.cluster.tracking import Status as RunStatus
-from retreever.cluster.tracking import Tracker
-from retreever.cluster.watchdog import watched
 from retreever.cluster.worker import Job
 from retreever.config import Config
 from retreever.encoding.encoding_store import EncodedDataset, open_dataset
@@ -32,6 +28,10 @@ from retreever.system.files import read_json, write_json
 from retreever.system.lock import held
 from retreever.system.progress import Track, silent
 from retreever.system.workspace import Workspace
+from retreever.tracking.run_record import BYTES, begin, bytes_per_document
+from retreever.tracking.tracker import Status as RunStatus
+from retreever.tracking.tracker import Tracker
+from retreever.tracking.watchdog import watched
 from retreever.training import checkpoint
 
 

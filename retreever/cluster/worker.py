@@ -14,13 +14,13 @@ import torch
 
 from retreever import config as configs
 from retreever.cluster.mirror import Mirror
-from retreever.cluster.run_log import RunLog
 from retreever.config import EncoderConfig
 from retreever.encoding.encoding_store import EncodedDataset, open_dataset
 from retreever.evaluation.metrics import METRIC
 from retreever.system import memory
 from retreever.system.progress import Track, silent
 from retreever.system.workspace import Workspace
+from retreever.tracking.run_log import RunLog
 from retreever.training import distributed
 from retreever.training.training_loop import Report, epochs, result
 

@@ -8,10 +8,10 @@ from retreever.cluster import compare as module
 from retreever.cluster.compare import compare
 from retreever.cluster.launch import train
 from retreever.cluster.runtime import cluster
-from retreever.cluster.tracking import Tracker
 from retreever.data import beir
 from retreever.errors import ConfigError
 from retreever.system.workspace import Workspace
+from retreever.tracking.tracker import Tracker
 from tests.support import tiny
 
 RIVALS = ("bm25", "frozen", "matryoshka", "hier_kmeans")

@@ -15,9 +15,9 @@ from retreever.cluster import space as spaces
 from retreever.cluster.grammar import SearchSpace
 from retreever.cluster.runtime import cluster
 from retreever.cluster.sweep import sweep
-from retreever.cluster.tracking import Tracker
 from retreever.errors import ConfigError
 from retreever.system.files import read_json
+from retreever.tracking.tracker import Tracker
 from retreever.training import checkpoint
 from tests.support import tiny
 from tests.support.sweeps import start, wait_until

@@ -13,9 +13,9 @@ from retreever.cluster.grammar import AshaConfig, Budget, SearchSpace
 from retreever.cluster.launch import train
 from retreever.cluster.runtime import cluster
 from retreever.cluster.sweep import sweep
-from retreever.cluster.tracking import Tracker
 from retreever.errors import ConfigError, TrainingError
 from retreever.system.files import read_json
+from retreever.tracking.tracker import Tracker
 from tests.support import tiny
 from tests.support.sweeps import start, wait_until
 

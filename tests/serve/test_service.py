@@ -12,9 +12,9 @@ import pytest
 
 from benchmarks.open_loop import Load
 from retreever.bundle.retriever import Retreever
-from retreever.cluster.promote import locate, register, rollback
-from retreever.cluster.tracking import Tracker
 from retreever.system.workspace import Workspace
+from retreever.tracking.model_registry import locate, register, rollback
+from retreever.tracking.tracker import Tracker
 from serve.fork_server import COMPUTES
 from tests.support.ray_service import TOKEN, running
 

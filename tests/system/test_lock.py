@@ -6,17 +6,17 @@ import time
 
 import pytest
 
-from retreever.cluster.tracking import Tracker
-from retreever.cluster.watchdog import watched
 from retreever.errors import ConfigError
 from retreever.system.lock import held
 from retreever.system.workspace import Workspace
+from retreever.tracking.tracker import Tracker
+from retreever.tracking.watchdog import watched
 
 HOLDER = """
 import sys, time
 from pathlib import Path
 from retreever.system.lock import held
-from retreever.cluster.watchdog import watched
+from retreever.tracking.watchdog import watched
 with held(Path(sys.argv[1]), "it"), watched(Path(sys.argv[1]), sys.argv[2], sys.argv[3]):
     print("held", flush=True)
     time.sleep(600)

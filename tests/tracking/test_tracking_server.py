@@ -11,8 +11,8 @@ import pytest
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 FILES = {
-    "runs": ["tests/cluster/test_runs.py"],
-    "tracking": ["tests/cluster/test_tracking.py"],
+    "runs": ["tests/tracking/test_run_catalog.py"],
+    "tracking": ["tests/tracking/test_tracker.py"],
     "sweeps": ["tests/cluster/test_sweep.py", "-k", "weak or named or ctrl_c"],
 }
 

@@ -4,9 +4,9 @@ import math
 
 import pytest
 
-from retreever.cluster.tracking import Tracker
 from retreever.errors import TrackingError
 from retreever.system.workspace import Workspace
+from retreever.tracking.tracker import Tracker
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ SETTLE = 3.0
 @contextmanager
 def watched(folder: Path, uri: str, parent: str) -> Iterator[None]:
     """Watch over the body; `folder` is the one that this process holds."""
-    command = [sys.executable, "-m", "retreever.cluster.watchdog", str(folder), uri, parent]
+    command = [sys.executable, "-m", "retreever.tracking.watchdog", str(folder), uri, parent]
     # a session of its own: Ctrl-C reaches every process of a terminal's group
     process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
     try:
@@ -35,7 +35,7 @@ def main(folder: str, uri: str, parent: str) -> None:
     """Wait for the driver's end; clean up after a killed one."""
     if sys.stdin.buffer.read() == DONE:
         return
-    from retreever.cluster.tracking import Tracker  # brings mlflow, of which a watchdog that has nothing to do is free
+    from retreever.tracking.tracker import Tracker  # brings mlflow, of which a watchdog that has nothing to do is free
 
     tracker = Tracker(uri)
     try:

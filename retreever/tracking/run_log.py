@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
-from retreever.cluster.tracking import Tracker
 from retreever.encoding.encoding_store import EncodedDataset
 from retreever.errors import BundleError
 from retreever.evaluation import training_plots
 from retreever.evaluation.metrics import METRIC
+from retreever.tracking.tracker import Tracker
 from retreever.trained_tree import load_model, routed
 from retreever.training import checkpoint
 from retreever.training.training_loop import Report

@@ -10,16 +10,16 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from retreever.bundle.make_bundle import make_bundle
-from retreever.cluster import gates, runs
-from retreever.cluster.gates import LATENCY, Limits, Measured
-from retreever.cluster.promote import CHAMPION, MODEL, locate, register, version
-from retreever.cluster.run_record import BYTES
-from retreever.cluster.tracking import Tracker
 from retreever.errors import PromotionError, TrackingError
 from retreever.evaluation.metrics import METRIC
 from retreever.system.files import read_json
 from retreever.system.progress import Track, silent
 from retreever.system.workspace import Workspace
+from retreever.tracking import promotion_gates, run_catalog
+from retreever.tracking.model_registry import CHAMPION, MODEL, locate, register, version
+from retreever.tracking.promotion_gates import LATENCY, Limits, Measured
+from retreever.tracking.run_record import BYTES
+from retreever.tracking.tracker import Tracker
 from retreever.trained_tree import load_model
 
 TRIED = 10
@@ -68,8 +68,8 @@ def promote_run(
     if present is not None and present.run_id == run.info.run_id:
         return Promotion(f"models:/{MODEL}/{present.version}", f"it is models:/{MODEL}@{alias} already")
     config = load_model(bundle)[1]
-    candidate = gates.measure(bundle, config, workspace, split, track)
-    gates.refuse_beyond(limits or Limits(), candidate, name)
+    candidate = promotion_gates.measure(bundle, config, workspace, split, track)
+    promotion_gates.refuse_beyond(limits or Limits(), candidate, name)
     found = _judged(name, candidate, present, workspace, split, force, track)
     notes = _notes(bundle, candidate, split, found, run)
     return Promotion(register(bundle, run.info.run_id, tracker, alias=alias, notes=notes), found)
@@ -93,12 +93,12 @@ def pick(
     """
     tracker, asked = Tracker.of(workspace), limits or Limits()
     within = {k: v for k, v in (("recall_at_10", asked.recall), (BYTES, asked.bytes)) if v is not None}
-    candidates = runs.ranked(runs.listed(tracker, workspace, space=space), metric, within)
+    candidates = run_catalog.ranked(run_catalog.listed(tracker, workspace, space=space), metric, within)
     if asked.latency_ms is None:
         return str(candidates[0].info.run_id)
     slow: list[str] = []
     for run in candidates[:TRIED]:
-        took = gates.latency(_bundle(run.info.run_id, workspace, tracker, track)[0], workspace)
+        took = promotion_gates.latency(_bundle(run.info.run_id, workspace, tracker, track)[0], workspace)
         if took <= asked.latency_ms:
             return str(run.info.run_id)
         slow.append(f"{run.info.run_name} {took:.3g} ms")
@@ -111,7 +111,7 @@ def _bundle(name: str, workspace: Workspace, tracker: Tracker, track: Track) -> 
     if (folder / "run.json").is_file():
         run, bundle = tracker.run(read_json(folder / "run.json")["run_id"]), folder / "bundle"
     else:
-        run = runs.find(tracker, workspace, name)
+        run = run_catalog.find(tracker, workspace, name)
         bundle = workspace.root / "bundles" / run.info.run_id / "bundle"  # MLflow keeps the last name
     if not bundle.is_dir():
         model = folder / "model" if (folder / "model").is_dir() else _model(tracker, run)
@@ -151,7 +151,9 @@ def _judged(
     if served != candidate.config.data.name:
         better, found = False, f"{uri} serves data set {served}, the candidate {candidate.config.data.name}"
     else:
-        better, found = gates.beats(candidate, gates.measure(bundle, candidate.config, workspace, split, track))
+        better, found = promotion_gates.beats(
+            candidate, promotion_gates.measure(bundle, candidate.config, workspace, split, track)
+        )
         found = f"against {uri} on {split}: {found}"
     if not better and not force:
         raise PromotionError(f"run {name}: not significantly better: {found}; --force promotes it all the same")

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import yaml
 
-from retreever.cluster.tracking import Tracker
 from retreever.config import Config, parse_yaml
 from retreever.encoding.encoding_store import EncodedDataset
 from retreever.system.workspace import Workspace
+from retreever.tracking.tracker import Tracker
 
 CONFIG = "config.yaml"
 BYTES = "bytes_per_document"

@@ -12,15 +12,15 @@ import pytest
 from retreever import config as configs
 from retreever.bundle.retriever import Retreever
 from retreever.cli import main
-from retreever.cluster import promote, runs
-from retreever.cluster.gates import Limits
 from retreever.cluster.launch import train
-from retreever.cluster.promotion import pick, promote_run
-from retreever.cluster.tracking import Tracker
 from retreever.data import beir
 from retreever.errors import PromotionError, TrackingError
 from retreever.evaluation.query_scores import aligned
 from retreever.system.workspace import Workspace
+from retreever.tracking import model_registry, run_catalog
+from retreever.tracking.promotion import pick, promote_run
+from retreever.tracking.promotion_gates import Limits
+from retreever.tracking.tracker import Tracker
 from retreever.trained_tree import model_digest
 from tests.support import tiny
 
@@ -60,7 +60,7 @@ def call(capsys, place, *arguments):
 
 
 def test_a_run_tells_its_data_its_size_and_how_to_run_it_again(place, tracker):
-    run = runs.find(tracker, place, "good")
+    run = run_catalog.find(tracker, place, "good")
     (known,) = run.inputs.dataset_inputs
     assert known.dataset.name == "tiny" and known.dataset.digest == tiny_digest(place)
     assert json.loads(known.dataset.profile)["train_pairs"] == 180
@@ -74,27 +74,27 @@ def tiny_digest(place):
 
 
 def test_the_command_of_a_run_builds_its_configuration(place, tracker):
-    words = shlex.split(runs.find(tracker, place, "twin").data.tags["reproduce"])
+    words = shlex.split(run_catalog.find(tracker, place, "twin").data.tags["reproduce"])
     sets = [value for word, value in itertools.pairwise(words) if word == "--set"]
     assert configs.load(None, sets) == tiny.tiny_config(place.root / "bert", train__seed=1)
 
 
 def test_the_settings_file_of_a_run_builds_its_configuration(place, tracker, tmp_path):
-    file = runs.settings_file(tracker, runs.find(tracker, place, "weak"), tmp_path)
+    file = run_catalog.settings_file(tracker, run_catalog.find(tracker, place, "weak"), tmp_path)
     assert configs.load(file).tree.depth == 2
 
 
 def test_runs_are_found_by_name_id_and_beginning(place, tracker):
-    run = runs.find(tracker, place, "good")
-    assert runs.find(tracker, place, run.info.run_id).info.run_id == run.info.run_id
-    assert runs.find(tracker, place, run.info.run_id[:10]).info.run_id == run.info.run_id
+    run = run_catalog.find(tracker, place, "good")
+    assert run_catalog.find(tracker, place, run.info.run_id).info.run_id == run.info.run_id
+    assert run_catalog.find(tracker, place, run.info.run_id[:10]).info.run_id == run.info.run_id
     with pytest.raises(TrackingError, match="run nobody: no id and no name"):
-        runs.find(tracker, place, "nobody")
+        run_catalog.find(tracker, place, "nobody")
 
 
 def test_per_query_scores_mean_what_the_run_reports(place, tracker):
-    run = runs.find(tracker, place, "good")
-    scores = runs.scores(tracker, run)
+    run = run_catalog.find(tracker, place, "good")
+    scores = run_catalog.scores(tracker, run)
     assert len(scores["query"]) == 60 and len(set(scores["query"])) == 60
     assert scores["ndcg_at_10/level_04"].mean() == pytest.approx(run.data.metrics["best/ndcg_at_10"], abs=1e-6)
 
@@ -112,7 +112,7 @@ def test_runs_of_several_seeds_answer_the_same_questions(place, tracker):
     sides = []
     for seed in (3, 4):
         train(config.with_overrides({"train.seed": seed, "train.steps": 1}), place, f"seed{seed}")
-        sides.append(runs.scores(tracker, runs.find(tracker, place, f"seed{seed}"))["query"].tolist())
+        sides.append(run_catalog.scores(tracker, run_catalog.find(tracker, place, f"seed{seed}"))["query"].tolist())
     assert sides[0] == sides[1] and len(sides[0]) == 20
 
 
@@ -164,7 +164,7 @@ def test_an_export_is_plain_files(capsys, place, tracker, tmp_path):
 
 
 def served(tracker, alias="champion"):
-    return int(promote.version(tracker, alias).version)
+    return int(model_registry.version(tracker, alias).version)
 
 
 def test_the_champion_is_replaced_by_what_beats_it_and_comes_back(place, tracker, capsys):
@@ -173,46 +173,48 @@ def test_the_champion_is_replaced_by_what_beats_it_and_comes_back(place, tracker
     second = promote_run("good", place)
     assert second.uri == "models:/retreever/2" and "p = " in second.found
     assert served(tracker, "previous") == 1
-    tags = promote.version(tracker).tags
+    tags = model_registry.version(tracker).tags
     assert float(tags["test/ndcg_at_10"]) > 0.3 and tags["data_digest"] == tiny_digest(place)
     assert json.loads(tags["index"])["depth"] == 4 and float(tags["latency_ms"]) > 0
-    assert promote.version(tracker).run_id == runs.find(tracker, place, "good").info.run_id
+    assert model_registry.version(tracker).run_id == run_catalog.find(tracker, place, "good").info.run_id
 
     with pytest.raises(PromotionError, match="run weak: not significantly better"):
         promote_run("weak", place)
     assert served(tracker) == 2
-    twin = runs.find(tracker, place, "twin").info.run_id  # as a sweep's trial: no folder under runs/ has that name
+    twin = run_catalog.find(
+        tracker, place, "twin"
+    ).info.run_id  # as a sweep's trial: no folder under runs/ has that name
     forced = promote_run(twin, place, force=True)
     assert forced.uri == "models:/retreever/3"
     text = tiny.tiny_dataset().corpus[7].text
-    assert Retreever.load(promote.locate(forced.uri, place)).search([text], k=3)[0][0].id == "p0007"
+    assert Retreever.load(model_registry.locate(forced.uri, place)).search([text], k=3)[0][0].id == "p0007"
     code, found, _ = call(capsys, place, "promote", "--rollback")
     assert code == 0 and found["model_uri"] == "models:/retreever/2"
     assert served(tracker, "previous") == 3
-    assert {run.info.status for run in runs.listed(tracker, place)} == {"FINISHED"}
+    assert {run.info.status for run in run_catalog.listed(tracker, place)} == {"FINISHED"}
 
-    elsewhere = shutil.copytree(promote.locate(forced.uri, place), place.root / "of another name")
-    run_id = runs.find(tracker, place, "good").info.run_id
-    uri = promote.register(elsewhere, run_id, tracker, notes={}, alias="elsewhere")
-    assert model_digest(promote.locate(uri, place)) == model_digest(elsewhere)
+    elsewhere = shutil.copytree(model_registry.locate(forced.uri, place), place.root / "of another name")
+    run_id = run_catalog.find(tracker, place, "good").info.run_id
+    uri = model_registry.register(elsewhere, run_id, tracker, notes={}, alias="elsewhere")
+    assert model_digest(model_registry.locate(uri, place)) == model_digest(elsewhere)
 
 
 def test_a_limit_that_is_missed_is_named(place, tracker):
-    before = promote.version(tracker)
+    before = model_registry.version(tracker)
     with pytest.raises(PromotionError, match=r"recall_at_10 .* is below --min-recall 0.999; bytes_per_document 32 is"):
         promote_run("good", place, alias="strict", limits=Limits(recall=0.999, bytes=10))
     with pytest.raises(PromotionError, match="is above --max-latency-ms"):
         promote_run("good", place, alias="strict", limits=Limits(latency_ms=1e-6))
-    assert promote.version(tracker, "strict") is None and promote.version(tracker) == before
+    assert model_registry.version(tracker, "strict") is None and model_registry.version(tracker) == before
 
 
 def test_without_a_name_the_best_within_the_limits_is_picked(place, tracker):
-    assert runs.find(tracker, place, pick(place)).info.run_name in ("good", "twin")
-    assert runs.find(tracker, place, pick(place, limits=Limits(bytes=16))).info.run_name == "weak"
+    assert run_catalog.find(tracker, place, pick(place)).info.run_name in ("good", "twin")
+    assert run_catalog.find(tracker, place, pick(place, limits=Limits(bytes=16))).info.run_name == "weak"
     with pytest.raises(PromotionError, match="latency_ms: above --max-latency-ms 1e-06: "):
         pick(place, limits=Limits(latency_ms=1e-6))
 
 
 def test_nothing_to_roll_back_to_is_an_error(place, tracker):
     with pytest.raises(TrackingError, match=r"models:/retreever@nobody-previous: there is no version"):
-        promote.rollback(tracker, "nobody")
+        model_registry.rollback(tracker, "nobody")

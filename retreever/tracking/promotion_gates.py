@@ -11,7 +11,6 @@ import numpy as np
 import torch
 
 from retreever.bundle.retriever import Retreever
-from retreever.cluster.run_record import BYTES, bytes_per_document
 from retreever.config import Config
 from retreever.encoding.encoding_store import open_dataset
 from retreever.errors import DataError, PromotionError
@@ -21,6 +20,7 @@ from retreever.evaluation.significance import interval, paired_p
 from retreever.model import default_levels
 from retreever.system.progress import Track, silent
 from retreever.system.workspace import Workspace
+from retreever.tracking.run_record import BYTES, bytes_per_document
 from retreever.trained_tree import load_model, routed
 
 SURE = 0.05

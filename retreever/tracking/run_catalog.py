@@ -13,14 +13,14 @@ import numpy as np
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
-from retreever.cluster.run_record import CONFIG
-from retreever.cluster.tracking import Tracker
 from retreever.errors import TrackingError
 from retreever.evaluation.metrics import METRIC
 from retreever.evaluation.query_scores import aligned, read_scores
 from retreever.evaluation.significance import interval, paired_p
 from retreever.system.files import write_aside, write_json
 from retreever.system.workspace import Workspace
+from retreever.tracking.run_record import CONFIG
+from retreever.tracking.tracker import Tracker
 from retreever.training.validation import SCORES
 
 KIND = "kind"

@@ -18,10 +18,10 @@ from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 from mlflow.types.schema import Array, DataType
 
-from retreever.cluster.tracking import Tracker
 from retreever.errors import TrackingError
 from retreever.system.files import unseal
 from retreever.system.workspace import Workspace
+from retreever.tracking.tracker import Tracker
 
 MODEL = "retreever"
 CHAMPION = "champion"

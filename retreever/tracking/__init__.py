@@ -1,0 +1,1 @@
+"""The only user of MLflow: runs and what is logged to them, the registry, promotion, and the watchdog."""
