@@ -144,7 +144,7 @@ def _bulk(url: str, alone: float) -> None:
 def _ours(bundle: Path, place: Workspace, seconds: float, overload: float, alone: float) -> None:
     from ray import serve
 
-    from retreever.cluster.runtime import cluster
+    from retreever.cluster.ray_runtime import cluster
     from retreever.tracking.model_registry import register, rollback
     from retreever.tracking.tracker import Tracker
     from serve.app import start

@@ -119,7 +119,7 @@ def encode(
     place, screen = _open(workspace, json)
     settings = configs.load(config, set or [])
     if workers > 1 or gpu:
-        from retreever.cluster.embed import encode as encode_by_actors
+        from retreever.cluster.encode_on_ray import encode as encode_by_actors
 
         encode_by_actors(settings, place, workers=workers, gpu=gpu, track=screen.track)
     opened = open_dataset(settings, place, screen.track, verify=True)
@@ -154,7 +154,7 @@ def train(
     json: Json = False,
 ) -> None:
     """Train one tree; the run and every validation go to MLflow."""
-    from retreever.cluster.launch import train as launch
+    from retreever.cluster.launch_training import train as launch
 
     place, screen = _open(workspace, json)
     settings = configs.load(config, set or [])
@@ -268,7 +268,7 @@ def compare(
     json: Json = False,
 ) -> None:
     """Judge trees beside every rival: quality, bytes and latency, with intervals and significance; one report."""
-    from retreever.cluster.compare import compare as run
+    from retreever.cluster.compare_on_ray import compare as run
 
     place, screen = _open(workspace, json)
     settings = configs.load(config, [*(set or []), f"data.name={train_on or dataset}"])
@@ -312,7 +312,7 @@ def index(
     if workers is None:
         stats = make_bundle(locate(run, place), target, place, screen.track)
     else:
-        from retreever.cluster.index import index_in_shards
+        from retreever.cluster.index_on_ray import index_in_shards
 
         stats = index_in_shards(locate(run, place), target, place, workers=workers, track=screen.track)
     screen.table(f"bundle {target}", ["what", "value"], list(stats.items()))
@@ -419,7 +419,7 @@ def serve(
 
     Documents may be changed by who bears the token in RETREEVER_WRITE_TOKEN; where it is not set, by nobody.
     """
-    from retreever.cluster.runtime import cluster
+    from retreever.cluster.ray_runtime import cluster
     from retreever.tracking.model_registry import locate
     from serve.app import start
     from serve.arguments import AppArguments

@@ -16,8 +16,8 @@ from retreever import tables
 from retreever.bundle.make_bundle import make_bundle
 from retreever.cluster import space as spaces
 from retreever.cluster.grammar import SearchSpace
-from retreever.cluster.launch import train
-from retreever.cluster.runtime import cluster
+from retreever.cluster.launch_training import train
+from retreever.cluster.ray_runtime import cluster
 from retreever.cluster.sweep import SweepResult, sweep
 from retreever.comparison.comparison_plots import plot_verdict
 from retreever.comparison.judge import compare

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from retreever.bundle.make_bundle import build_index
-from retreever.cluster.worker import Job, open_data
+from retreever.cluster.train_job import Job
+from retreever.cluster.train_worker import open_data
 from retreever.trained_tree import load_model, model_digest, routed
 
 LATENCY = "latency_ms"

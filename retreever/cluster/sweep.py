@@ -16,10 +16,10 @@ from retreever.cluster import summary, tuning
 from retreever.cluster.grammar import SearchSpace
 from retreever.cluster.latency import LATENCY
 from retreever.cluster.outcome import Outcome, Status, ranked, reason
-from retreever.cluster.runtime import cluster
+from retreever.cluster.ray_runtime import cluster
 from retreever.cluster.search import End, Search, search
 from retreever.cluster.space import Trial
-from retreever.cluster.worker import Job
+from retreever.cluster.train_job import Job
 from retreever.config import Config
 from retreever.encoding.encoding_store import EncodedDataset, open_dataset
 from retreever.errors import BundleError, TrainingError

@@ -13,9 +13,9 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule
 from ray.tune.search import Searcher
 
 from retreever.cluster.grammar import SearchSpace
-from retreever.cluster.runtime import DRIVER
+from retreever.cluster.ray_runtime import DRIVER
+from retreever.cluster.train_worker import LAST
 from retreever.cluster.trial import ACTOR, TreeTrial, train_driver
-from retreever.cluster.worker import LAST
 from retreever.config import Config
 from retreever.errors import ConfigError
 from retreever.evaluation.metrics import METRIC

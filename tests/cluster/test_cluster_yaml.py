@@ -9,7 +9,7 @@ import yaml
 from jsonschema import ValidationError
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from retreever.cluster.runtime import DRIVER
+from retreever.cluster.ray_runtime import DRIVER
 
 FILE = Path(__file__).parents[2] / "cluster.yaml"
 

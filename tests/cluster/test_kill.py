@@ -13,7 +13,7 @@ import pytest
 
 from retreever.cluster import space as spaces
 from retreever.cluster.grammar import SearchSpace
-from retreever.cluster.runtime import cluster
+from retreever.cluster.ray_runtime import cluster
 from retreever.cluster.sweep import sweep
 from retreever.errors import ConfigError
 from retreever.system.files import read_json

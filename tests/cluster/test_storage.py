@@ -4,8 +4,9 @@ import shutil
 
 import pytest
 
-from retreever.cluster.launch import train
-from retreever.cluster.worker import Job, reports
+from retreever.cluster.launch_training import train
+from retreever.cluster.train_job import Job
+from retreever.cluster.train_worker import reports
 from retreever.data import beir
 from retreever.data.prepare_dataset import prepare
 from retreever.encoding.encoder import Encoder

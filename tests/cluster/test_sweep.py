@@ -10,8 +10,8 @@ import pytest
 import ray
 
 from retreever.cluster.grammar import AshaConfig, Budget, SearchSpace
-from retreever.cluster.launch import train
-from retreever.cluster.runtime import cluster
+from retreever.cluster.launch_training import train
+from retreever.cluster.ray_runtime import cluster
 from retreever.cluster.sweep import sweep
 from retreever.errors import ConfigError, TrainingError
 from retreever.system.files import read_json

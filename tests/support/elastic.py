@@ -1,8 +1,8 @@
 """What the processes of a cluster set before they work."""
 
-from retreever.cluster import launch
+from retreever.cluster import launch_training
 
 
 def look_often():
     """An elastic run looks every 2 s whether it can grow."""
-    launch.RESIZE_S = 2.0
+    launch_training.RESIZE_S = 2.0

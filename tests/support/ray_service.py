@@ -93,7 +93,7 @@ def main(root, port, settings):
 
     workspace = Workspace.at(Path(root))
     environment.prepare(workspace)
-    from retreever.cluster.runtime import cluster
+    from retreever.cluster.ray_runtime import cluster
     from serve.app import start
     from serve.arguments import AppArguments
 

@@ -13,7 +13,7 @@ import numpy as np
 import ray.data
 from ray.data import ActorPoolStrategy
 
-from retreever.cluster.runtime import cluster
+from retreever.cluster.ray_runtime import cluster
 from retreever.config import Config, EncoderConfig
 from retreever.encoding.encoder import Encoder, Kind
 from retreever.encoding.encoding_shards import Making, encode_shard

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from retreever.cluster.embed import encode
-from retreever.cluster.runtime import cluster
+from retreever.cluster.encode_on_ray import encode
+from retreever.cluster.ray_runtime import cluster
 from retreever.data import beir
 from retreever.encoding import encoding_shards, encoding_store
 from retreever.system import environment

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from retreever.bundle.retriever import Retreever
-from retreever.cluster import index as sharded
-from retreever.cluster.index import index_in_shards
-from retreever.cluster.runtime import cluster
+from retreever.cluster import index_on_ray as sharded
+from retreever.cluster.index_on_ray import index_in_shards
+from retreever.cluster.ray_runtime import cluster
 from retreever.encoding.encoding_store import open_dataset
 from retreever.index import TreeIndex, index_store, segment
 from retreever.index.build import segment_builder

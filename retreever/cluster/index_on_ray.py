@@ -16,7 +16,7 @@ import ray.data
 from ray.data import ActorPoolStrategy
 
 from retreever.bundle.make_bundle import write_bundle
-from retreever.cluster.runtime import cluster
+from retreever.cluster.ray_runtime import cluster
 from retreever.encoding.encoding_store import EncodedDataset, open_dataset
 from retreever.index import TreeIndex, index_store
 from retreever.index.build.segment_builder import SAMPLE, codes_for, segments, vectors_of

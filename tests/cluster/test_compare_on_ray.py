@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from retreever.cluster import compare as module
-from retreever.cluster.compare import compare
-from retreever.cluster.launch import train
-from retreever.cluster.runtime import cluster
+from retreever.cluster import compare_on_ray as module
+from retreever.cluster.compare_on_ray import compare
+from retreever.cluster.launch_training import train
+from retreever.cluster.ray_runtime import cluster
 from retreever.data import beir
 from retreever.errors import ConfigError
 from retreever.system.workspace import Workspace

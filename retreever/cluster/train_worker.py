@@ -1,19 +1,19 @@
 """The one function that trains: called in a notebook's process, in a Tune trial's and by every Ray Train worker.
 
-A `Job` says everything in JSON-able values, so that it travels. Reports go to MLflow from rank 0 and to whoever
+Reports go to MLflow from rank 0 and to whoever
 consumes the generator.
 """
 
 import functools
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from retreever import config as configs
-from retreever.cluster.mirror import Mirror
+from retreever.cluster.checkpoint_mirror import Mirror
+from retreever.cluster.train_job import Job
 from retreever.config import EncoderConfig
 from retreever.encoding.encoding_store import EncodedDataset, open_dataset
 from retreever.evaluation.metrics import METRIC
@@ -26,30 +26,6 @@ from retreever.training.training_loop import Report, epochs, result
 
 LAST = "last"
 """Key of a report that says whether the training ended by itself; Tune sets `done` for stopped trials as well."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """One training: what, where and under which MLflow run.
-
-    Attributes:
-        config: the configuration as nested plain values.
-        workspace: root of the workspace, absolute, on storage that all workers share.
-        folder: the run's own folder.
-        tracking_uri: of the MLflow server, with `run_id` of a run already started there; or both None.
-        threads: torch threads of each worker.
-    """
-
-    config: dict[str, Any]
-    workspace: str
-    folder: str
-    tracking_uri: str | None = None
-    run_id: str | None = None
-    threads: int = 1
-
-    def plain(self) -> dict[str, Any]:
-        """As a dictionary, for Ray; `Job(**plain)` is the way back."""
-        return asdict(self)
 
 
 @functools.lru_cache(maxsize=2)

@@ -17,10 +17,11 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 from ray.util.queue import Empty, Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from retreever.cluster.faults import explain
-from retreever.cluster.mirror import Mirror
-from retreever.cluster.runtime import cluster
-from retreever.cluster.worker import Job, figures_of, reports
+from retreever.cluster.checkpoint_mirror import Mirror
+from retreever.cluster.ray_runtime import cluster
+from retreever.cluster.train_job import Job
+from retreever.cluster.train_worker import figures_of, reports
+from retreever.cluster.training_failures import explain
 from retreever.config import Config
 from retreever.encoding.encoding_store import EncodedDataset, open_dataset
 from retreever.errors import ConfigError, RetreeverError, TrainingError

@@ -24,8 +24,9 @@ from retreever.baselines.clustered.raptor import Raptor
 from retreever.baselines.clustered.raptor_summaries import Extractive, LanguageModel
 from retreever.baselines.dense import vector_codes
 from retreever.baselines.dense.dense_baseline import Dense
-from retreever.cluster.runtime import cluster
-from retreever.cluster.worker import Job, reports
+from retreever.cluster.ray_runtime import cluster
+from retreever.cluster.train_job import Job
+from retreever.cluster.train_worker import reports
 from retreever.comparison.comparison_plots import plot_report
 from retreever.comparison.comparison_report import Entry, Protocol, Report
 from retreever.comparison.judge import fitted, judge, judgements, known, protocol

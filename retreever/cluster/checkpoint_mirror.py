@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from retreever.cluster.train_job import Job
 from retreever.system.workspace import Workspace
 from retreever.training import checkpoint
 
 if TYPE_CHECKING:
-    from retreever.cluster.worker import Job
     from retreever.system.storage import Storage
 
 
@@ -21,7 +21,7 @@ class Mirror:
     storage: "Storage | None"
 
     @classmethod
-    def of(cls, job: "Job") -> "Mirror":
+    def of(cls, job: Job) -> "Mirror":
         """The mirror of a job's folder."""
         workspace = Workspace.at(Path(job.workspace))
         storage = workspace.storage()

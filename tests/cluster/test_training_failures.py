@@ -13,9 +13,9 @@ import ray
 from ray.cluster_utils import Cluster
 from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
-from retreever.cluster.faults import explain
-from retreever.cluster.launch import train
-from retreever.cluster.runtime import cluster
+from retreever.cluster.launch_training import train
+from retreever.cluster.ray_runtime import cluster
+from retreever.cluster.training_failures import explain
 from retreever.errors import ConfigError, TrainingError
 from retreever.training import checkpoint
 from tests.support import tiny
