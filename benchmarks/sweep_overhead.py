@@ -14,10 +14,10 @@ from pathlib import Path
 
 import torch
 
-from retreever.cluster import space as spaces
-from retreever.cluster.grammar import SearchSpace
-from retreever.cluster.sweep import Event, sweep
 from retreever.encoding.encoding_store import open_dataset
+from retreever.sweeps import search_space as spaces
+from retreever.sweeps.run_sweep import Event, sweep
+from retreever.sweeps.space_grammar import SearchSpace
 from retreever.system.workspace import Workspace
 from retreever.tracking.tracker import Tracker
 from retreever.training.training_loop import fit

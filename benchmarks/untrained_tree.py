@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from retreever.cluster import space as spaces
 from retreever.encoding.encoding_store import open_dataset
 from retreever.evaluation.metrics import evaluate
 from retreever.evaluation.ranking import top_k
 from retreever.model import RoutingTree, default_levels
+from retreever.sweeps import search_space as spaces
 from retreever.system.workspace import Workspace
 from retreever.training.validation import Validation
 

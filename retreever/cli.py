@@ -21,7 +21,7 @@ from retreever.options import opened as _open
 from retreever.system.workspace import Workspace
 
 if TYPE_CHECKING:  # it brings optuna
-    from retreever.cluster.grammar import SearchSpace
+    from retreever.sweeps.space_grammar import SearchSpace
 
 app = typer.Typer(
     name="retreever",
@@ -186,14 +186,14 @@ def sweep(
     json: Json = False,
 ) -> None:
     """Run a grid of trees with Ray Tune, nested in MLflow. Ctrl-C and the same command again goes on where it was."""
-    from retreever.cluster import space as spaces
+    from retreever.sweeps import search_space as spaces
 
     place, screen = _open(workspace, json)
     chosen = spaces.load(space, dict(configs.parse_override(text) for text in set or []))
     if dry_run:
         _plan(chosen, place, screen)
         return
-    from retreever.cluster.sweep import sweep as run
+    from retreever.sweeps.run_sweep import sweep as run
 
     result = run(chosen, place, track=screen.track, watch=lambda event: screen.say(tables.event_line(event)))
     tables.show_trials(screen, result)
@@ -202,8 +202,8 @@ def sweep(
 
 def _plan(space: "SearchSpace", place: Workspace, screen: Screen) -> None:
     """Show what a sweep would run and what that needs."""
-    from retreever.cluster import space as spaces
-    from retreever.cluster.estimate import estimate
+    from retreever.sweeps import search_space as spaces
+    from retreever.sweeps.cost_estimate import estimate
 
     planned = spaces.edges(space) if space.search == "optuna" else spaces.trials(space)
     if space.search == "optuna":

@@ -14,11 +14,8 @@ import httpx
 
 from retreever import tables
 from retreever.bundle.make_bundle import make_bundle
-from retreever.cluster import space as spaces
-from retreever.cluster.grammar import SearchSpace
 from retreever.cluster.launch_training import train
 from retreever.cluster.ray_runtime import cluster
-from retreever.cluster.sweep import SweepResult, sweep
 from retreever.comparison.comparison_plots import plot_verdict
 from retreever.comparison.judge import compare
 from retreever.comparison.verdict import Verdict
@@ -26,6 +23,9 @@ from retreever.config import Config
 from retreever.console import Screen, wait_for_interrupt
 from retreever.data import beir, docstrings
 from retreever.encoding.encoding_store import EncodedDataset, open_dataset
+from retreever.sweeps import search_space as spaces
+from retreever.sweeps.run_sweep import SweepResult, sweep
+from retreever.sweeps.space_grammar import SearchSpace
 from retreever.system.workspace import Workspace
 from retreever.tracking.model_registry import CHAMPION, MODEL
 from retreever.tracking.promotion import promote_run

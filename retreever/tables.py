@@ -8,11 +8,11 @@ from retreever.data.dataset import RetrievalDataset
 
 if TYPE_CHECKING:  # they bring ray or mlflow, which most verbs do without
     from retreever.bundle.tree_view import TreeView
-    from retreever.cluster.estimate import Estimate
-    from retreever.cluster.grammar import SearchSpace
-    from retreever.cluster.sweep import Event, SweepResult
     from retreever.comparison.comparison_report import Report
     from retreever.comparison.verdict import Verdict
+    from retreever.sweeps.cost_estimate import Estimate
+    from retreever.sweeps.run_sweep import Event, SweepResult
+    from retreever.sweeps.space_grammar import SearchSpace
     from retreever.tracking.run_catalog import Comparison, Run
 
 METRICS = {"ndcg_at_10": "NDCG@10", "recall_at_10": "R@10", "recall_at_100": "R@100"}
@@ -100,7 +100,7 @@ def show_trials(screen: Screen, result: "SweepResult") -> None:
 
 def show_estimate(screen: Screen, space: "SearchSpace", needs: "Estimate | None") -> None:
     """What a sweep needs, in a line."""
-    from retreever.cluster.estimate import spoken
+    from retreever.sweeps.cost_estimate import spoken
 
     if needs is None:
         screen.say("the time is known when the data set is encoded: `retreever encode`")

@@ -23,3 +23,18 @@ def served(tmp_path_factory):
     folder = tmp_path_factory.mktemp("served")
     workspace = tiny_workspace(folder)
     return workspace, tiny_bundle(folder, workspace)
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory):
+    """A workspace with a tiny data set and a tiny encoder."""
+    from retreever.data import beir
+    from retreever.system import environment
+    from retreever.system.workspace import Workspace
+    from tests.support import tiny
+
+    place = Workspace.at(tmp_path_factory.mktemp("workspace"))
+    tiny.tiny_bert(place.root / "bert")
+    beir.write(tiny.tiny_dataset(), place.dataset("tiny"))
+    environment.prepare(place)
+    return place

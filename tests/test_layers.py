@@ -24,4 +24,4 @@ def test_the_library_loads_neither_ray_nor_mlflow(module):
 
 
 def test_the_check_can_fail():
-    assert {"ray", "mlflow"} <= loaded_after("import retreever.cluster.sweep")
+    assert {"ray", "mlflow"} <= loaded_after("import retreever.sweeps.run_sweep")

@@ -11,11 +11,11 @@ import numpy as np
 import psutil
 import pytest
 
-from retreever.cluster import space as spaces
-from retreever.cluster.grammar import SearchSpace
 from retreever.cluster.ray_runtime import cluster
-from retreever.cluster.sweep import sweep
 from retreever.errors import ConfigError
+from retreever.sweeps import search_space as spaces
+from retreever.sweeps.run_sweep import sweep
+from retreever.sweeps.space_grammar import SearchSpace
 from retreever.system.files import read_json
 from retreever.tracking.tracker import Tracker
 from retreever.training import checkpoint

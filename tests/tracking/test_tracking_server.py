@@ -13,7 +13,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 FILES = {
     "runs": ["tests/tracking/test_run_catalog.py"],
     "tracking": ["tests/tracking/test_tracker.py"],
-    "sweeps": ["tests/cluster/test_sweep.py", "-k", "weak or named or ctrl_c"],
+    "sweeps": ["tests/sweeps/test_run_sweep.py", "-k", "weak or named or ctrl_c"],
 }
 
 

@@ -18,11 +18,11 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from retreever import config as configs
-from retreever.cluster import space as spaces
-from retreever.cluster.domains import Domain
-from retreever.cluster.grammar import DIRECTIONS, SearchSpace
-from retreever.cluster.space import SEED, Trial
 from retreever.errors import ConfigError
+from retreever.sweeps import search_space as spaces
+from retreever.sweeps.domains import Domain
+from retreever.sweeps.search_space import SEED, Trial
+from retreever.sweeps.space_grammar import DIRECTIONS, SearchSpace
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 TRIES = 100

@@ -9,11 +9,11 @@ import psutil
 import pytest
 import ray
 
-from retreever.cluster.grammar import AshaConfig, Budget, SearchSpace
 from retreever.cluster.launch_training import train
 from retreever.cluster.ray_runtime import cluster
-from retreever.cluster.sweep import sweep
 from retreever.errors import ConfigError, TrainingError
+from retreever.sweeps.run_sweep import sweep
+from retreever.sweeps.space_grammar import AshaConfig, Budget, SearchSpace
 from retreever.system.files import read_json
 from retreever.tracking.tracker import Tracker
 from tests.support import tiny

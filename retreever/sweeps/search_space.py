@@ -15,11 +15,11 @@ import numpy as np
 from pydantic import ValidationError
 
 from retreever import config as configs
-from retreever.cluster import domains
-from retreever.cluster.domains import Domain
-from retreever.cluster.grammar import SearchSpace, seeds_of
 from retreever.config import Config
 from retreever.errors import ConfigError
+from retreever.sweeps import domains
+from retreever.sweeps.domains import Domain
+from retreever.sweeps.space_grammar import SearchSpace, seeds_of
 from retreever.system.files import digest
 
 SEED = "train.seed"

@@ -12,13 +12,13 @@ from ray.exceptions import OutOfMemoryError
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 from ray.tune.search import Searcher
 
-from retreever.cluster.grammar import SearchSpace
 from retreever.cluster.ray_runtime import DRIVER
 from retreever.cluster.train_worker import LAST
-from retreever.cluster.trial import ACTOR, TreeTrial, train_driver
 from retreever.config import Config
 from retreever.errors import ConfigError
 from retreever.evaluation.metrics import METRIC
+from retreever.sweeps.space_grammar import SearchSpace
+from retreever.sweeps.trial_worker import ACTOR, TreeTrial, train_driver
 from retreever.system.files import read_json
 
 COLOURS = re.compile("\x1b\\[[0-9;]*m")

@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 
-from retreever.cluster.grammar import SearchSpace
-from retreever.cluster.space import Trial
 from retreever.config import Config
 from retreever.encoding.encoding_store import EncodedDataset, open_dataset
 from retreever.errors import DataError
+from retreever.sweeps.search_space import Trial
+from retreever.sweeps.space_grammar import SearchSpace
 from retreever.system.progress import Track, silent
 from retreever.system.workspace import Workspace
 from retreever.training.training_loop import epochs

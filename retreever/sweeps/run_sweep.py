@@ -11,19 +11,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 from retreever import config as configs
-from retreever.cluster import space as spaces
-from retreever.cluster import summary, tuning
-from retreever.cluster.grammar import SearchSpace
-from retreever.cluster.latency import LATENCY
-from retreever.cluster.outcome import Outcome, Status, ranked, reason
 from retreever.cluster.ray_runtime import cluster
-from retreever.cluster.search import End, Search, search
-from retreever.cluster.space import Trial
 from retreever.cluster.train_job import Job
 from retreever.config import Config
 from retreever.encoding.encoding_store import EncodedDataset, open_dataset
 from retreever.errors import BundleError, TrainingError
 from retreever.evaluation.metrics import METRIC
+from retreever.sweeps import search_space as spaces
+from retreever.sweeps import sweep_summary, tune_runner
+from retreever.sweeps.search_space import Trial
+from retreever.sweeps.space_grammar import SearchSpace
+from retreever.sweeps.trial_latency import LATENCY
+from retreever.sweeps.trial_outcome import Outcome, Status, ranked, reason
+from retreever.sweeps.trial_suggestion import End, Search, search
 from retreever.system.files import read_json, write_json
 from retreever.system.lock import held
 from retreever.system.progress import Track, silent
@@ -76,7 +76,7 @@ class SweepResult:
     @property
     def front(self) -> list[Outcome]:
         """The trials that no other beats, where the space has several objectives."""
-        return summary.front(self.space, self.outcomes) if len(self.space.objectives) > 1 else []
+        return sweep_summary.front(self.space, self.outcomes) if len(self.space.objectives) > 1 else []
 
     @property
     def best(self) -> Outcome:
@@ -207,8 +207,8 @@ class _Sweep:
         if self.space.budget.minutes is not None:
             self.deadline = time.monotonic() + 60 * self.space.budget.minutes
         with cluster(self.workspace, dashboard=self.space.workers > 1):
-            longest = tuning.validations(trial.config for trial in self.edges)
-            while not tuning.run(self, self.space, self.folder, longest):
+            longest = tune_runner.validations(trial.config for trial in self.edges)
+            while not tune_runner.run(self, self.space, self.folder, longest):
                 self.search = self._search()  # goes on with what was interrupted
                 self.waiting = self.search.next()
 
@@ -303,7 +303,7 @@ class _Sweep:
         result = SweepResult(
             self.folder, self.parent, ordered, {k: t.config for k, t in self.trials.items()}, self.space, self.spent
         )
-        for path in summary.write(self.folder, self.space, ordered, result.configs):
+        for path in sweep_summary.write(self.folder, self.space, ordered, result.configs):
             self.tracker.artifact(self.parent, path)
         if ordered and ordered[0].best:
             self.tracker.log(self.parent, {f"best/{k}": v for k, v in ordered[0].best.items()})

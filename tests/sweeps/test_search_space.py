@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from retreever.cluster import space as spaces
 from retreever.config import Config
 from retreever.errors import ConfigError
+from retreever.sweeps import search_space as spaces
 
 SHIPPED = sorted(Path("search_spaces").glob("*.yaml"))
 

@@ -2,12 +2,12 @@
 
 import pytest
 
-from retreever.cluster import space as spaces
-from retreever.cluster.domains import Domain
-from retreever.cluster.grammar import SearchSpace
-from retreever.cluster.search import End, importances, pareto, search
-from retreever.cluster.space import Trial
 from retreever.config import Config
+from retreever.sweeps import search_space as spaces
+from retreever.sweeps.domains import Domain
+from retreever.sweeps.search_space import Trial
+from retreever.sweeps.space_grammar import SearchSpace
+from retreever.sweeps.trial_suggestion import End, importances, pareto, search
 
 
 def optuna_space(trials=12, **settings):

@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from retreever.cluster.outcome import Outcome
-from retreever.cluster.space import SEED
 from retreever.config import Config
 from retreever.evaluation.metrics import METRIC
 from retreever.evaluation.query_scores import aligned, read_scores
 from retreever.evaluation.significance import interval, paired_p
 from retreever.evaluation.trial_plots import Curve, plot_answer
 from retreever.model import default_levels
+from retreever.sweeps.search_space import SEED
+from retreever.sweeps.trial_outcome import Outcome
 from retreever.training.validation import SCORES
 
 SURE = 0.05

@@ -5,9 +5,9 @@ import csv
 import numpy as np
 import pytest
 
-from retreever.cluster.answer import answer
-from retreever.cluster.outcome import Outcome, reason
 from retreever.config import Config
+from retreever.sweeps.sweep_answer import answer
+from retreever.sweeps.trial_outcome import Outcome, reason
 
 LEVELS = (4, 6)
 

@@ -4,16 +4,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from retreever.cluster import space as spaces
-from retreever.cluster.answer import answer
-from retreever.cluster.grammar import SearchSpace
-from retreever.cluster.outcome import Outcome, names, write_table
-from retreever.cluster.search import End, importances, pareto
-from retreever.cluster.space import Trial
 from retreever.config import Config
 from retreever.evaluation import trial_plots
 from retreever.evaluation.metrics import METRIC
 from retreever.model import default_levels
+from retreever.sweeps import search_space as spaces
+from retreever.sweeps.search_space import Trial
+from retreever.sweeps.space_grammar import SearchSpace
+from retreever.sweeps.sweep_answer import answer
+from retreever.sweeps.trial_outcome import Outcome, names, write_table
+from retreever.sweeps.trial_suggestion import End, importances, pareto
 
 
 def write(folder: Path, space: SearchSpace, outcomes: Sequence[Outcome], configs: Mapping[str, Config]) -> list[Path]:

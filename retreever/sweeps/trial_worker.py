@@ -9,11 +9,11 @@ from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
 from ray.tune.result import DONE
 
-from retreever.cluster.latency import LATENCY, latency
 from retreever.cluster.launch_training import run_train
 from retreever.cluster.train_job import Job
 from retreever.cluster.train_worker import LAST, figures_of, reports
 from retreever.evaluation.metrics import METRIC
+from retreever.sweeps.trial_latency import LATENCY, latency
 from retreever.system.files import write_json
 from retreever.training.training_loop import Report, result
 
