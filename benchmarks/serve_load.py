@@ -145,10 +145,10 @@ def _ours(bundle: Path, place: Workspace, seconds: float, overload: float, alone
     from ray import serve
 
     from retreever.cluster.ray_runtime import cluster
+    from retreever.service.app import start
+    from retreever.service.settings import AppArguments
     from retreever.tracking.model_registry import register, rollback
     from retreever.tracking.tracker import Tracker
-    from serve.app import start
-    from serve.arguments import AppArguments
 
     tracker = Tracker.of(place)
     run = tracker.start(tracker.experiment(place), "load")
@@ -209,7 +209,7 @@ def _overload(url: str, rate: float, seconds: float) -> None:
 
 def _memory() -> float:
     """MiB that the service's processes hold for themselves; what forks share counts for each."""
-    encoding = [p for p in psutil.process_iter() if "serve.fork_server" in _line(p)]
+    encoding = [p for p in psutil.process_iter() if "retreever.service.encoder.fork_server" in _line(p)]
     return sum(p.memory_info().rss - p.memory_info().shared for p in _processes("") + encoding) / 2**20
 
 

@@ -420,9 +420,9 @@ def serve(
     Documents may be changed by who bears the token in RETREEVER_WRITE_TOKEN; where it is not set, by nobody.
     """
     from retreever.cluster.ray_runtime import cluster
+    from retreever.service.app import start
+    from retreever.service.settings import AppArguments
     from retreever.tracking.model_registry import locate
-    from serve.app import start
-    from serve.arguments import AppArguments
 
     place, screen = _open(workspace, False)
     locate(model, place)

@@ -23,6 +23,8 @@ from retreever.config import Config
 from retreever.console import Screen, wait_for_interrupt
 from retreever.data import beir, docstrings
 from retreever.encoding.encoding_store import EncodedDataset, open_dataset
+from retreever.service.app import start
+from retreever.service.settings import AppArguments
 from retreever.sweeps import search_space as spaces
 from retreever.sweeps.run_sweep import SweepResult, sweep
 from retreever.sweeps.space_grammar import SearchSpace
@@ -31,8 +33,6 @@ from retreever.tracking.model_registry import CHAMPION, MODEL
 from retreever.tracking.promotion import promote_run
 from retreever.tracking.tracker import Tracker
 from retreever.trained_tree import load_model
-from serve.app import start
-from serve.arguments import AppArguments
 
 QUESTIONS = (
     "how do I read a csv file into a table",

@@ -8,7 +8,7 @@ from fastapi.testclient import TestClient
 
 from retreever.bundle.retriever import Retreever
 from retreever.bundle.tree_view import explain, flow, node_view, tree_view
-from serve.static import mount_page
+from retreever.service.http.static_page import mount_page
 
 
 @pytest.fixture(scope="module")

@@ -7,15 +7,15 @@ import asyncio
 import sys
 from pathlib import Path
 
-from serve.answers import Answers
-from serve.api import make_api
-from serve.changes import originate
-from serve.encoding import Encoding
-from serve.engine import Engine
-from serve.front import Front, Live
-from serve.metrics import Metrics
-from serve.routing import Routing
-from serve.schema import VersionInfo
+from retreever.service.controller.bundle_changes import originate
+from retreever.service.encoder.text_encoder import Encoding
+from retreever.service.encoder.text_router import Routing
+from retreever.service.gateway import Front, Live
+from retreever.service.http.http_api import make_api
+from retreever.service.http.prometheus_metrics import Metrics
+from retreever.service.schema import VersionInfo
+from retreever.service.version.answers import Answers
+from retreever.service.version.engine import Engine
 
 TOKEN = "secret"
 

@@ -51,7 +51,7 @@ class Service:
         for process in psutil.process_iter():
             with suppress(psutil.Error, ProcessLookupError):
                 lines = [" ".join(one.cmdline()) for one in (process, process.parent()) if one]
-                if len(lines) == 2 and all("serve.fork_server" in line for line in lines):
+                if len(lines) == 2 and all("retreever.service.encoder.fork_server" in line for line in lines):
                     found += [process] * (os.getsid(process.pid) == session)
         return found
 
@@ -94,8 +94,8 @@ def main(root, port, settings):
     workspace = Workspace.at(Path(root))
     environment.prepare(workspace)
     from retreever.cluster.ray_runtime import cluster
-    from serve.app import start
-    from serve.arguments import AppArguments
+    from retreever.service.app import start
+    from retreever.service.settings import AppArguments
 
     arguments = AppArguments(**{"workspace": root, "threads": 1, "poll_s": 0.5, **json.loads(settings)})
     with cluster(workspace, cpus=2, serving=True):

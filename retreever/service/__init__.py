@@ -1,0 +1,1 @@
+"""The Ray Serve application: HTTP, versions of the model at work, and the page."""

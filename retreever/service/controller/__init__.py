@@ -1,0 +1,1 @@
+"""Which versions serve: follows an alias, keeps copies of bundles, applies live documents."""

@@ -1,0 +1,1 @@
+"""The HTTP interface, its metrics, and the page."""

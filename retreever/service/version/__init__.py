@@ -1,0 +1,1 @@
+"""One version at work: what it answers, and filters on metadata."""
