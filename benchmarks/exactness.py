@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from benchmarks.made_corpus import Corpus
+from benchmarks.synthetic_corpus import Corpus
 from retreever.encoding.encoding_store import EncodedDataset, open_dataset
 from retreever.evaluation.metrics import evaluate, relevance
 from retreever.index import Layout, TreeIndex

@@ -1,4 +1,4 @@
-"""A bundle of very many passages to serve, made of a model's own corpus as in `benchmarks.made_corpus`.
+"""A bundle of very many passages to serve, made of a model's own corpus as in `benchmarks.synthetic_corpus`.
 
     python -m benchmarks.large_bundle MODEL FOLDER [--documents 1000000]
     python -m benchmarks.serve_load FOLDER
@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from benchmarks.made_corpus import Corpus, fitting_mixture
+from benchmarks.synthetic_corpus import Corpus, fitting_mixture
 from benchmarks.timing import say
 from retreever.bundle.make_bundle import write_bundle
 from retreever.data.dataset import Passage

@@ -23,8 +23,8 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from benchmarks.made_corpus import CHUNK, Corpus, K, fitting_mixture
-from benchmarks.search_rivals import approximate, flats, lexical, probing
+from benchmarks.search_baselines import approximate, flats, lexical, probing
+from benchmarks.synthetic_corpus import CHUNK, Corpus, K, fitting_mixture
 from benchmarks.timing import Timing, backed, bandwidth, product_rate, say, timed
 from retreever.index import Layout, TreeIndex
 from retreever.index.search.certified_search import every_score

@@ -1,6 +1,6 @@
 """`retreever promote` as a job: `ray job submit --working-dir . -- python -m jobs.promote ...`."""
 
-from retreever.cli import main
+from retreever.cli.main import main
 
 if __name__ == "__main__":
     main(verb="promote")

@@ -1,6 +1,6 @@
 """`retreever runs` as a job: `ray job submit --working-dir . -- python -m jobs.runs list ...`."""
 
-from retreever.cli import main
+from retreever.cli.main import main
 
 if __name__ == "__main__":
     main(verb="runs")

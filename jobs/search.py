@@ -1,6 +1,6 @@
 """`retreever search` as a job: `ray job submit --working-dir . -- python -m jobs.search ...`."""
 
-from retreever.cli import main
+from retreever.cli.main import main
 
 if __name__ == "__main__":
     main(verb="search")

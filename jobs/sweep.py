@@ -1,6 +1,6 @@
 """`retreever sweep` as a job: `ray job submit --working-dir . -- python -m jobs.sweep ...`."""
 
-from retreever.cli import main
+from retreever.cli.main import main
 
 if __name__ == "__main__":
     main(verb="sweep")

@@ -1,6 +1,6 @@
 """`retreever tree` as a job: `ray job submit --working-dir . -- python -m jobs.tree ...`."""
 
-from retreever.cli import main
+from retreever.cli.main import main
 
 if __name__ == "__main__":
     main(verb="tree")

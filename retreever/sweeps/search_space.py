@@ -4,6 +4,7 @@ Every trial, and every end of every range, is validated before the first trial s
 not known in advance: `search.py`.
 """
 
+import importlib.resources
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -52,6 +53,23 @@ class Trial:
         'depth=8 negatives=all'
         """
         return " ".join(f"{k.rpartition('.')[2]}={'all' if v is None else v}" for k, v in self.varied.items())
+
+
+def locate_space(name: str) -> Path:
+    """The file of a search space: a path, or the name of one that retreever ships.
+
+    Raises:
+        ConfigError: there is none; the message lists those that are shipped.
+
+    >>> locate_space("demo").name
+    'demo.yaml'
+    """
+    shipped = Path(str(importlib.resources.files("retreever") / "search_spaces"))
+    for path in (Path(name), shipped / f"{name}.yaml"):
+        if path.is_file():
+            return path
+    names = ", ".join(sorted(path.stem for path in shipped.glob("*.yaml")))
+    raise ConfigError([f"search space {name}: neither a file nor one of those shipped: {names}"])
 
 
 def load(path: Path, overrides: Mapping[str, Any] | None = None) -> SearchSpace:

@@ -11,7 +11,7 @@ import pytest
 
 from retreever import config as configs
 from retreever.bundle.retriever import Retreever
-from retreever.cli import main
+from retreever.cli.main import main
 from retreever.cluster.launch_training import train
 from retreever.data import beir
 from retreever.errors import PromotionError, TrackingError

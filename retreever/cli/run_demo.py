@@ -12,15 +12,15 @@ from typing import Any
 
 import httpx
 
-from retreever import tables
 from retreever.bundle.make_bundle import make_bundle
+from retreever.cli import result_tables
+from retreever.cli.console import Screen, wait_for_interrupt
 from retreever.cluster.launch_training import train
 from retreever.cluster.ray_runtime import cluster
 from retreever.comparison.comparison_plots import plot_verdict
 from retreever.comparison.judge import compare
 from retreever.comparison.verdict import Verdict
 from retreever.config import Config
-from retreever.console import Screen, wait_for_interrupt
 from retreever.data import beir, docstrings
 from retreever.encoding.encoding_store import EncodedDataset, open_dataset
 from retreever.service.app import start
@@ -76,7 +76,7 @@ def run(space_file: Path, workspace: Workspace, screen: Screen, *, port: int, st
     return {
         "seconds": round(seconds, 1),
         "corpus": corpus,
-        "trials": tables.trial_rows(swept),
+        "trials": result_tables.trial_rows(swept),
         "best": {"params": config.flat(), "run_id": run_id, "levels": _by_level(results.pop(TREE))},
         "rivals": results,
         "model_uri": uri,
@@ -94,7 +94,7 @@ def _corpus(config: Config, workspace: Workspace, screen: Screen) -> dict[str, A
     folder = workspace.dataset(config.data.name)
     if not folder.is_dir():
         beir.write(docstrings.build(screen.track), folder)
-    summary = tables.describe(beir.read(folder, config.data.on_bad))
+    summary = result_tables.describe(beir.read(folder, config.data.on_bad))
     screen.say("  " + ", ".join(f"{count:,} {what}" for what, count in summary.items() if isinstance(count, int)))
     return summary
 
@@ -102,8 +102,10 @@ def _corpus(config: Config, workspace: Workspace, screen: Screen) -> dict[str, A
 def _sweep(space: SearchSpace, workspace: Workspace, screen: Screen) -> SweepResult:
     planned = len(spaces.trials(space))
     screen.heading(f"3/7  Sweep: {planned} trees by Ray Tune and ASHA, every run in MLflow")
-    result = sweep(space, workspace, track=screen.track, watch=lambda event: screen.say(tables.event_line(event)))
-    tables.show_trials(screen, result)
+    result = sweep(
+        space, workspace, track=screen.track, watch=lambda event: screen.say(result_tables.event_line(event))
+    )
+    result_tables.show_trials(screen, result)
     return result
 
 
@@ -118,7 +120,7 @@ def _final(space: SearchSpace, swept: SweepResult, workspace: Workspace, screen:
         workers=WORKERS,
         parent=swept.parent,
         tags={"kind": "final", "space": space.name},
-        watch=lambda figures: screen.say(tables.validation_line(figures)),
+        watch=lambda figures: screen.say(result_tables.validation_line(figures)),
     )
     return name, config, run_id
 
@@ -137,7 +139,7 @@ def _verdict(
     for file in ("verdict.json", "verdict.png", "verdict.md"):
         tracker.artifact(run_id, folder / file, "verdict")
     tracker.log(run_id, {f"test/{k}": v for k, v in _by_level_flat(verdict).items()})
-    tables.show_verdict(screen, verdict)
+    result_tables.show_verdict(screen, verdict)
     screen.say(f"  plot: {folder / 'verdict.png'}")
     return verdict
 
@@ -163,7 +165,7 @@ def _service(uri: str, port: int, workspace: Workspace, screen: Screen) -> Itera
             screen.table(
                 question,
                 ["score", "id", "text"],
-                [(h["score"], h["id"], tables.short(h["text"])) for h in hits],
+                [(h["score"], h["id"], result_tables.short(h["text"])) for h in hits],
             )
         latency = statistics.median(_timed(client, QUESTIONS[i % len(QUESTIONS)]) for i in range(15))
     screen.say(f"  median of 15 queries: {latency:.1f} ms, HTTP and encoding included")

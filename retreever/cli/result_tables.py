@@ -2,8 +2,8 @@
 
 from typing import TYPE_CHECKING, Any
 
+from retreever.cli.console import Branch, Screen
 from retreever.config import Config
-from retreever.console import Branch, Screen
 from retreever.data.dataset import RetrievalDataset
 
 if TYPE_CHECKING:  # they bring ray or mlflow, which most verbs do without

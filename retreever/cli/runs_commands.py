@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from retreever import tables
-from retreever.console import Screen
-from retreever.options import Json, Where, opened, verb
+from retreever.cli import result_tables
+from retreever.cli.console import Screen
+from retreever.cli.options import Json, Where, add_verb, open_workspace
 
 if TYPE_CHECKING:  # they bring mlflow
     from retreever.system.workspace import Workspace
@@ -22,7 +22,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-_verb = functools.partial(verb, app)
+_verb = functools.partial(add_verb, app)
 Name = Annotated[str, typer.Argument(help="a run's id, the beginning of it, or a run's name (the newest of that name)")]
 Filter = Annotated[
     str,
@@ -35,7 +35,7 @@ Space = Annotated[str | None, typer.Option(help="only runs of this search space"
 def _tracked(where: Path | None, as_json: bool) -> "tuple[Workspace, Screen, Tracker]":
     from retreever.tracking.tracker import Tracker
 
-    place, screen = opened(where, as_json)
+    place, screen = open_workspace(where, as_json)
     return place, screen, Tracker.of(place)
 
 
@@ -53,9 +53,9 @@ def list(
 
     place, screen, tracker = _tracked(workspace, json)
     found = run_catalog.listed(tracker, place, where=where, kind=kind, space=space)[:limit]
-    rows = [tables.run_row(run) for run in found]
-    screen.table("runs", tables.RUN_COLUMNS, rows)
-    screen.result({"runs": [dict(zip(tables.RUN_COLUMNS, row, strict=True)) for row in rows]})
+    rows = [result_tables.run_row(run) for run in found]
+    screen.table("runs", result_tables.RUN_COLUMNS, rows)
+    screen.result({"runs": [dict(zip(result_tables.RUN_COLUMNS, row, strict=True)) for row in rows]})
 
 
 @_verb
@@ -66,7 +66,7 @@ def show(run: Name, workspace: Where = None, json: Json = False) -> None:
     place, screen, tracker = _tracked(workspace, json)
     chosen = run_catalog.find(tracker, place, run)
     known = run_catalog.described(chosen)
-    tables.show_run(screen, known)
+    result_tables.show_run(screen, known)
     screen.result(known)
 
 
@@ -91,7 +91,7 @@ def compare(
     sides = [[one.a for one in found.differences], [one.b for one in found.differences]]
     curves = [Curve(name, sizes, side, [0.0] * len(side)) for name, side in zip(names, sides, strict=True)]
     plot_comparison(curves, found.per_query, path)
-    tables.show_comparison(screen, found, names)
+    result_tables.show_comparison(screen, found, names)
     screen.say(f"plot: {path}")
     screen.result(
         {
@@ -124,7 +124,7 @@ def best(
         run_catalog.listed(tracker, place, where=where, kind=kind, space=space), metric, limits
     )[0]
     known = run_catalog.described(chosen)
-    tables.show_run(screen, known)
+    result_tables.show_run(screen, known)
     screen.result(known)
 
 

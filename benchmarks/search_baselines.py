@@ -10,7 +10,7 @@ import bm25s
 import faiss
 import numpy as np
 
-from benchmarks.made_corpus import CHUNK, K
+from benchmarks.synthetic_corpus import CHUNK, K
 from benchmarks.timing import Timing, say, timed
 from retreever.index import TreeIndex
 from retreever.index.kernels.similarity_kernels import score_rows

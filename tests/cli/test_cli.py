@@ -2,11 +2,14 @@
 
 import importlib
 import json
+import subprocess
+import sys
 
 import mlflow
 import pytest
 
-from retreever.cli import main
+import retreever
+from retreever.cli.main import main
 from retreever.data import beir
 from retreever.system.workspace import Workspace
 from tests.support import tiny
@@ -93,6 +96,7 @@ def test_a_terminal_gets_tables(capsys, place):
         (["data", "beir"], "--path: the source beir needs it"),
         (["data", "webscale"], "source: must be one of docstrings, beir, hub"),
         (["encode", "--set", "data.name=absent"], "absent"),
+        (["sweep", "nowhere"], "search space nowhere: neither a file nor one of those shipped: demo, depth, encoders"),
         (["search", " ", "--model", "one"], "must"),
         (["search", "x", "--model", "one", "--level", "9"], "level: must be a whole number in [1, 4], got 9"),
     ],
@@ -135,5 +139,15 @@ def test_every_verb_explains_itself_and_is_a_job(capsys, verb):
 
 
 def test_a_dry_run_lists_the_trials(capsys, place):
+    code, found, _ = call(capsys, place, "sweep", "demo", "--dry-run", "--json")
+    assert code == 0 and len(found["trials"]) == 16
     code, found, _ = call(capsys, place, "sweep", "search_spaces/demo.yaml", "--dry-run", "--json")
     assert code == 0 and len(found["trials"]) == 16
+
+
+def test_the_version_and_the_module(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert not ended.value.code and capsys.readouterr().out == f"retreever {retreever.__version__}\n"
+    done = subprocess.run([sys.executable, "-m", "retreever", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"retreever {retreever.__version__}\n"
