@@ -1,12 +1,12 @@
-"""Does certified search ever differ from comparing everything? And what do stored halves and compact codes cost?
+"""Does certified search ever differ from a full sort? What do float16 and compact codes cost?
 
-    python -m benchmarks.exactness                    # made indexes alone
+    python -m benchmarks.exactness                    # synthetic indexes alone
     python -m benchmarks.exactness MODEL              # and the corpus of a run's or folder's model; NDCG@10 at the end
 
-Every query is asked at a random level for the 1, 10 and 100 best, of indexes that have just grown and shrunk by random
-numbers of passages, and every answer compared with a sort of all similarities in float32: the same passages in the same
-order with the same scores to the bit. The indexes differ in similarity, stored type, hierarchy, and in how their
-passages lie: around centres, anywhere, alone on a leaf, equal by the dozen; and the model's.
+Each query asks for the 1, 10 and 100 best passages at a random level, of an index that has just grown and shrunk by
+random numbers of passages. The baseline is a sort of all similarities in float32: every answer must hold the same
+passages in the same order with the same scores, to the bit. The indexes differ in similarity, stored type, hierarchy
+and distribution of passages: around centres, unstructured, alone on a leaf, many duplicates; and the model's corpus.
 """
 
 import json
@@ -17,25 +17,25 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from benchmarks.synthetic_corpus import Corpus
-from retreever.encoding.encoding_store import EncodedDataset, open_dataset
-from retreever.evaluation.metrics import evaluate, relevance
+from benchmarks.synthetic_corpus import SyntheticCorpus
+from retreever.encoding.encoding_store import EncodedDataset, open_encoded_dataset
+from retreever.evaluation.metrics import evaluate_rankings, group_judgements
 from retreever.index import Layout, TreeIndex
-from retreever.index.search.certified_search import every_score
+from retreever.index.search.certified_search import score_segment
 from retreever.model.tree import Tree
 from retreever.system.workspace import Workspace
-from retreever.tracking.model_registry import locate
+from retreever.tracking.model_registry import locate_model
 
-SIZES = (1, 10, 100)
-TURNS = 5  # times that an index grows and shrinks
-DEPTH, ROWS = 7, 5_000  # of made indexes
-CHANGED = 0.2  # at most so much of an index comes or goes in a turn
-Made = Callable[[int, int], np.ndarray]
+RESULT_SIZES = (1, 10, 100)
+CHANGE_ROUNDS = 5  # times that an index grows and shrinks
+DEPTH, ROWS = 7, 5_000  # of synthetic indexes
+MAX_CHANGED_SHARE = 0.2  # of an index, added or deleted in a round
+NodeGenerator = Callable[[int, int], np.ndarray]
 
 
 @dataclass
 class Tally:
-    """What was compared, by index."""
+    """Counts of queries, answers and differing answers; differences also by index."""
 
     queries: int = 0
     answers: int = 0
@@ -43,64 +43,66 @@ class Tally:
     by_index: dict[str, int] = field(default_factory=dict)
 
 
-def full(leaves: np.ndarray) -> np.ndarray:
-    """Leaf probabilities with all levels above them, in heap order."""
+def add_upper_levels(leaves: np.ndarray) -> np.ndarray:
+    """Add all levels above leaf probabilities, in heap order."""
     levels = [leaves]
     while levels[0].shape[1] > 1:
         levels.insert(0, levels[0][:, ::2] + levels[0][:, 1::2])
     return np.concatenate(levels, axis=1).astype(np.float32)
 
 
-def around_centres(rows: int, seed: int) -> np.ndarray:
-    """Leaf probabilities that lie around twelve centres."""
+def draw_around_centres(rows: int, seed: int) -> np.ndarray:
+    """Draw leaf probabilities around twelve centres."""
     draw, middle = np.random.default_rng(seed), np.random.default_rng(99).standard_normal((12, 2**DEPTH))
     leaves = np.exp(middle[draw.integers(12, size=rows)] + 0.6 * draw.standard_normal((rows, 2**DEPTH)))
-    return full(leaves / leaves.sum(axis=1, keepdims=True))
+    return add_upper_levels(leaves / leaves.sum(axis=1, keepdims=True))
 
 
-def anywhere(rows: int, seed: int) -> np.ndarray:
-    """Leaf probabilities without any structure."""
+def draw_unstructured(rows: int, seed: int) -> np.ndarray:
+    """Draw leaf probabilities without any structure."""
     leaves = np.random.default_rng(seed).gamma(0.3, size=(rows, 2**DEPTH)) + 1e-9
-    return full(leaves / leaves.sum(axis=1, keepdims=True))
+    return add_upper_levels(leaves / leaves.sum(axis=1, keepdims=True))
 
 
-def on_leaves(rows: int, seed: int) -> np.ndarray:
-    """All on one leaf, or on two."""
+def draw_on_leaves(rows: int, seed: int) -> np.ndarray:
+    """Draw passages with all mass on one leaf or on two."""
     draw, leaves = np.random.default_rng(seed), np.zeros((rows, 2**DEPTH), np.float32)
     for _ in range(2):
         leaves[np.arange(rows), draw.integers(2**DEPTH, size=rows)] += 0.5
-    return full(leaves)
+    return add_upper_levels(leaves)
 
 
-def equal(rows: int, seed: int) -> np.ndarray:
-    """Forty different ones, again and again."""
-    return around_centres(40, 7)[np.random.default_rng(seed).integers(40, size=rows)]
+def draw_duplicates(rows: int, seed: int) -> np.ndarray:
+    """Draw duplicates of forty passages."""
+    return draw_around_centres(40, 7)[np.random.default_rng(seed).integers(40, size=rows)]
 
 
-def broken(made: Made) -> Made:
-    """Without a hierarchy: level 5 is another text's."""
+def break_hierarchy(generate: NodeGenerator) -> NodeGenerator:
+    """Make a generator without an exact hierarchy: level 5 comes from another text."""
 
     def nodes(rows: int, seed: int) -> np.ndarray:
-        own, other = made(rows, seed), made(rows, seed + 10_000)
+        own, other = generate(rows, seed), generate(rows, seed + 10_000)
         own[:, Tree(DEPTH).level(5)] = other[:, Tree(DEPTH).level(5)]
         return own
 
     return nodes
 
 
-def compare(name: str, index: TreeIndex, made: Made, queries: int, tally: Tally, seed: int = 0) -> None:
-    """Ask an index between changes; passages and queries come from `made`."""
+def check_index(
+    name: str, index: TreeIndex, generate: NodeGenerator, queries: int, tally: Tally, seed: int = 0
+) -> None:
+    """Search an index between changes; `generate` draws both passages and queries."""
     draw = np.random.default_rng(seed)
     before = tally.differences
-    for turn in range(TURNS):
-        _change(index, made, turn, draw)
-        count = queries * (turn + 1) // TURNS - queries * turn // TURNS
-        asked, levels = made(count, 1_000 + turn), draw.integers(1, index.layout.depth + 1, size=count)
+    for turn in range(CHANGE_ROUNDS):
+        _change_index(index, generate, turn, draw)
+        count = queries * (turn + 1) // CHANGE_ROUNDS - queries * turn // CHANGE_ROUNDS
+        queries_of_round, levels = generate(count, 1_000 + turn), draw.integers(1, index.layout.depth + 1, size=count)
         for level in np.unique(levels):
-            own = asked[levels == level]
-            found = {k: index.search(own, k, int(level)) for k in SIZES}
+            own = queries_of_round[levels == level]
+            found = {k: index.search(own, k, int(level)) for k in RESULT_SIZES}
             for row, query in enumerate(own):
-                numbers, scores = _sorted(index, query, int(level), max(SIZES))
+                numbers, scores = _sort_all(index, query, int(level), max(RESULT_SIZES))
                 for k, (near, similar) in found.items():
                     same = np.array_equal(near[row], numbers[:k]) and np.array_equal(similar[row], scores[:k])
                     tally.answers += 1
@@ -109,86 +111,91 @@ def compare(name: str, index: TreeIndex, made: Made, queries: int, tally: Tally,
     tally.by_index[name] = tally.differences - before
 
 
-def _change(index: TreeIndex, made: Made, turn: int, draw: np.random.Generator) -> None:
-    several = int(draw.integers(1, int(CHANGED * len(index))))
+def _change_index(index: TreeIndex, generate: NodeGenerator, turn: int, draw: np.random.Generator) -> None:
+    several = int(draw.integers(1, int(MAX_CHANGED_SHARE * len(index))))
     index.delete(draw.choice(index.ids, several, replace=False).tolist())
-    more = int(draw.integers(1, int(CHANGED * len(index))))
-    index.add(made(more, 100 + turn), [f"t{turn}-{i}" for i in draw.permutation(more)])
+    more = int(draw.integers(1, int(MAX_CHANGED_SHARE * len(index))))
+    index.add(generate(more, 100 + turn), [f"t{turn}-{i}" for i in draw.permutation(more)])
 
 
-def _sorted(index: TreeIndex, query: np.ndarray, level: int, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers and scores of the best by every similarity, ties by id."""
-    vector = index.layout.form(query[None, Tree(index.layout.depth).level(level)])[0]
-    scores = np.concatenate([every_score(vector, level, segment, index.layout) for segment in index.segments])
+def _sort_all(index: TreeIndex, query: np.ndarray, level: int, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers and scores of the k best by all similarities, ties by id."""
+    vector = index.layout.to_stored_form(query[None, Tree(index.layout.depth).level(level)])[0]
+    scores = np.concatenate([score_segment(vector, level, segment, index.layout) for segment in index.segments])
     numbers = np.concatenate([segment.numbers for segment in index.segments])
-    alive = np.isin(numbers, index.living())
+    alive = np.isin(numbers, index.list_numbers())
     scores, numbers = scores[alive], numbers[alive]
     near = np.flatnonzero(scores >= np.partition(scores, -k)[-k])
-    ids = index.ids_of(numbers[near])
+    ids = index.find_ids(numbers[near])
     order = near[sorted(range(len(near)), key=lambda i: (-scores[near[i]], ids[i]))[:k]]
     return numbers[order], scores[order]
 
 
-def made_indexes(queries: int, tally: Tally) -> None:
-    """Indexes of every kind."""
-    kinds: list[tuple[str, Made, Any, Any, bool]] = []
+def check_synthetic_indexes(queries: int, tally: Tally) -> None:
+    """Check synthetic indexes of every kind."""
+    kinds: list[tuple[str, NodeGenerator, Any, Any, bool]] = []
+    generate: NodeGenerator
     for similarity in ("ntvd", "bhattacharyya"):
-        for made in (around_centres, anywhere, on_leaves, equal):
-            kinds.append((f"{similarity}, float16, {made.__name__}", made, similarity, "float16", True))
-        kinds.append((f"{similarity}, float32, around_centres", around_centres, similarity, "float32", True))
-        kinds.append((f"{similarity}, no hierarchy", broken(around_centres), similarity, "float16", False))
-    for number, (name, made, similarity, dtype, hierarchy) in enumerate(kinds):
-        layout = Layout(DEPTH, similarity, hierarchy, "made", dtype)
-        index = TreeIndex.build([made(ROWS, 0)], [f"d{i}" for i in range(ROWS)], layout)
+        for generate in (draw_around_centres, draw_unstructured, draw_on_leaves, draw_duplicates):
+            kinds.append((f"{similarity}, float16, {generate.__name__}", generate, similarity, "float16", True))
+        kinds.append((f"{similarity}, float32, around_centres", draw_around_centres, similarity, "float32", True))
+        kinds.append(
+            (f"{similarity}, no hierarchy", break_hierarchy(draw_around_centres), similarity, "float16", False)
+        )
+    for number, (name, generate, similarity, dtype, hierarchy) in enumerate(kinds):
+        layout = Layout(DEPTH, similarity, hierarchy, "synthetic", dtype)
+        index = TreeIndex.build([generate(ROWS, 0)], [f"d{i}" for i in range(ROWS)], layout)
         count = queries * (number + 1) // len(kinds) - queries * number // len(kinds)
-        compare(name, index, made, count, tally, seed=number)
+        check_index(name, index, generate, count, tally, seed=number)
 
 
-def real_index(corpus: Corpus, queries: int, tally: Tally) -> None:
-    """The model's corpus; what comes, and who asks, are mixtures of three of its passages."""
+def check_real_index(corpus: SyntheticCorpus, queries: int, tally: Tally) -> None:
+    """Check an index of the model's corpus; added passages and queries are mixtures of three of its passages."""
 
-    def made(rows: int, seed: int) -> np.ndarray:
-        return corpus.routed(np.concatenate(list(corpus.made(rows, 0.5, seed))))
+    def generate(rows: int, seed: int) -> np.ndarray:
+        return corpus.route(np.concatenate(list(corpus.generate(rows, 0.5, seed))))
 
-    routed = corpus.routed(corpus.passages)
+    routed = corpus.route(corpus.passages)
     index = TreeIndex.build([routed], [f"d{i}" for i in range(len(routed))], corpus.layout)
-    compare("the model's corpus", index, made, queries, tally)
+    check_index("the model's corpus", index, generate, queries, tally)
 
 
-def stored(corpus: Corpus, data: EncodedDataset) -> dict[str, dict[str, float]]:
-    """By how passages are stored: NDCG@10 of all test queries at the last level, and how many of float32's best 10."""
-    rows, relevant = relevance(data.dataset.qrels["test"])
-    asked, passages = corpus.routed(np.array(data.queries.pooled[rows])), corpus.routed(corpus.passages)
+def measure_stored_types(corpus: SyntheticCorpus, data: EncodedDataset) -> dict[str, dict[str, float]]:
+    """Compare stored types: NDCG@10 of all test queries at the last level, and the overlap with float32's best 10."""
+    rows, relevant = group_judgements(data.dataset.qrels["test"])
+    encoded_queries, passages = corpus.route(np.array(data.queries.pooled[rows])), corpus.route(corpus.passages)
     ids = [f"d{i:08d}" for i in range(len(passages))]
     kinds: dict[str, dict[str, Any]] = {
         "float32": {"dtype": "float32"},
         "float16": {"dtype": "float16"},
         "compact": {"compact": True},
     }
-    figures, exact = {}, np.empty(0)
+    figures, exact = {}, np.empty((0, 10), np.int64)
     for name, kind in kinds.items():
         index = TreeIndex.build([passages], ids, replace(corpus.layout, **kind))
-        found = index.search(asked, 10)[0]
+        found = index.search(encoded_queries, 10)[0]
         exact = found if name == "float32" else exact
         overlap = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(found.tolist(), exact.tolist(), strict=True)])
         size = index.stats()["bytes_per_document"]
-        ndcg = evaluate(found, relevant)["ndcg_at_10"]
+        ndcg = evaluate_rankings(found, relevant)["ndcg_at_10"]
         figures[name] = {"ndcg_at_10": ndcg, "of_the_best_10": float(overlap), "bytes_per_document": size}
     return figures
 
 
 def main(
-    model: Annotated[str, typer.Argument(help="a run's name or a model's folder; none: made indexes alone")] = "",
-    queries: Annotated[int, typer.Option(help="random queries, half of them of the model's corpus")] = 10_000,
+    model: Annotated[
+        str, typer.Argument(help="a run's name or a model's folder; without one, synthetic indexes alone")
+    ] = "",
+    queries: Annotated[int, typer.Option(help="random queries, half of them on the model's corpus")] = 10_000,
 ) -> None:
-    """Print one JSON object; exit with an error where an answer differs."""
+    """Print one JSON object; exit with an error if an answer differs."""
     tally, result = Tally(), {}
-    made_indexes(queries // 2 if model else queries, tally)
+    check_synthetic_indexes(queries // 2 if model else queries, tally)
     if model:
         workspace = Workspace.default()
-        corpus = Corpus.open(locate(model, workspace), workspace, queries=1)
-        real_index(corpus, queries - queries // 2, tally)
-        result["stored"] = stored(corpus, open_dataset(corpus.config, workspace))
+        corpus = SyntheticCorpus.open(locate_model(model, workspace), workspace, queries=1)
+        check_real_index(corpus, queries - queries // 2, tally)
+        result["stored"] = measure_stored_types(corpus, open_encoded_dataset(corpus.config, workspace))
     print(json.dumps(asdict(tally) | result, indent=2))
     if tally.differences:
         raise typer.Exit(1)

@@ -1,4 +1,4 @@
-"""What certified search is timed against: faiss flat, IVF and HNSW, probing as in the paper's release, and BM25."""
+"""Baselines of certified search: faiss flat, IVF and HNSW, the paper's probing, and BM25."""
 
 import time
 from collections.abc import Iterator
@@ -10,8 +10,8 @@ import bm25s
 import faiss
 import numpy as np
 
-from benchmarks.synthetic_corpus import CHUNK, K
-from benchmarks.timing import Timing, say, timed
+from benchmarks.synthetic_corpus import PASSAGES_PER_CHUNK, TOP_K
+from benchmarks.timing import Timing, log_step, time_search
 from retreever.index import TreeIndex
 from retreever.index.kernels.similarity_kernels import score_rows
 from retreever.model.tree import Tree
@@ -19,16 +19,18 @@ from retreever.model.tree import Tree
 PROBED_LEVEL = 5  # of 32 nodes
 
 
-def probing(index: TreeIndex, nodes: np.ndarray, truth: np.ndarray, target: float = 0.99) -> Timing:
-    """The release's approximation: a passage lies with its top node of a coarse level, a query reads its top nodes."""
+def time_probing(index: TreeIndex, nodes: np.ndarray, truth: np.ndarray, target: float = 0.99) -> Timing:
+    """Time the release's approximation: a query reads only the passages of its top nodes at a coarse level."""
     level, depth = PROBED_LEVEL, index.layout.depth
     segment = index.segments[0]
-    form, tree = index.layout.form, Tree(depth)
+    form, tree = index.layout.to_stored_form, Tree(depth)
     start = time.perf_counter()
     own = np.concatenate(
         [
-            index.layout.coarser(segment.vectors[depth][i : i + CHUNK].astype(np.float32), level).argmax(axis=1)
-            for i in range(0, len(segment), CHUNK)
+            index.layout.merge_to_level(
+                segment.vectors[depth][i : i + PASSAGES_PER_CHUNK].astype(np.float32), level
+            ).argmax(axis=1)
+            for i in range(0, len(segment), PASSAGES_PER_CHUNK)
         ]
     )
     lists = [np.flatnonzero(own == node) for node in range(2**level)]
@@ -44,50 +46,52 @@ def probing(index: TreeIndex, nodes: np.ndarray, truth: np.ndarray, target: floa
             scores = np.empty(len(rows), np.float32)
             vector = form(query[None, tree.level(depth)])[0]
             score_rows(vector, stored, index.layout.similarity == "bhattacharyya", rows, scores)
-            best = np.argsort(-scores)[:K]
-            found.append(np.pad(rows[best], (0, K - len(best)), constant_values=-1))
+            best = np.argsort(-scores)[:TOP_K]
+            found.append(np.pad(rows[best], (0, TOP_K - len(best)), constant_values=-1))
         return np.array(found)
 
     for probes in (1, 2, 4, 8, 16, 2**level):
         hits = [len(set(a) & set(b)) for a, b in zip(search(nodes, probes).tolist(), truth.tolist(), strict=True)]
-        if np.mean(hits) >= target * K:
+        if np.mean(hits) >= target * TOP_K:
             break
     name = f"probing {probes} of {2**level} nodes"
-    row = timed(name, partial(search, probes=probes), nodes, truth, len(segment), 2 * 2**depth, build_s)
-    return replace(row, left=probes / 2**level)
+    row = time_search(name, partial(search, probes=probes), nodes, truth, len(segment), 2 * 2**depth, build_s)
+    return replace(row, surviving_share=probes / 2**level)
 
 
-def lexical(texts: list[str], asked: list[str]) -> Timing:
-    """BM25 over the texts themselves."""
+def time_bm25(texts: list[str], query_texts: list[str]) -> Timing:
+    """Time BM25 over the texts."""
     start = time.perf_counter()
     index = bm25s.BM25()
     index.index(bm25s.tokenize(texts, show_progress=False), show_progress=False)
     build_s = time.perf_counter() - start
 
     def search(queries: np.ndarray) -> np.ndarray:
-        words = bm25s.tokenize([asked[i] for i in queries[:, 0]], show_progress=False)
-        return np.asarray(index.retrieve(words, k=K, show_progress=False).documents)
+        words = bm25s.tokenize([query_texts[i] for i in queries[:, 0]], show_progress=False)
+        return np.asarray(index.retrieve(words, k=TOP_K, show_progress=False).documents)
 
-    rows = np.arange(len(asked))[:, None]
-    return timed("BM25", search, rows, None, len(texts), float("nan"), build_s)
+    rows = np.arange(len(query_texts))[:, None]
+    return time_search("BM25", search, rows, None, len(texts), float("nan"), build_s)
 
 
-def flat(name: str, vectors: np.ndarray, queries: np.ndarray, metric: int) -> Timing:
-    """A flat faiss index over the same vectors."""
+def time_flat(name: str, vectors: np.ndarray, queries: np.ndarray, metric: int) -> Timing:
+    """Time a flat faiss index over the same vectors."""
     start = time.perf_counter()
     index = faiss.IndexFlat(vectors.shape[1], metric)
     index.add(vectors)
     build_s = time.perf_counter() - start
-    row = timed(name, lambda q: index.search(q, K)[1], queries, None, len(vectors), 4 * vectors.shape[1], build_s)
+    row = time_search(
+        name, lambda q: index.search(q, TOP_K)[1], queries, None, len(vectors), 4 * vectors.shape[1], build_s
+    )
     return replace(row, recall=1.0)
 
 
-def approximate(vectors: np.ndarray, queries: np.ndarray, kind: str, target: float = 0.99) -> Timing:
-    """IVF or HNSW over the encoder's vectors, searched just widely enough for the recall wanted."""
-    say(f"faiss {kind}")
+def time_approximate(vectors: np.ndarray, queries: np.ndarray, kind: str, target: float = 0.99) -> Timing:
+    """Time IVF or HNSW over the encoder's vectors, at the smallest breadth that reaches the target recall."""
+    log_step(f"faiss {kind}")
     exact = faiss.IndexFlatIP(vectors.shape[1])
     exact.add(vectors)
-    truth = exact.search(queries, K)[1]
+    truth = exact.search(queries, TOP_K)[1]
     start = time.perf_counter()
     index: Any
     if kind == "IVF":
@@ -104,19 +108,26 @@ def approximate(vectors: np.ndarray, queries: np.ndarray, kind: str, target: flo
             index.nprobe = width
         else:
             index.hnsw.efSearch = width
-        found = index.search(queries, K)[1]
-        if np.mean([len(set(a) & set(b)) / K for a, b in zip(found.tolist(), truth.tolist(), strict=True)]) >= target:
+        found = index.search(queries, TOP_K)[1]
+        if (
+            np.mean([len(set(a) & set(b)) / TOP_K for a, b in zip(found.tolist(), truth.tolist(), strict=True)])
+            >= target
+        ):
             break
     size = 4 * vectors.shape[1] + (4 * 2 * 32 if kind == "HNSW" else 8)
     label = f"faiss {kind}, encoder's {vectors.shape[1]} floats, width {width}"
-    return timed(label, lambda q: index.search(q, K)[1], queries, truth, len(vectors), size, build_s)
+    return time_search(label, lambda q: index.search(q, TOP_K)[1], queries, truth, len(vectors), size, build_s)
 
 
-def flats(leaves: np.ndarray, encodings: np.ndarray, asked: np.ndarray, nodes: np.ndarray) -> Iterator[Timing]:
-    """Flat searches over the finest level, whose probabilities become their roots meanwhile, and over the encoder's."""
+def time_flat_baselines(
+    leaves: np.ndarray, encodings: np.ndarray, encoded_queries: np.ndarray, nodes: np.ndarray
+) -> Iterator[Timing]:
+    """Time flat searches over the finest level and the encoder's vectors. Overwrites `leaves` by their square roots."""
     queries = np.ascontiguousarray(nodes[:, -leaves.shape[1] :])
-    yield flat(f"faiss flat L1, {leaves.shape[1]} floats", leaves, queries, faiss.METRIC_L1)
+    yield time_flat(f"faiss flat L1, {leaves.shape[1]} floats", leaves, queries, faiss.METRIC_L1)
     inner = faiss.METRIC_INNER_PRODUCT
     np.sqrt(leaves, out=leaves)
-    yield flat(f"faiss flat inner product, {leaves.shape[1]} floats", leaves, np.sqrt(queries), inner)
-    yield flat(f"faiss flat inner product, encoder's {encodings.shape[1]} floats", encodings, asked, inner)
+    yield time_flat(f"faiss flat inner product, {leaves.shape[1]} floats", leaves, np.sqrt(queries), inner)
+    yield time_flat(
+        f"faiss flat inner product, encoder's {encodings.shape[1]} floats", encodings, encoded_queries, inner
+    )

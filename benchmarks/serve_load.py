@@ -1,12 +1,12 @@
-"""The service under load, beside a plain FastAPI application with the same encoder and a flat index of faiss.
+"""The service under load, against a plain FastAPI application with the same encoder and faiss flat.
 
     python -m benchmarks.serve_load BUNDLE [--seconds 10] [--overload 60]
 
-Prints the encoder's own speed; for both services, ours with one replica of each kind and with up to two, the median of
-one client, the largest rate whose 99th percentile stays within 100 ms, and the speed of requests of 64 queries; then
-for ours with up to two: three times the largest rate, a burst until a second replica is up and until it is gone again,
-and half the rate while a version is swapped, rolled back, and while replicas are killed with signal 9.
-The load comes from this process, so the services have what it leaves of the processors.
+Prints the encoder's own speed. For the plain application, and for ours with one replica and with up to two: the median
+of one client, the largest rate whose 99th percentile stays within 100 ms, and the speed of requests of 64 queries. Then
+for ours with up to two: an overload of three times the largest rate; a burst until a second replica is up and until it
+has stopped; and half the largest rate while a version is swapped, rolled back, and while replicas are killed (SIGKILL).
+The load generator shares the machine's processors with the services.
 """
 
 import argparse
@@ -29,11 +29,11 @@ import psutil
 from retreever.system import environment
 from retreever.system.workspace import Workspace
 
-WITHIN_MS = 100
-WARM_S = 10
-GROWS_S = 40  # until there are as many replicas as there will be
-PACE = 1.25  # from one rate that is tried to the next
-QUERIES = [
+P99_LIMIT_MS = 100
+WARMUP_S = 10
+SCALE_UP_S = 40  # until all replicas are up
+RATE_FACTOR = 1.25  # between one offered rate and the next
+LOAD_QUERIES = [
     f"{verb} {thing}"
     for verb in ("read", "write", "sort", "merge", "plot", "parse", "split", "convert", "count", "find the last")
     for thing in (
@@ -52,57 +52,57 @@ def main() -> None:
     """Measure everything and print it."""
     parser = argparse.ArgumentParser()
     parser.add_argument("bundle", type=Path)
-    parser.add_argument("--seconds", type=float, default=10, help="that a rate is held")
-    parser.add_argument("--overload", type=float, default=60, help="seconds of three times the rate")
-    asked = parser.parse_args()
+    parser.add_argument("--seconds", type=float, default=10, help="seconds per offered rate")
+    parser.add_argument("--overload", type=float, default=60, help="seconds of overload")
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         place = Workspace.at(Path(folder))
-        environment.prepare(place)
+        environment.prepare_environment(place)
         print(f"{os.cpu_count()} processors, load before: {os.getloadavg()[0]:.1f}", flush=True)
-        alone = _encoder(asked.bundle)
-        with _plain(asked.bundle.resolve()) as url:
+        alone = _measure_encoder(options.bundle)
+        with _run_plain_service(options.bundle.resolve()) as url:
             print("\nplain FastAPI, one process, faiss flat")
-            _capacity(url, asked.seconds)
-            _bulk(url, alone)
-        _ours(asked.bundle.resolve(), place, asked.seconds, asked.overload, alone)
+            _measure_capacity(url, options.seconds)
+            _measure_bulk(url, alone)
+        _measure_service(options.bundle.resolve(), place, options.seconds, options.overload, alone)
 
 
-def _encoder(bundle: Path) -> float:
-    """Queries a second that the encoder reads by itself."""
+def _measure_encoder(bundle: Path) -> float:
+    """Queries per second of the encoder alone."""
     from retreever.encoding.encoder import Encoder
     from retreever.trained_tree import load_model
 
     encoder = Encoder.load(load_model(bundle)[1].encoder)
-    single = statistics.median(_timed(encoder, QUERIES[i : i + 1]) for i in range(40))
-    batch = statistics.median(_timed(encoder, QUERIES[:64]) for _ in range(10))
-    print(f"encoder alone: one query {single * 1000:.1f} ms; batches of 64: {64 / batch:.0f} queries a second")
+    single = statistics.median(_time_encoding(encoder, LOAD_QUERIES[i : i + 1]) for i in range(40))
+    batch = statistics.median(_time_encoding(encoder, LOAD_QUERIES[:64]) for _ in range(10))
+    print(f"encoder alone: one query {single * 1000:.1f} ms; batches of 64: {64 / batch:.0f} queries per second")
     return 64 / batch
 
 
-def _timed(encoder, texts: list[str]) -> float:
-    begun = time.perf_counter()
-    encoder.pooled(texts, "query")
-    return time.perf_counter() - begun
+def _time_encoding(encoder, texts: list[str]) -> float:
+    start = time.perf_counter()
+    encoder.encode_pooled(texts, "query")
+    return time.perf_counter() - start
 
 
 @contextmanager
-def _plain(bundle: Path) -> Iterator[str]:
-    port = _free_port()
+def _run_plain_service(bundle: Path) -> Iterator[str]:
+    port = _find_free_port()
     with subprocess.Popen([sys.executable, "-m", "benchmarks.plain_service", str(bundle), str(port)]) as process:
         try:
-            _up(f"http://127.0.0.1:{port}/docs")
+            _wait_until_up(f"http://127.0.0.1:{port}/docs")
             yield f"http://127.0.0.1:{port}"
         finally:
             process.terminate()
 
 
-def _free_port() -> int:
+def _find_free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 
 
-def _up(url: str) -> None:
+def _wait_until_up(url: str) -> None:
     for _ in range(1200):
         try:
             if httpx.get(url).status_code == 200:
@@ -112,81 +112,81 @@ def _up(url: str) -> None:
     raise RuntimeError(f"{url} does not answer")
 
 
-def _capacity(url: str, seconds: float, warm_s: float = WARM_S) -> float:
-    """The largest rate within the limit; prints the way there."""
-    from benchmarks.open_loop import Load
+def _measure_capacity(url: str, seconds: float, warm_s: float = WARMUP_S) -> float:
+    """Find the largest rate within the limit; prints each step."""
+    from benchmarks.open_loop import LoadGenerator
 
-    asyncio.run(Load(url, QUERIES).closed(16, 100_000, warm_s))
-    closed = asyncio.run(Load(url, QUERIES).closed(16, 600, 20))
+    asyncio.run(LoadGenerator(url, LOAD_QUERIES).run_closed_loop(16, 100_000, warm_s))
+    closed = asyncio.run(LoadGenerator(url, LOAD_QUERIES).run_closed_loop(16, 600, 20))
     print(f"  16 clients: {closed}", flush=True)
     rate, best, missed = max(closed.rate / 2, 5), 0.0, 0
-    while missed < 2:  # one slow moment of a shared machine is no limit
-        outcome = asyncio.run(Load(url, QUERIES).open(rate, seconds))
-        kept = outcome.quantile(0.99) <= WITHIN_MS and outcome.statuses.keys() == {200}
-        print(f"  offered {rate:.0f}: {outcome}{'' if kept else '  -- beyond the limit'}", flush=True)
-        missed = 0 if kept else missed + 1
-        best, rate = (max(best, outcome.rate), rate * PACE) if kept else (best, rate)
-    print(f"  largest rate with p99 <= {WITHIN_MS} ms: {best:.0f} a second", flush=True)
-    print("  one client: " + str(asyncio.run(Load(url, QUERIES).closed(1, 200, 10))), flush=True)
+    while missed < 2:  # two misses in a row, as a shared machine has slow moments
+        outcome = asyncio.run(LoadGenerator(url, LOAD_QUERIES).run_open_loop(rate, seconds))
+        within = outcome.quantile(0.99) <= P99_LIMIT_MS and outcome.statuses.keys() == {200}
+        print(f"  offered {rate:.0f}: {outcome}{'' if within else '  -- beyond the limit'}", flush=True)
+        missed = 0 if within else missed + 1
+        best, rate = (max(best, outcome.rate), rate * RATE_FACTOR) if within else (best, rate)
+    print(f"  largest rate with p99 <= {P99_LIMIT_MS} ms: {best:.0f} per second", flush=True)
+    print("  one client: " + str(asyncio.run(LoadGenerator(url, LOAD_QUERIES).run_closed_loop(1, 200, 10))), flush=True)
     return best
 
 
-def _bulk(url: str, alone: float) -> None:
-    """Requests of 64 queries, from two clients, when all replicas are up; prints queries a second."""
-    from benchmarks.open_loop import Load
+def _measure_bulk(url: str, alone: float) -> None:
+    """Send requests of 64 queries from two clients when all replicas are up; prints queries per second."""
+    from benchmarks.open_loop import LoadGenerator
 
-    asyncio.run(Load(url, QUERIES, together=64).closed(2, 10_000, 20))
-    outcome = asyncio.run(Load(url, QUERIES, together=64).closed(2, 10_000, 10))
+    asyncio.run(LoadGenerator(url, LOAD_QUERIES, queries_per_request=64).run_closed_loop(2, 10_000, 20))
+    outcome = asyncio.run(LoadGenerator(url, LOAD_QUERIES, queries_per_request=64).run_closed_loop(2, 10_000, 10))
     rate = outcome.rate * 64
-    print(f"  64 queries a request: {rate:.0f} queries a second, {rate / alone:.2f} of the encoder's", flush=True)
+    print(f"  64 queries per request: {rate:.0f} queries per second, {rate / alone:.2f} of the encoder's", flush=True)
 
 
-def _ours(bundle: Path, place: Workspace, seconds: float, overload: float, alone: float) -> None:
+def _measure_service(bundle: Path, place: Workspace, seconds: float, overload: float, alone: float) -> None:
     from ray import serve
 
-    from retreever.cluster.ray_runtime import cluster
-    from retreever.service.app import start
-    from retreever.service.settings import AppArguments
-    from retreever.tracking.model_registry import register, rollback
+    from retreever.cluster.ray_runtime import join_cluster
+    from retreever.service.app import start_service
+    from retreever.service.settings import ServiceSettings
+    from retreever.tracking.model_registry import register_bundle, roll_back_alias
     from retreever.tracking.tracker import Tracker
 
     tracker = Tracker.of(place)
-    run = tracker.start(tracker.experiment(place), "load")
-    register(bundle, run, tracker, notes={})
-    settings = AppArguments(workspace=str(place.root), poll_s=0.5)
-    with cluster(place, serving=True):
-        url = start(settings, port=_free_port())
+    run = tracker.start(tracker.get_experiment(place), "load")
+    register_bundle(bundle, run, tracker, tags={})
+    settings = ServiceSettings(workspace=str(place.root), poll_s=0.5)
+    with join_cluster(place, serving=True):
+        url = start_service(settings, port=_find_free_port())
         print("\nours: proxy, ingress, and one replica each of retriever and encoder")
-        alone_rate = _capacity(url, seconds)
-        _bulk(url, alone)
+        alone_rate = _measure_capacity(url, seconds)
+        _measure_bulk(url, alone)
         serve.shutdown()
-    with cluster(place, serving=True):
-        url = start(settings.model_copy(update={"max_replicas": 2}), port=_free_port())
-        print("\nours: 1 to 2 replicas of the last two")
-        capacity = max(_capacity(url, seconds, GROWS_S), alone_rate, 10)
-        _bulk(url, alone)
-        _settled(serve)
-        _overload(url, 3 * capacity, overload)
-        _settled(serve)
-        _burst(url, serve, 3 * capacity)
-        _settled(serve)
-        with_second = lambda: register(bundle, run, tracker, notes={})  # noqa: E731
-        _changing("a hot swap", url, capacity / 2, with_second, "models:/retreever/2")
-        _changing("a rollback", url, capacity / 2, lambda: rollback(tracker), "models:/retreever/1")
+    with join_cluster(place, serving=True):
+        url = start_service(settings.model_copy(update={"max_replicas": 2}), port=_find_free_port())
+        print("\nours: 1 to 2 replicas of retriever and encoder")
+        capacity = max(_measure_capacity(url, seconds, SCALE_UP_S), alone_rate, 10)
+        _measure_bulk(url, alone)
+        _wait_until_settled(serve)
+        _measure_overload(url, 3 * capacity, overload)
+        _wait_until_settled(serve)
+        _measure_burst(url, serve, 3 * capacity)
+        _wait_until_settled(serve)
+        with_second = lambda: register_bundle(bundle, run, tracker, tags={})  # noqa: E731
+        _measure_change("a hot swap", url, capacity / 2, with_second, "models:/retreever/2")
+        _measure_change("a rollback", url, capacity / 2, lambda: roll_back_alias(tracker), "models:/retreever/1")
         for kind in ("Encoder", "Retriever", "Ingress"):
-            _killing(kind, url, capacity / 2)
+            _measure_kill(kind, url, capacity / 2)
 
 
-def _settled(serve) -> float:
-    """Wait until there is one replica of each again; seconds that it took."""
-    begun = time.monotonic()
-    while _replicas(serve) > 1 and time.monotonic() - begun < 120:
+def _wait_until_settled(serve) -> float:
+    """Wait until one replica of each kind remains; returns the seconds."""
+    start = time.monotonic()
+    while _count_replicas(serve) > 1 and time.monotonic() - start < 120:
         time.sleep(0.2)
-    return time.monotonic() - begun
+    return time.monotonic() - start
 
 
-def _replicas(serve) -> int:
-    """The most running replicas of an encoder."""
+def _count_replicas(serve) -> int:
+    """Running replicas of the encoder, of the version that has the most."""
     found = [1]
     for name, app in serve.status().applications.items():
         if name.startswith("retreever-"):
@@ -194,106 +194,105 @@ def _replicas(serve) -> int:
     return max(found)
 
 
-def _overload(url: str, rate: float, seconds: float) -> None:
-    from benchmarks.open_loop import Load
+def _measure_overload(url: str, rate: float, seconds: float) -> None:
+    from benchmarks.open_loop import LoadGenerator
 
-    before, replicas = _memory(), len(_processes("ServeReplica"))
-    outcome = asyncio.run(Load(url, QUERIES).open(rate, seconds))
-    print(f"\noverload, {rate:.0f} a second for {seconds:.0f} s: {outcome}")
+    before, replicas = _measure_memory(), len(_list_processes("ServeReplica"))
+    outcome = asyncio.run(LoadGenerator(url, LOAD_QUERIES).run_open_loop(rate, seconds))
+    print(f"\noverload, {rate:.0f} per second for {seconds:.0f} s: {outcome}")
     print(
-        f"  memory of the service: {before:.0f} MiB before, {_memory():.0f} MiB after; "
-        f"replicas of all kinds {replicas}, then {len(_processes('ServeReplica'))} {outcome.faults}",
+        f"  memory of the service: {before:.0f} MiB before, {_measure_memory():.0f} MiB after; "
+        f"replicas of all kinds {replicas}, then {len(_list_processes('ServeReplica'))} {outcome.faults}",
         flush=True,
     )
 
 
-def _memory() -> float:
-    """MiB that the service's processes hold for themselves; what forks share counts for each."""
-    encoding = [p for p in psutil.process_iter() if "retreever.service.encoder.fork_server" in _line(p)]
-    return sum(p.memory_info().rss - p.memory_info().shared for p in _processes("") + encoding) / 2**20
+def _measure_memory() -> float:
+    """Private memory of the service's processes in MiB; pages that forks share count for each of them."""
+    encoding = [p for p in psutil.process_iter() if "retreever.service.encoder.fork_server" in _read_command_line(p)]
+    return sum(p.memory_info().rss - p.memory_info().shared for p in _list_processes("") + encoding) / 2**20
 
 
-def _processes(kind: str) -> list[psutil.Process]:
+def _list_processes(kind: str) -> list[psutil.Process]:
     found = []
     for process in psutil.Process().children(recursive=True):
-        line = _line(process)
+        line = _read_command_line(process)
         if line.startswith("ray::") and ("ServeReplica:" in line or "ProxyActor" in line) and kind in line:
             found.append(process)
     return found
 
 
-def _line(process: psutil.Process) -> str:
+def _read_command_line(process: psutil.Process) -> str:
     try:
         return " ".join(process.cmdline())
     except psutil.Error:  # it has ended
         return ""
 
 
-def _burst(url: str, serve, rate: float) -> None:
-    from benchmarks.open_loop import Load
+def _measure_burst(url: str, serve, rate: float) -> None:
+    from benchmarks.open_loop import LoadGenerator, LoadOutcome
 
-    async def play() -> tuple[float, object]:
+    async def play() -> tuple[float, LoadOutcome]:
         done = asyncio.Event()
-        load = asyncio.create_task(Load(url, QUERIES).open(rate, 60, done))
-        begun = time.monotonic()
-        while await asyncio.to_thread(_replicas, serve) < 2 and time.monotonic() - begun < 45:
+        load = asyncio.create_task(LoadGenerator(url, LOAD_QUERIES).run_open_loop(rate, 60, done))
+        start = time.monotonic()
+        while await asyncio.to_thread(_count_replicas, serve) < 2 and time.monotonic() - start < 45:
             await asyncio.sleep(0.2)
-        took = time.monotonic() - begun
+        took = time.monotonic() - start
         await asyncio.sleep(3)
         done.set()
         return took, await load
 
     took, outcome = asyncio.run(play())
-    print(f"\nburst of {rate:.0f} a second: a second replica after {took:.1f} s; {outcome} {outcome.faults}")
+    print(f"\nburst of {rate:.0f} per second: a second replica after {took:.1f} s; {outcome} {outcome.faults}")
 
-    async def back() -> tuple[float, object]:
+    async def back() -> tuple[float, LoadOutcome]:
         done = asyncio.Event()
-        load = asyncio.create_task(Load(url, QUERIES).open(rate / 12, 120, done))
-        seconds = await asyncio.to_thread(_settled, serve)
+        load = asyncio.create_task(LoadGenerator(url, LOAD_QUERIES).run_open_loop(rate / 12, 120, done))
+        seconds = await asyncio.to_thread(_wait_until_settled, serve)
         await asyncio.sleep(2)
         done.set()
         return seconds, await load
 
     seconds, outcome = asyncio.run(back())
-    print(f"  back to one {seconds:.1f} s after it, under a little load: {outcome} {outcome.faults}", flush=True)
+    print(f"  back to one replica {seconds:.1f} s after it, under a low load: {outcome} {outcome.faults}", flush=True)
 
 
-def _changing(what: str, url: str, rate: float, change, version: str) -> None:
-    from benchmarks.open_loop import Load
+def _measure_change(what: str, url: str, rate: float, change, version: str) -> None:
+    from benchmarks.open_loop import LoadGenerator
 
     async def play():
         done = asyncio.Event()
-        load = asyncio.create_task(Load(url, QUERIES).open(rate, 180, done))
+        load = asyncio.create_task(LoadGenerator(url, LOAD_QUERIES).run_open_loop(rate, 180, done))
         await asyncio.sleep(3)
-        begun = time.monotonic()
+        start = time.monotonic()
         await asyncio.to_thread(change)
         while (await asyncio.to_thread(httpx.get, f"{url}/v1/model", timeout=20)).json().get("version") != version:
-            await asyncio.sleep(0.2)  # a busy service may refuse this question too
-        took = time.monotonic() - begun
-        await asyncio.sleep(12)  # the old one has ended
+            await asyncio.sleep(0.2)  # a busy service may refuse this request too
+        took = time.monotonic() - start
+        await asyncio.sleep(12)  # until the old version has ended
         done.set()
         return took, await load
 
     took, outcome = asyncio.run(play())
-    print(f"\n{rate:.0f} a second during {what}, which took {took:.1f} s: {outcome}")
-    print(f"  failed: {outcome.failed} {outcome.faults}; by version: {dict(outcome.versions)}", flush=True)
+    print(f"\n{rate:.0f} per second during {what}, which took {took:.1f} s: {outcome}")
+    print(f"  failed: {outcome.failures} {outcome.faults}; by version: {dict(outcome.versions)}", flush=True)
 
 
-def _killing(kind: str, url: str, rate: float) -> None:
-    from benchmarks.open_loop import Load
+def _measure_kill(kind: str, url: str, rate: float) -> None:
+    from benchmarks.open_loop import LoadGenerator
 
     async def play(retries: int):
-        load = asyncio.create_task(Load(url, QUERIES, retries=retries).open(rate, 20))
+        load = asyncio.create_task(LoadGenerator(url, LOAD_QUERIES, retries=retries).run_open_loop(rate, 20))
         await asyncio.sleep(3)
-        for process in _processes(f":{kind}"):
+        for process in _list_processes(f":{kind}"):
             process.send_signal(signal.SIGKILL)
         return await load
 
     outcome, patient = asyncio.run(play(0)), asyncio.run(play(15))
-    print(
-        f"\n{rate:.0f} a second while the only {kind} is killed: {outcome}; failed: {outcome.failed} {outcome.faults}"
-    )
-    print(f"  with clients that retry: {patient}; failed: {patient.failed}", flush=True)
+    print(f"\n{rate:.0f} per second while the only {kind} is killed: {outcome}")
+    print(f"  failed: {outcome.failures} {outcome.faults}")
+    print(f"  with clients that retry: {patient}; failed: {patient.failures}", flush=True)
 
 
 if __name__ == "__main__":

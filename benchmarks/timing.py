@@ -1,4 +1,4 @@
-"""How long searches take: single queries on one thread, batches on all; and what one thread reads from memory."""
+"""Timing of searches, single queries on one thread and batches on all, and of the machine's limits."""
 
 import sys
 import time
@@ -10,16 +10,16 @@ import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
-PATIENCE = 8  # seconds of single queries
+SINGLE_QUERY_SECONDS = 8  # time limit of the single queries of one search
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Milliseconds a query, what was found against brute force over the same vectors, and what was looked at for it.
+    """Milliseconds per query, recall against brute force over the same vectors, and share of passages scored.
 
     Attributes:
-        recall: NaN where no vectors are compared (BM25).
-        left: share of the documents that the first bound leaves; 1 where there is none.
+        recall: in [0, 1]; NaN where no vectors are compared (BM25).
+        surviving_share: share of the passages that survive the first bound; 1 where there is no bound.
     """
 
     name: str
@@ -30,10 +30,10 @@ class Timing:
     recall: float
     bytes_per_document: float
     build_s: float
-    left: float = 1.0
+    surviving_share: float = 1.0
 
 
-def timed(
+def time_search(
     name: str,
     search: Callable[[np.ndarray], np.ndarray],
     queries: np.ndarray,
@@ -42,11 +42,11 @@ def timed(
     size: float,
     build_s: float,
 ) -> Timing:
-    """Single queries on one thread, then batches of 64 on all; recall of what came back against `truth`, if any.
+    """Time single queries on one thread, then batches of 64 on all; compute the recall against `truth`, if any.
 
-    Slow rivals answer fewer: until they have had their time, and ten at least.
+    A slow search stops after `SINGLE_QUERY_SECONDS`, but answers at least ten queries.
     """
-    say(name)
+    log_step(name)
     search(queries[:1])
     singles, found = [], []
     with threadpool_limits(1):
@@ -55,11 +55,11 @@ def timed(
             start = time.perf_counter()
             found.append(search(query[None])[0])
             singles.append((time.perf_counter() - start) * 1e3)
-            if sum(singles) > PATIENCE * 1e3 and len(singles) >= 10:
+            if sum(singles) > SINGLE_QUERY_SECONDS * 1e3 and len(singles) >= 10:
                 break
     faiss.omp_set_num_threads(torch.get_num_threads())
-    batch, batches = queries[np.arange(64) % len(queries)], []
-    while sum(batches) < PATIENCE / 4 and len(batches) < 5:
+    batch, batches = queries[np.arange(64) % len(queries)], list[float]()
+    while sum(batches) < SINGLE_QUERY_SECONDS / 4 and len(batches) < 5:
         start = time.perf_counter()
         search(batch)
         batches.append(time.perf_counter() - start)
@@ -72,13 +72,13 @@ def timed(
     return Timing(name, documents, float(p50), float(p99), qps, recall, size, build_s)
 
 
-def say(step: str) -> None:
-    """Tell on stderr what is being done."""
+def log_step(step: str) -> None:
+    """Print a step on stderr, with the time of day."""
     print(f"{time.strftime('%H:%M:%S')} {step}", file=sys.stderr, flush=True)
 
 
-def bandwidth() -> float:
-    """Bytes a second that one thread reads, summing 256 MiB."""
+def measure_bandwidth() -> float:
+    """Bytes per second that one thread reads, summing 256 MiB."""
     block = np.ones(2**25, np.float64)
     times = []
     for _ in range(5):
@@ -88,8 +88,8 @@ def bandwidth() -> float:
     return block.nbytes / min(times)
 
 
-def product_rate() -> float:
-    """Multiplications and additions a second of a large product in float32 on all threads."""
+def measure_product_rate() -> float:
+    """Floating-point operations per second of a large matrix product in float32 on all threads."""
     left, right = np.ones((2**14, 1024), np.float32), np.ones((1024, 256), np.float32)
     times = []
     for _ in range(5):
@@ -99,9 +99,9 @@ def product_rate() -> float:
     return 2 * left.size * right.shape[1] / min(times)
 
 
-def backed(size: int) -> None:
-    """Have so many bytes of memory once, and free them.
+def touch_memory(size: int) -> None:
+    """Allocate so many bytes and free them.
 
-    A virtual machine takes up to two seconds for a GiB it never gave before: whoever builds first would pay for it.
+    A virtual machine takes up to two seconds to back a GiB for the first time; the first build would pay for that.
     """
     np.ones(size, np.uint8)

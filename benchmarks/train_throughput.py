@@ -1,16 +1,17 @@
-"""How fast is a training step? Every split function against what is possible and against rivals.
+"""How fast is a training step? Every split function against the machine's limits and baselines.
 
     python -m benchmarks.train_throughput              # all, about five minutes on two cores
     python -m benchmarks.train_throughput linear       # one split function
 
-Pooled splits are timed with four levels together, as by default, with the last alone, and with one drawn a step, as
-stochastic depth trains them. The rivals run in the same process, on the same random encodings, with the same
+Pooled splits are timed with four levels per step, as by default, with the last level alone, and with one random level
+per step, as in stochastic depth. The baselines run in the same process, on the same random encodings, with the same
 optimiser:
 
-floor   the step's multiplications at the rate of a large matrix product, or its bytes at the rate of a copy, whichever
-        takes longer, both measured here. Bytes are counted once: inputs, parameters with their gradients and moments.
-naive   cross-attention as one would write it, which builds the attended values of every node: (batch, nodes, d_k). It
-        takes our parameters and gives our scores; that is checked before it is timed.
+bound   upper bound of the rate: the step's multiplications at the rate of a large matrix product, or its bytes at the
+        rate of a copy, whichever takes longer; both rates are measured here. Bytes are counted once: inputs, and
+        parameters with their gradients and moments.
+naive   direct cross-attention, which builds the attended values of every node: (batch, nodes, d_k). It shares our
+        parameters and must give our scores; that is checked before the timing.
 MNRL    sentence-transformers' MultipleNegativesRankingLoss on a linear head of 2**depth outputs, in this loop.
 """
 
@@ -25,22 +26,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from retreever.config import Config, EncoderConfig, build
-from retreever.encoding.encoder import resolved_dtype
-from retreever.model import RoutingTree, levels_at
-from retreever.model.attention import CrossAttention
+from retreever.config import Config, EncoderConfig, build_config
+from retreever.encoding.encoder_files import resolve_dtype
+from retreever.model import RoutingTree, levels_at_step
+from retreever.model.attention import CrossAttentionSplit
 from retreever.system import memory
-from retreever.training.learner import learner_of, optimizer_of
+from retreever.training.learner import build_learner, build_optimizer
 
 DIM, DEPTH, TOKENS = 384, 10, 128
-SECONDS = 5.0
-"""For which each contestant is timed, after one step to warm up."""
-SCHEDULED = 200
-"""Steps whose levels are drawn beforehand, enough to even them out."""
+TIMED_SECONDS = 5.0
+"""Time limit per system, after one warm-up step."""
+SCHEDULED_STEPS = 200
+"""Steps whose levels are drawn beforehand, enough to average over them."""
 
 
 @dataclass(frozen=True)
-class Pairs:
+class PairBatch:
     """One batch: encodings of queries and passages, and their masks (None: pooled)."""
 
     queries: Tensor
@@ -48,16 +49,16 @@ class Pairs:
     mask: Tensor | None
 
     @classmethod
-    def draw(cls, batch: int, tokens: bool) -> "Pairs":
+    def draw(cls, batch: int, tokens: bool) -> "PairBatch":
         shape = (batch, TOKENS, DIM) if tokens else (batch, DIM)
-        sides = [F.normalize(torch.randn(shape), dim=-1) for _ in range(2)]
-        return cls(*sides, torch.ones(batch, TOKENS, dtype=torch.bool) if tokens else None)
+        queries, passages = (F.normalize(torch.randn(shape), dim=-1) for _ in range(2))
+        return cls(queries, passages, torch.ones(batch, TOKENS, dtype=torch.bool) if tokens else None)
 
 
-class Naive(nn.Module):
-    """Cross-attention by the book, on the parameters of ours."""
+class NaiveAttention(nn.Module):
+    """Direct cross-attention on our parameters."""
 
-    def __init__(self, ours: CrossAttention):
+    def __init__(self, ours: CrossAttentionSplit):
         super().__init__()
         self.ours = ours
         self.offset = ours.offset
@@ -77,29 +78,29 @@ class Naive(nn.Module):
         return torch.einsum("bnhd,hnd->bn", attended, ours.readout[:, :outputs]) + self.offset[:outputs]
 
 
-def rate(step: Callable[[], object]) -> float:
-    """Calls a second."""
+def measure_rate(step: Callable[[], object]) -> float:
+    """Calls of `step` per second."""
     step()
     calls, started = 0, time.perf_counter()
-    while (spent := time.perf_counter() - started) < SECONDS:
+    while (spent := time.perf_counter() - started) < TIMED_SECONDS:
         step()
         calls += 1
     return calls / spent
 
 
-def trainer(config: Config, pairs: Pairs, naive: bool = False) -> Callable[[], object]:
-    """One training step of a tree, without reading data."""
+def make_tree_step(config: Config, pairs: PairBatch, naive: bool = False) -> Callable[[], object]:
+    """Make a function that runs one training step of a tree, without reading data."""
     torch.manual_seed(0)
-    learner = learner_of(config, DIM)
+    learner = build_learner(config, DIM)
     tree = learner.tree
     if naive:
-        assert isinstance(tree.split, CrossAttention)
+        assert isinstance(tree.split, CrossAttentionSplit)
         _check_same(tree, pairs)
-        tree.split = Naive(tree.split)  # type: ignore[assignment]
-    optimizer = optimizer_of(learner, config)
+        tree.split = NaiveAttention(tree.split)
+    optimizer = build_optimizer(learner, config)
     keep = torch.ones(len(pairs.queries), len(pairs.queries), dtype=torch.bool)
 
-    levels_of_steps = itertools.cycle(scheduled(config))
+    levels_of_steps = itertools.cycle(list_scheduled_levels(config))
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
@@ -111,18 +112,18 @@ def trainer(config: Config, pairs: Pairs, naive: bool = False) -> Callable[[], o
     return step
 
 
-def _check_same(tree: RoutingTree, pairs: Pairs) -> None:
+def _check_same(tree: RoutingTree, pairs: PairBatch) -> None:
     tree.eval()
     with torch.no_grad():
         x, mask, outputs = pairs.queries[:4], pairs.mask, tree.propagation.inputs
-        assert mask is not None and isinstance(tree.split, CrossAttention)
-        naive = Naive(tree.split).eval()(x, mask[:4], outputs)
+        assert mask is not None and isinstance(tree.split, CrossAttentionSplit)
+        naive = NaiveAttention(tree.split).eval()(x, mask[:4], outputs)
         torch.testing.assert_close(tree.split(x, mask[:4]), naive, rtol=1e-3, atol=1e-4)
     tree.train()
 
 
-def head(pairs: Pairs) -> Callable[[], object]:
-    """One step of MultipleNegativesRankingLoss on a linear head, in a plain loop."""
+def make_head_step(pairs: PairBatch) -> Callable[[], object]:
+    """Make a function that runs one step of MultipleNegativesRankingLoss on a linear head."""
     model, loss = _mnrl()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
 
@@ -136,7 +137,7 @@ def head(pairs: Pairs) -> Callable[[], object]:
     return step
 
 
-def _mnrl():  # type: ignore[no-untyped-def]
+def _mnrl():
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer import losses, modules
 
@@ -145,22 +146,31 @@ def _mnrl():  # type: ignore[no-untyped-def]
     return model, losses.MultipleNegativesRankingLoss(model)
 
 
-def scheduled(config: Config) -> list[tuple[int, ...]]:
-    """Levels of the first steps, as the scheduler has them: as many as even out what it draws."""
+def list_scheduled_levels(config: Config) -> list[tuple[int, ...]]:
+    """List the levels that the scheduler gives each of the first steps."""
     depth = config.depth
     return [
-        levels_at(depth.scheduler, DEPTH, step, SCHEDULED, seed=0, levels=depth.levels) for step in range(SCHEDULED)
+        levels_at_step(
+            depth.scheduler,
+            DEPTH,
+            step,
+            SCHEDULED_STEPS,
+            seed=0,
+            levels=depth.levels,
+            warmup_fraction=depth.warmup_fraction,
+        )
+        for step in range(SCHEDULED_STEPS)
     ]
 
 
-def floor(config: Config, batch: int) -> float:
-    """Steps a second at which this machine could do no better."""
-    works = [work(config, batch, levels) for levels in scheduled(config)]
-    return len(works) / sum(max(flops / matrix_rate(), moved / copy_rate()) for flops, moved in works)
+def compute_rate_bound(config: Config, batch: int) -> float:
+    """Compute the upper bound of steps per second on this machine."""
+    works = [count_work(config, batch, levels) for levels in list_scheduled_levels(config)]
+    return len(works) / sum(max(flops / measure_matrix_rate(), moved / measure_copy_rate()) for flops, moved in works)
 
 
-def work(config: Config, batch: int, levels: tuple[int, ...]) -> tuple[float, float]:
-    """Floating-point operations and bytes of a step. Encodings are frozen: they get no gradient."""
+def count_work(config: Config, batch: int, levels: tuple[int, ...]) -> tuple[float, float]:
+    """Count the floating-point operations and bytes of a step. Encodings are frozen: they get no gradient."""
     tree, texts, nodes = config.tree, 2 * batch, 2 ** max(levels) - 1
     if tree.split == "cross_attention":
         tokens = texts * TOKENS
@@ -181,73 +191,87 @@ def work(config: Config, batch: int, levels: tuple[int, ...]) -> tuple[float, fl
 
 
 @functools.cache
-def matrix_rate(size: int = 2048) -> float:
-    """Floating-point operations a second of a large matrix product: in bfloat16 where the processor multiplies it."""
-    dtype = resolved_dtype(EncoderConfig())
+def measure_matrix_rate(size: int = 2048) -> float:
+    """Floating-point operations per second of a large matrix product, in bfloat16 where the processor supports it."""
+    dtype = resolve_dtype(EncoderConfig())
     a, b = torch.randn(size, size).to(dtype), torch.randn(size, size).to(dtype)
     a[:64] @ b
-    return max(2 * size**3 / _seconds(lambda: a @ b) for _ in range(3))
+    return max(2 * size**3 / _time_call(lambda: a @ b) for _ in range(3))
 
 
-def _seconds(run: Callable[[], object]) -> float:
+def _time_call(run: Callable[[], object]) -> float:
     started = time.perf_counter()
     run()
     return time.perf_counter() - started
 
 
 @functools.cache
-def copy_rate(count: int = 2**26) -> float:
-    """Bytes a second that a copy reads and writes."""
+def measure_copy_rate(count: int = 2**26) -> float:
+    """Bytes per second that a copy reads and writes."""
     a, b = torch.randn(count), torch.empty(count)
     b.copy_(a)
-    return max(2 * 4 * count / _seconds(lambda: b.copy_(a)) for _ in range(5))
+    return max(2 * 4 * count / _time_call(lambda: b.copy_(a)) for _ in range(5))
 
 
-def settings(**tree: object) -> Config:
-    """The defaults with another tree, and no dropout of encodings."""
+def make_config(**tree: object) -> Config:
+    """Make the default configuration with another tree, and without dropout of encodings."""
     tree = {"depth": DEPTH, **tree}
-    return build({"tree": tree, "depth": {"levels": [4, 6, 8, 10]}, "train": {"input_dropout": 0.0}})
+    return build_config({"tree": tree, "depth": {"levels": [4, 6, 8, 10]}, "train": {"input_dropout": 0.0}})
 
 
 def main() -> None:
-    """Print one table a split function."""
+    """Print one table per split function."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("splits", nargs="*", default=["linear", "mlp", "cross_attention"])
     chosen = parser.parse_args().splits
-    memory.keep_freed()  # as `retreever train` does; the rivals have it too
+    memory.keep_freed_memory()  # as `retreever train` does; it holds for the baselines too
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, ", end="")
-    print(f"matrix product {matrix_rate() / 1e9:.0f} GFLOP/s, copy {copy_rate() / 1e9:.1f} GB/s")
+    print(f"matrix product {measure_matrix_rate() / 1e9:.0f} GFLOP/s, copy {measure_copy_rate() / 1e9:.1f} GB/s")
     for split in chosen:
         if split == "cross_attention":
-            attention()
+            compare_attention()
         else:
-            pooled(split)
+            compare_pooled(split)
 
 
-def pooled(split: str, batch: int = 1024) -> None:
-    """A split function on pooled encodings, against the floor and the head."""
-    config, pairs = settings(split=split), Pairs.draw(batch, tokens=False)
-    ours, best, head_rate = rate(trainer(config, pairs)), floor(config, batch), rate(head(pairs))
-    show(f"{split}, batch {batch}, levels 4, 6, 8, 10", ours, batch, {"floor": best, "MNRL": head_rate})
+def compare_pooled(split: str, batch: int = 1024) -> None:
+    """Time a split function on pooled encodings against the bound and the head."""
+    config, pairs = make_config(split=split), PairBatch.draw(batch, tokens=False)
+    ours, best, head_rate = (
+        measure_rate(make_tree_step(config, pairs)),
+        compute_rate_bound(config, batch),
+        measure_rate(make_head_step(pairs)),
+    )
+    print_rates(f"{split}, batch {batch}, levels 4, 6, 8, 10", ours, batch, {"bound": best, "MNRL": head_rate})
     for scheduler in ("constant", "random_square", "random_uniform"):
         single = config.with_overrides({"depth.levels": None, "depth.scheduler": scheduler})
-        rivals = {"floor": floor(single, batch), "MNRL": head_rate}
-        show(f"{split}, batch {batch}, {scheduler}", rate(trainer(single, pairs)), batch, rivals)
+        baselines = {"bound": compute_rate_bound(single, batch), "MNRL": head_rate}
+        print_rates(
+            f"{split}, batch {batch}, {scheduler}", measure_rate(make_tree_step(single, pairs)), batch, baselines
+        )
 
 
-def attention(batch: int = 256) -> None:
-    """Cross-attention, with values at the encoder's width and as in the paper, against the floor and the naive form."""
-    pairs = Pairs.draw(batch, tokens=True)
+def compare_attention(batch: int = 256) -> None:
+    """Time cross-attention, with full values and as in the paper, against the bound and the naive form."""
+    pairs = PairBatch.draw(batch, tokens=True)
     for values in ("full", "projected"):
-        config = settings(split="cross_attention", values=values)
-        rivals = {"floor": floor(config, batch), "naive": rate(trainer(config, pairs, naive=True))}
-        show(f"cross_attention, values {values}, batch {batch}", rate(trainer(config, pairs)), batch, rivals)
+        config = make_config(split="cross_attention", values=values)
+        baselines = {
+            "bound": compute_rate_bound(config, batch),
+            "naive": measure_rate(make_tree_step(config, pairs, naive=True)),
+        }
+        print_rates(
+            f"cross_attention, values {values}, batch {batch}",
+            measure_rate(make_tree_step(config, pairs)),
+            batch,
+            baselines,
+        )
 
 
-def show(title: str, ours: float, batch: int, rivals: dict[str, float]) -> None:
-    """Print ours and how it compares."""
+def print_rates(title: str, ours: float, batch: int, baselines: dict[str, float]) -> None:
+    """Print our rate, the others', and the ratios."""
     print(f"{title}: {ours:.2f} steps/s, {ours * batch:,.0f} pairs/s")
-    for name, theirs in rivals.items():
+    for name, theirs in baselines.items():
         print(f"    {name}: {theirs:.2f} steps/s; ours / {name} = {ours / theirs:.2f}")
 
 

@@ -1,8 +1,12 @@
 """The one configuration tree: data, encoder, tree, loss, depth, train, index.
 
-Every setting of a run is a field here, typed, bounded and frozen. A configuration comes from a YAML file, from
-dotted overrides (`tree.depth=8`) or from Python; all faults are reported at once and an unknown key is refused
-with the nearest right name. What is not here: where files are kept (`workspace.py`), how many workers run.
+Every setting of a run is a field here, typed, bounded and frozen, with its only default. A configuration comes from a
+YAML file, from dotted overrides (`tree.depth=8`) or from Python. All faults are reported at once; the message for an
+unknown key names the nearest right one. This module knows neither where files are kept (`workspace.py`) nor how many
+workers run.
+
+It is long because it is the one place to look a setting up: two thirds of it are the table of fields, the rest is
+what reads and checks that table.
 """
 
 import difflib
@@ -15,38 +19,36 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from retreever.errors import ConfigError
-from retreever.system.files import digest
+from retreever.system.files import digest_json
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 
 
-class Section(BaseModel):
+class ConfigSection(BaseModel):
     """A frozen group of settings; unknown keys are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class DataConfig(Section):
-    """Which data set, in BEIR layout."""
+class DataConfig(ConfigSection):
+    """The data set, in BEIR layout."""
 
     name: str = Field(
         "docstrings",
         min_length=1,
         description="name under workspace/data, or a folder in BEIR layout; A+B reads several as one",
     )
-    on_bad: Literal["refuse", "skip"] = Field(
-        "refuse", description="what to do with a bad line: stop, or skip and count"
-    )
+    on_bad: Literal["refuse", "skip"] = Field("refuse", description="at a bad line: stop, or skip and count")
     max_pairs: Count | None = Field(None, description="train on at most this many pairs, drawn by seed")
 
 
-class EncoderConfig(Section):
+class EncoderConfig(ConfigSection):
     """The frozen text encoder and how texts are cut."""
 
     name: str = Field(
-        "minilm", min_length=1, description="'minilm' (carried by pip), a Hugging Face id, or a local folder"
+        "minilm", min_length=1, description="'minilm' (all-MiniLM-L6-v2), a Hugging Face id, or a local folder"
     )
     revision: str | None = Field(None, description="git revision of a Hugging Face id")
     pooling: Literal["mean", "cls"] = Field("mean", description="how token states become one vector")
@@ -55,29 +57,29 @@ class EncoderConfig(Section):
         1.0,
         ge=0,
         le=10,
-        description="weight of a text's words beside the last layer: the encoder's own word embeddings, rarer words "
-        "counting more, of the whole text whatever the lengths below; twice as wide; 0: the last layer alone",
+        description="weight of lexical features, concatenated to the last layer: the encoder's word embeddings of the "
+        "whole text, whatever the lengths below, rarer words counting more; doubles the width; 0: the last layer alone",
     )
     query_prefix: str = Field("", description="put before every query, e.g. BGE's instruction")
     passage_prefix: str = Field("", description="put before every passage")
     query_max_length: int = Field(64, ge=3, description="tokens kept of a query")
     passage_max_length: int = Field(128, ge=3, description="tokens kept of a passage")
     query_truncation: Literal["left", "right"] = Field(
-        "right", description="side cut off; 'left' keeps the end of a conversation"
+        "right", description="side to cut; 'left' keeps the end of a conversation"
     )
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="auto: bfloat16 on a GPU and on a CPU that multiplies it faster, else float32"
+        "auto", description="auto: bfloat16 on a GPU, and on a CPU that multiplies it faster; else float32"
     )
     batch_tokens: int = Field(4_096, ge=512, description="padded tokens in one forward pass")
     tokens: bool | None = Field(
-        None, description="keep the states of every token too; null: where the split function attends to them"
+        None, description="also keep the states of all tokens; null: where the split function attends to them"
     )
     live: bool = Field(
-        False, description="keep no token states: encode them anew whenever cross-attention asks (slow without a GPU)"
+        False, description="keep no token states, but encode them anew for every batch (slow without a GPU)"
     )
 
 
-class TreeConfig(Section):
+class TreeConfig(ConfigSection):
     """The routing tree. Sections 3.1 and 3.2 of the paper; `leaf_softmax` and `consistent` are ours."""
 
     depth: int = Field(10, ge=1, le=16, description="levels below the root; 2**depth leaves")
@@ -87,9 +89,9 @@ class TreeConfig(Section):
     )
     init_std: Positive = Field(0.4, description="standard deviation of the split scores on the first batch")
     init_growth: float = Field(
-        0.5, ge=0, le=2, description="product: it grows by 2**init_growth from a level to the next"
+        0.5, ge=0, le=2, description="product: init_std grows by 2**init_growth from a level to the next"
     )
-    level_norm: bool = Field(True, description="product: scores of a level have the same length for every text")
+    level_norm: bool = Field(True, description="product: scale the scores of a level to one length for all texts")
     hidden: Count = Field(128, description="mlp: hidden width")
     mlp_dropout: Fraction = Field(0.2, description="mlp: dropout before the activation")
     heads: Count = Field(4, description="cross_attention: heads")
@@ -105,26 +107,26 @@ class TreeConfig(Section):
     propagation_dropout: Fraction = Field(0.1, description="learned propagations: dropout inside the node MLPs")
 
     @model_validator(mode="after")
-    def _heads_divide(self) -> Self:
+    def _check_heads(self) -> Self:
         if self.split == "cross_attention" and self.d_k % self.heads:
             raise ValueError(f"d_k ({self.d_k}) must be a multiple of heads ({self.heads})")
         return self
 
 
-class LossConfig(Section):
+class LossConfig(ConfigSection):
     """Symmetric InfoNCE over a similarity of level vectors (section 3.3 of the paper)."""
 
     similarity: Literal["ntvd", "bhattacharyya"] = Field(
         "bhattacharyya", description="ntvd: the paper's; bhattacharyya: ours, one matrix product"
     )
-    scale: Positive = Field(800.0, description="inverse temperature at the start (learned from there)")
+    scale: Positive = Field(800.0, description="inverse temperature at the start; it is learned")
     scale_min: Positive = Field(1e-4, description="lower clamp of the scale")
     scale_max: Positive = Field(10_000.0, description="upper clamp of the scale (the release: 30)")
     scale_per_level: bool = Field(True, description="learn a scale for each level; false: one for all, as in the paper")
     negatives: Count | None = Field(None, description="in-batch negatives per query, drawn at random; null: all")
 
     @model_validator(mode="after")
-    def _scale_within(self) -> Self:
+    def _check_scale(self) -> Self:
         if not self.scale_min <= self.scale <= self.scale_max:
             raise ValueError(
                 f"scale ({self.scale}) must lie within [scale_min, scale_max] = [{self.scale_min}, {self.scale_max}]"
@@ -132,8 +134,8 @@ class LossConfig(Section):
         return self
 
 
-class DepthConfig(Section):
-    """Which level, or levels, a training step optimises (section 3.4 of the paper)."""
+class DepthConfig(ConfigSection):
+    """The level, or levels, that a training step optimises (section 3.4 of the paper)."""
 
     scheduler: Literal[
         "constant", "random_uniform", "random_linear", "random_square",
@@ -145,12 +147,13 @@ class DepthConfig(Section):
     decay: float = Field(1.0, ge=0, le=4, description="all_levels: the loss of level d weighs 1 / d**decay")
     distill: Fraction = Field(
         0.8,
-        description="all_levels: share of the first level's target that the next level finds; it falls as 1 / d",
+        description="all_levels: share of soft targets, from the next level, in the first level's target; it falls "
+        "as 1 / d",
     )
     warmup_fraction: Fraction = Field(0.1, description="warmup_*: share of steps until the full depth is reached")
 
 
-class TrainConfig(Section):
+class TrainConfig(ConfigSection):
     """Optimisation, validation and stopping."""
 
     seed: int = Field(0, ge=0, lt=2**31)
@@ -159,16 +162,18 @@ class TrainConfig(Section):
     accumulate: Count = Field(1, description="batches whose mean gradient makes one step; each has its own negatives")
     micro_batch: Count | None = Field(
         None,
-        description="pairs whose activations are held at once, best a multiple of 32 on a CPU; the gradient stays "
-        "the whole batch's; null: all",
+        description="pairs whose activations are held at once, best a multiple of 32 on a CPU; the gradient is still "
+        "that of the whole batch; null: all",
     )
     lr: Positive = Field(0.01, description="peak learning rate of AdamW")
     beta1: Fraction = 0.9
     beta2: Fraction = 0.95
     eps: Positive = 1e-6
-    weight_decay: float = Field(1.6, ge=0, description="times the learning rate, taken off every weight at each step")
+    weight_decay: float = Field(
+        1.6, ge=0, description="share of every weight, times the learning rate, subtracted at each step"
+    )
     warmup_fraction: Fraction = Field(
-        0.05, description="share of steps with a growing learning rate; then linear decay"
+        0.05, description="share of steps with a growing learning rate; linear decay follows"
     )
     clip_norm: Positive = Field(1.0, description="largest norm of the gradient")
     input_dropout: Fraction = Field(0.1, description="dropout on encodings")
@@ -176,29 +181,29 @@ class TrainConfig(Section):
         "auto", description="auto: bfloat16 on a GPU, and for cross_attention on a CPU that multiplies it faster"
     )
     eval_every: Count = Field(
-        100, description="steps between validations; each one is an epoch of the sweep's scheduler"
+        100, description="steps between validations; each validation is an epoch of the sweep's scheduler"
     )
-    eval_queries: Count = Field(1000, description="at most so many dev queries at a validation, drawn by seed")
+    eval_queries: Count = Field(1000, description="dev queries at a validation, at most, drawn by seed")
     eval_passages: Count | None = Field(
         None,
-        description="passages ranked at a validation: the relevant ones and others drawn by seed; null: all",
+        description="passages ranked at a validation: the relevant ones, and others drawn by seed; null: all",
     )
     patience: Count | None = Field(None, description="stop after this many validations without a better dev NDCG@10")
 
 
-class IndexConfig(Section):
-    """How a corpus is held for search."""
+class IndexConfig(ConfigSection):
+    """Storage of a corpus for search."""
 
     dtype: Literal["float32", "float16"] = Field(
-        "float16", description="stored probabilities or their roots; search is exact over what is stored"
+        "float16", description="type of the stored probabilities or their roots; search is exact over the stored ones"
     )
     compact: bool = Field(
-        False, description="codes alone, at most 400 bytes a passage: search by estimate, at the last level alone"
+        False, description="store codes only, at most 400 bytes a passage: search by estimate, at the last level only"
     )
-    k: int = Field(10, ge=1, le=1000, description="passages returned where a caller names no k")
+    k: int = Field(10, ge=1, le=1000, description="passages that a search returns by default")
 
 
-class Config(Section):
+class Config(ConfigSection):
     """Everything that determines a trained tree."""
 
     data: DataConfig = DataConfig()
@@ -210,7 +215,7 @@ class Config(Section):
     index: IndexConfig = IndexConfig()
 
     @model_validator(mode="after")
-    def _rooms_agree(self) -> Self:
+    def _check_sections(self) -> Self:
         faults = []
         beyond = [level for level in self.depth.levels or () if level > self.tree.depth]
         if beyond:
@@ -230,7 +235,7 @@ class Config(Section):
 
     @property
     def encoding(self) -> EncoderConfig:
-        """The section `encoder` with `tokens` decided: what a store must hold for this configuration."""
+        """The section `encoder` with `tokens` decided, as the store of encodings needs it."""
         attends = self.tree.split == "cross_attention"
         tokens = attends if self.encoder.tokens is None else self.encoder.tokens
         return self.encoder.model_copy(update={"tokens": tokens})
@@ -238,10 +243,10 @@ class Config(Section):
     @property
     def digest(self) -> str:
         """Short digest of every setting: equal configurations, equal digests."""
-        return digest(self.model_dump(mode="json"))
+        return digest_json(self.model_dump(mode="json"))
 
     def flat(self) -> dict[str, Any]:
-        """Every setting under its dotted name, as MLflow params and tables want them.
+        """Every setting by its dotted name, for MLflow params and tables.
 
         >>> Config().flat()["tree.depth"]
         10
@@ -254,14 +259,14 @@ class Config(Section):
         >>> Config().with_overrides({"tree.depth": 8}).tree.depth
         8
         """
-        return build(self.model_dump(mode="json"), overrides)
+        return build_config(self.model_dump(mode="json"), overrides)
 
 
-class _Loader(yaml.SafeLoader):
+class _Yaml12Loader(yaml.SafeLoader):
     """YAML 1.2 floats: `5e-4` is a number, not a string."""
 
 
-_Loader.add_implicit_resolver(
+_Yaml12Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"^[-+]?(?:\d[\d_]*\.?[\d_]*(?:[eE][-+]?\d+)?|\.\d[\d_]*(?:[eE][-+]?\d+)?|\.inf|\.nan)$"),
     list("-+0123456789."),
@@ -269,22 +274,25 @@ _Loader.add_implicit_resolver(
 
 
 def parse_yaml(text: str, source: str = "configuration") -> Any:
-    """Parse YAML with numbers as one expects them.
+    """Parse YAML; `5e-4` is a number.
 
     Raises:
-        ConfigError: not YAML; the message has `source` and the line.
+        ConfigError: the text is not YAML; the message has `source` and the line.
 
     >>> parse_yaml("lr: 5e-4\\nsteps: 300")
     {'lr': 0.0005, 'steps': 300}
     """
     try:
-        return yaml.load(text, Loader=_Loader)
+        return yaml.load(text, Loader=_Yaml12Loader)
     except yaml.YAMLError as error:
         raise ConfigError([f"{source}: not valid YAML: {' '.join(str(error).split())}"]) from None
 
 
 def parse_override(text: str) -> tuple[str, Any]:
     """Split `tree.depth=8` into its dotted name and its YAML value.
+
+    Raises:
+        ConfigError: not NAME=VALUE, or the value is not YAML.
 
     >>> parse_override("depth.levels=[4, 8]")
     ('depth.levels', [4, 8])
@@ -295,7 +303,7 @@ def parse_override(text: str) -> tuple[str, Any]:
     return name.strip(), parse_yaml(value, f"--set {name}")
 
 
-def load(path: Path | None = None, overrides: Iterable[str] = ()) -> Config:
+def load_config(path: Path | None = None, overrides: Iterable[str] = ()) -> Config:
     """Read a configuration from YAML (defaults where `path` is None), then apply `NAME=VALUE` overrides.
 
     Raises:
@@ -316,7 +324,7 @@ def load(path: Path | None = None, overrides: Iterable[str] = ()) -> Config:
         except ConfigError as error:
             faults += error.faults
     try:
-        config = build(values, parsed)
+        config = build_config(values, parsed)
     except ConfigError as error:
         raise ConfigError(faults + error.faults) from None
     if faults:
@@ -324,7 +332,7 @@ def load(path: Path | None = None, overrides: Iterable[str] = ()) -> Config:
     return config
 
 
-def build(values: Any, overrides: Mapping[str, Any] | None = None) -> Config:
+def build_config(values: Any, overrides: Mapping[str, Any] | None = None) -> Config:
     """Validate nested `values` with dotted `overrides` on top.
 
     Raises:
@@ -337,7 +345,7 @@ def build(values: Any, overrides: Mapping[str, Any] | None = None) -> Config:
     for name, value in (overrides or {}).items():
         section, dot, key = name.partition(".")
         if not dot or section not in Config.model_fields:
-            faults.append(unknown_name(name))
+            faults.append(describe_unknown_setting(name))
             continue
         group = merged.setdefault(section, {})
         if isinstance(group, dict):
@@ -345,30 +353,30 @@ def build(values: Any, overrides: Mapping[str, Any] | None = None) -> Config:
     try:
         config = Config.model_validate(merged)
     except ValidationError as error:
-        raise ConfigError(faults + [_explain(fault) for fault in error.errors()]) from None
+        raise ConfigError(faults + [_format_fault(fault) for fault in error.errors()]) from None
     if faults:
         raise ConfigError(faults)
     return config
 
 
-def names() -> list[str]:
-    """Every dotted name of the configuration tree."""
-    return [f"{s}.{k}" for s, field in Config.model_fields.items() for k in _section(s).model_fields if field]
+def list_setting_names() -> list[str]:
+    """Dotted names of all settings."""
+    return [f"{section}.{name}" for section in Config.model_fields for name in _section_class(section).model_fields]
 
 
-def _section(name: str) -> type[Section]:
+def _section_class(name: str) -> type[ConfigSection]:
     annotation = Config.model_fields[name].annotation
-    assert isinstance(annotation, type) and issubclass(annotation, Section)
+    assert isinstance(annotation, type) and issubclass(annotation, ConfigSection)
     return annotation
 
 
-def unknown_name(name: str) -> str:
-    """The fault for a dotted name that does not exist, with the nearest one that does.
+def describe_unknown_setting(name: str) -> str:
+    """The message for a dotted name that does not exist, with the nearest one that does.
 
-    >>> unknown_name("tree.deph")
+    >>> describe_unknown_setting("tree.deph")
     'tree.deph: no such setting; did you mean tree.depth?'
     """
-    known = [*names(), *Config.model_fields]
+    known = [*list_setting_names(), *Config.model_fields]
     last = {n.rpartition(".")[2]: n for n in known}
     near = difflib.get_close_matches(name, known, 1, 0.6) or [
         last[n] for n in difflib.get_close_matches(name.rpartition(".")[2], list(last), 1, 0.6)
@@ -376,11 +384,11 @@ def unknown_name(name: str) -> str:
     return f"{name}: no such setting" + (f"; did you mean {near[0]}?" if near else "")
 
 
-def _explain(fault: Any) -> str:
+def _format_fault(fault: Any) -> str:
     name = ".".join(str(part) for part in fault["loc"])
     if fault["type"] == "extra_forbidden":
-        return unknown_name(name)
+        return describe_unknown_setting(name)
     rule = fault["msg"].removeprefix("Value error, ")
-    if fault["type"] == "value_error":  # our own validators name the fields themselves
+    if fault["type"] == "value_error":  # the validators here name the fields themselves
         return f"{name}: {rule}" if name else rule
     return f"{name}: {rule[0].lower()}{rule[1:]}, got {fault['input']!r}"

@@ -1,15 +1,15 @@
-"""Every error that retreever raises on purpose, one tree.
+"""All errors that retreever raises on purpose, in one class tree.
 
-A message names the field, file or line, the value found and the rule it breaks.
+A message names the field, file or line, the value found, and the rule that it breaks.
 """
 
 
 class RetreeverError(Exception):
-    """Base of all errors that are the caller's to mend. The command line prints them without a traceback."""
+    """Base of all errors that the caller can correct. The command line prints them without a traceback."""
 
 
 class ConfigError(RetreeverError):
-    """A configuration that breaks rules; `faults` lists every one of them, not only the first."""
+    """A configuration that breaks rules; `faults` lists all faults, not only the first."""
 
     def __init__(self, faults: list[str]):
         self.faults = faults
@@ -17,7 +17,7 @@ class ConfigError(RetreeverError):
 
 
 class DataError(RetreeverError):
-    """A data set that cannot be read as it stands: file, line and rule are in the message."""
+    """A data set that cannot be read; the message has file, line and rule."""
 
 
 class EncoderError(RetreeverError):
@@ -25,11 +25,15 @@ class EncoderError(RetreeverError):
 
 
 class BundleError(RetreeverError):
-    """Saved files (model, encodings, index, checkpoint) that are missing, damaged or made for something else."""
+    """Saved files (model, encodings, index, checkpoint) that are missing, damaged, or of another kind or version."""
+
+
+class MissingExtraError(RetreeverError):
+    """A package that an extra of retreever installs is missing; the message says which extra."""
 
 
 class StorageError(RetreeverError):
-    """Shared storage that cannot be reached, or that holds something else than was put there."""
+    """Shared storage that cannot be reached, or whose content differs from what was pushed."""
 
 
 class TrackingError(RetreeverError):
@@ -37,8 +41,8 @@ class TrackingError(RetreeverError):
 
 
 class PromotionError(RetreeverError):
-    """A model that a gate does not let through: a limit is missed, or the champion is not beaten."""
+    """A model that fails a gate: it misses a limit, or does not beat the champion."""
 
 
 class TrainingError(RetreeverError):
-    """A training that cannot start or go on: too small a batch, a loss that is no longer finite."""
+    """A training that cannot start or continue: too small a batch, a loss that is no longer finite."""

@@ -1,11 +1,13 @@
-"""A trained tree on disk, and texts routed by it.
+"""A trained tree on disk, and the routing of texts through it.
 
-A *model* folder has `model.safetensors` (weights) and `model.json` (the arguments that rebuild the tree, and the whole
-configuration); no pickle. The encoder is named, not copied: it is frozen. Training and the bundle stand on this module.
+A *model* folder holds `model.safetensors` (weights) and `model.json` (the arguments that rebuild the tree, and the
+whole configuration); no pickle. The encoder is named, not copied: it is frozen. Corpora and indexes are not known here,
+only the layout that an index of this tree has. Training and bundles import this module.
 """
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
@@ -15,45 +17,84 @@ from safetensors.torch import load_file, save_file
 
 from retreever import config as configs
 from retreever.config import Config
-from retreever.encoding.encoder import Encoder, Kind
-from retreever.encoding.encoding_store import Encodings
+from retreever.encoding.encoder import Encoder
+from retreever.encoding.text_encodings import Encodings
+from retreever.encoding.tokenized_texts import TextKind
 from retreever.errors import BundleError, ConfigError
 from retreever.index.index_layout import Layout
 from retreever.model import RoutingTree
-from retreever.system.files import read_json, seal, unseal, write_aside, write_json
+from retreever.system.files import read_json, seal_folder, verify_sealed_folder, write_atomically, write_json
 
-FORMAT = 1
+BUNDLE_FORMAT = 1
 MODEL_FILES = ("model.safetensors", "model.json")
-CHUNK = {False: 1024, True: 64}  # texts routed at once: pooled, tokens
+ROUTING_CHUNK_TEXTS = {False: 1024, True: 64}  # texts routed at once, by whether the tree reads their tokens
+
+
+@dataclass(frozen=True)
+class TrainedTree:
+    """A model folder, loaded once.
+
+    Attributes:
+        digest: of weights and settings, 64 hex digits; an index stores it to know its tree.
+        folder: where the model's files lie.
+    """
+
+    tree: RoutingTree
+    config: Config
+    digest: str
+    folder: Path
+
+    @property
+    def layout(self) -> Layout:
+        """The layout of an index of this tree."""
+        held = self.config.index
+        return Layout(
+            self.config.tree.depth,
+            self.config.loss.similarity,
+            self.tree.exact_hierarchy,
+            self.digest,
+            held.dtype,
+            held.compact,
+        )
+
+
+def load_trained_tree(folder: Path) -> TrainedTree:
+    """Read a model folder, or the model of a bundle, with its digest.
+
+    Raises:
+        BundleError: a file is missing, damaged, or not of this format.
+    """
+    tree, config = load_model(folder)
+    return TrainedTree(tree, config, digest_model(folder), folder)
 
 
 def save_model(tree: RoutingTree, config: Config, folder: Path) -> None:
     """Write a model folder, whole or not at all."""
-    with write_aside(folder) as aside:
+    with write_atomically(folder) as aside:
         aside.mkdir()
         weights = {name: value.detach().cpu().contiguous() for name, value in tree.state_dict().items()}
         save_file(weights, aside / "model.safetensors")
         write_json(
             aside / "model.json",
-            {"format": FORMAT, "arguments": tree.arguments, "config": config.model_dump(mode="json")},
+            {"format": BUNDLE_FORMAT, "arguments": tree.arguments, "config": config.model_dump(mode="json")},
         )
-        seal(aside, {"format": FORMAT})
+        seal_folder(aside, {"format": BUNDLE_FORMAT})
 
 
 def load_model(folder: Path) -> tuple[RoutingTree, Config]:
-    """Read a model folder or the model of a bundle.
+    """Read tree and configuration of a model folder, or of the model of a bundle.
 
     Raises:
         BundleError: a file is missing, damaged, or not of this format.
     """
-    unseal(folder, checksums=MODEL_FILES)
+    verify_sealed_folder(folder, checksums=MODEL_FILES)
     values = read_json(folder / "model.json")
-    if values.get("format") != FORMAT:
-        raise BundleError(f"{folder / 'model.json'}: format {values.get('format')}, this version reads {FORMAT}")
+    if values.get("format") != BUNDLE_FORMAT:
+        raise BundleError(f"{folder / 'model.json'}: format {values.get('format')}, this version reads {BUNDLE_FORMAT}")
     try:
-        # A model from before there were words has no such setting: it was trained on the last layer alone.
+        # A model saved before lexical features existed has no such setting: it was trained on the last layer alone.
         encoder = {"words": 0.0} | values["config"]["encoder"]
-        config = configs.build(values["config"] | {"encoder": encoder})
+        config = configs.build_config(values["config"] | {"encoder": encoder})
         tree = RoutingTree(**values["arguments"])
         tree.load_state_dict(load_file(folder / "model.safetensors"))
     except (KeyError, TypeError, ValueError, RuntimeError, ConfigError) as error:
@@ -61,8 +102,8 @@ def load_model(folder: Path) -> tuple[RoutingTree, Config]:
     return tree.eval(), config
 
 
-def model_digest(folder: Path) -> str:
-    """Digest of a model's weights and settings."""
+def digest_model(folder: Path) -> str:
+    """SHA-256 digest of a model's weights and settings, 64 hex digits."""
     hashed = hashlib.sha256()
     for name in MODEL_FILES:
         hashed.update((folder / name).read_bytes())
@@ -70,26 +111,26 @@ def model_digest(folder: Path) -> str:
 
 
 def route_texts(
-    tree: RoutingTree, config: Config, encoder: Encoder, texts: Sequence[str], kind: Kind = "query"
+    tree: RoutingTree, config: Config, encoder: Encoder, texts: Sequence[str], kind: TextKind = "query"
 ) -> np.ndarray:
     """Probabilities of all nodes in heap order, float32 (texts, nodes).
 
     Raises:
-        ValueError: texts that are not a list of texts, or an empty one.
-        EncoderError: a text of which the encoder reads nothing.
+        ValueError: `texts` is not a list of texts, or one of them is empty or not valid Unicode.
+        EncoderError: the encoder finds no token in a text.
     """
-    _check(texts)
+    _check_texts(texts)
     if config.tree.split == "cross_attention":
-        x, mask = encoder.tokens(texts, kind)
+        x, mask = encoder.encode_tokens(texts, kind)
     else:
-        x, mask = torch.from_numpy(encoder.pooled(texts, kind)), None
+        x, mask = torch.from_numpy(encoder.encode_pooled(texts, kind)), None
     device = next(tree.parameters()).device
     with torch.inference_mode():
         nodes = tree(x.to(device), None if mask is None else mask.to(device))
     return cast(np.ndarray, nodes.float().exp().cpu().numpy())
 
 
-def _check(texts: Sequence[str]) -> None:
+def _check_texts(texts: Sequence[str]) -> None:
     if isinstance(texts, str):
         raise ValueError(f"texts: must be a list of texts, got the one text {texts[:60]!r}")
     for i, text in enumerate(texts):
@@ -99,30 +140,24 @@ def _check(texts: Sequence[str]) -> None:
             raise ValueError(f"texts[{i}]: must be valid Unicode, it holds an unpaired surrogate: {text[:60]!r}")
 
 
-def routed(
+def route_encodings(
     tree: RoutingTree, config: Config, encodings: Encodings, rows: np.ndarray | None = None, device: str = "cpu"
 ) -> Iterator[np.ndarray]:
-    """Node probabilities, float32 (chunk, nodes), of texts held as encodings; in chunks, without gradient.
+    """Route stored encodings, without gradient; yields node probabilities in heap order, float32 (chunk, nodes).
 
     Args:
-        rows: which texts; all of them where it is None.
+        rows: the texts to route; all of them where it is None.
     """
     tokens = config.tree.split == "cross_attention"
     chosen = np.arange(len(encodings)) if rows is None else rows
     tree.eval()
-    for start in range(0, len(chosen), CHUNK[tokens]):
-        x, mask = encodings.batch(chosen[start : start + CHUNK[tokens]], tokens)
+    for start in range(0, len(chosen), ROUTING_CHUNK_TEXTS[tokens]):
+        x, mask = encodings.batch(chosen[start : start + ROUTING_CHUNK_TEXTS[tokens]], tokens)
         with torch.inference_mode():
             nodes = tree(x.to(device), None if mask is None else mask.to(device))
         yield nodes.float().exp().cpu().numpy()
 
 
-def chunks(config: Config, texts: int) -> int:
-    """In how many chunks as many texts are routed."""
-    return -(-texts // CHUNK[config.tree.split == "cross_attention"])
-
-
-def layout_of(tree: RoutingTree, config: Config, digest: str) -> Layout:
-    """What an index of a model is."""
-    held = config.index
-    return Layout(config.tree.depth, config.loss.similarity, tree.exact_hierarchy, digest, held.dtype, held.compact)
+def count_chunks(config: Config, texts: int) -> int:
+    """Number of chunks that `route_encodings` yields for so many texts."""
+    return -(-texts // ROUTING_CHUNK_TEXTS[config.tree.split == "cross_attention"])

@@ -35,6 +35,6 @@ def workspace(tmp_path_factory):
 
     place = Workspace.at(tmp_path_factory.mktemp("workspace"))
     tiny.tiny_bert(place.root / "bert")
-    beir.write(tiny.tiny_dataset(), place.dataset("tiny"))
-    environment.prepare(place)
+    beir.write_beir(tiny.tiny_dataset(), place.dataset_folder("tiny"))
+    environment.prepare_environment(place)
     return place

@@ -10,15 +10,15 @@ from retreever.config import Config, ConfigError
 
 def test_defaults_survive_a_round_trip_through_plain_values():
     config = Config()
-    assert configs.build(config.model_dump(mode="json")) == config
-    assert configs.build(config.model_dump(mode="json")).digest == config.digest
+    assert configs.build_config(config.model_dump(mode="json")) == config
+    assert configs.build_config(config.model_dump(mode="json")).digest == config.digest
 
 
 def test_every_fault_is_reported_at_once(tmp_path):
     file = tmp_path / "c.yaml"
     file.write_text("tree: {deph: 8, depth: 0}\ntrain: {lr: fast}\ndata: {name: docstrings}\n")
     with pytest.raises(ConfigError) as caught:
-        configs.load(file, ["loss.scale=-1", "nonsense", "trian.steps=3"])
+        configs.load_config(file, ["loss.scale=-1", "nonsense", "trian.steps=3"])
     text = str(caught.value)
     assert len(caught.value.faults) == 6
     assert "tree.deph: no such setting; did you mean tree.depth?" in text
@@ -45,7 +45,7 @@ def test_every_fault_is_reported_at_once(tmp_path):
 )
 def test_rules_across_fields(overrides, fault):
     with pytest.raises(ConfigError) as caught:
-        configs.load(None, overrides)
+        configs.load_config(None, overrides)
     assert fault in str(caught.value)
 
 
@@ -55,7 +55,7 @@ def test_a_config_is_frozen():
 
 
 @pytest.mark.parametrize("text", ["5e-4", "0.0005", "5.0e-4", "+5e-4"])
-def test_yaml_reads_floats_as_one_expects(text):
+def test_yaml_reads_floats_in_every_notation(text):
     assert configs.parse_yaml(f"lr: {text}") == {"lr": 0.0005}
 
 
@@ -65,35 +65,35 @@ def test_yaml_keeps_integers_integers(number):
     assert value == number and isinstance(value, int)
 
 
-def test_yaml_that_is_none_names_file_and_line(tmp_path):
+def test_invalid_yaml_names_file_and_line(tmp_path):
     file = tmp_path / "broken.yaml"
     file.write_text("tree: {depth: 8\n")
     with pytest.raises(ConfigError, match=r"broken.yaml: not valid YAML.*line"):
-        configs.load(file)
+        configs.load_config(file)
 
 
 def test_a_list_is_no_configuration(tmp_path):
     file = tmp_path / "list.yaml"
     file.write_text("- tree\n")
     with pytest.raises(ConfigError, match="must be a mapping"):
-        configs.load(file)
+        configs.load_config(file)
 
 
 def test_a_missing_file_is_a_config_error(tmp_path):
     with pytest.raises(ConfigError, match="cannot be read"):
-        configs.load(tmp_path / "absent.yaml")
+        configs.load_config(tmp_path / "absent.yaml")
 
 
 def test_overrides_win_over_the_file(tmp_path):
     file = tmp_path / "c.yaml"
     file.write_text("tree: {depth: 8}\ntrain: {steps: 7}\n")
-    config = configs.load(file, ["tree.depth=5", "loss.negatives=null"])
+    config = configs.load_config(file, ["tree.depth=5", "loss.negatives=null"])
     assert (config.tree.depth, config.train.steps, config.loss.negatives) == (5, 7, None)
 
 
 def test_flat_names_every_setting_once():
     flat = Config().flat()
-    assert sorted(flat) == sorted(configs.names())
+    assert sorted(flat) == sorted(configs.list_setting_names())
     assert Config().with_overrides(flat) == Config()
 
 
@@ -102,10 +102,10 @@ def test_different_settings_have_different_digests():
 
 
 @pytest.mark.parametrize(
-    ("split", "asked", "kept"),
+    ("split", "setting", "kept"),
     [("linear", None, False), ("cross_attention", None, True), ("linear", True, True), ("mlp", False, False)],
 )
-def test_tokens_are_kept_where_the_split_attends_to_them_or_where_asked(split, asked, kept):
-    config = Config().with_overrides({"tree.split": split, "encoder.tokens": asked})
+def test_tokens_are_kept_where_the_split_attends_to_them_or_the_setting_says_so(split, setting, kept):
+    config = Config().with_overrides({"tree.split": split, "encoder.tokens": setting})
     assert config.encoding.tokens is kept
     assert config.encoding == config.encoder.model_copy(update={"tokens": kept})

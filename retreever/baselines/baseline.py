@@ -1,7 +1,7 @@
-"""What a rival of the tree must offer, so that all are fitted, indexed, asked and weighed in the same way.
+"""The protocol of baselines: how each is fitted, indexed, searched and measured.
 
-A rival sees the train pairs, chooses its settings on dev and answers for the queries of the data it has
-indexed. Which split it is judged on, and by which metric, is decided elsewhere.
+A baseline reads the train pairs, chooses its settings on dev, and ranks the indexed passages for queries of the same
+data. Knows neither the tree nor the split and metric that it is judged by.
 """
 
 from pathlib import Path
@@ -13,27 +13,27 @@ from jaxtyping import Float, Int
 from retreever.config import Config
 from retreever.encoding.encoding_store import EncodedDataset
 from retreever.errors import DataError
-from retreever.evaluation.metrics import Relevant, evaluate, relevance
-from retreever.system.progress import Track, silent
+from retreever.evaluation.metrics import RelevantPassages, evaluate_rankings, group_judgements
+from retreever.system.progress import Track, track_silently
 
 Ranking = tuple[Int[np.ndarray, "queries k"], Float[np.ndarray, "queries k"]]
-BYTES = 4  # of a float32
-PLAIN = "float32"
-NOTHING = -2
-"""Row of a passage that was not found: fills up the ranking of a rival that looks at some passages only."""
+BYTES_PER_FLOAT32 = 4
+FLOAT32_CODE = "float32"
+MISSING_ROW = -2
+"""Row that fills the ranking where a baseline scores only some passages and finds fewer than k."""
 
 
 class Form(NamedTuple):
-    """One way in which a rival holds a passage, or searches.
+    """One way in which a system stores passages, or searches them.
 
     Attributes:
-        dims: numbers kept of a text; None where size cannot be chosen.
-        code: how they are kept (`float32`, `float16`, `int8`, `pq64`: a product quantiser of 64 bytes), or how they
+        dims: numbers per text; None where the size is fixed.
+        code: how they are stored (`float32`, `float16`, `int8`, `pq64`: a product quantiser of 64 bytes), or how they
             are searched (`beam 8`, `nprobe 4`).
     """
 
     dims: int | None = None
-    code: str = PLAIN
+    code: str = FLOAT32_CODE
 
     def __str__(self) -> str:
         return self.code if self.dims is None else f"{self.dims} {self.code}"
@@ -46,89 +46,92 @@ class Ranker(Protocol):
 
     @property
     def forms(self) -> tuple[Form, ...]:
-        """Forms on offer; those in float32 ascend in size. Valid after `index`."""
+        """Forms that `search` takes; those in float32 ascend in size. Valid after `index`."""
 
-    def index(self, data: EncodedDataset, track: Track = silent) -> None:
-        """Hold the passages of `data`, to be asked by its queries."""
+    def index(self, data: EncodedDataset, track: Track = track_silently) -> None:
+        """Index the passages of `data`; `search` then takes rows of its queries."""
 
     def search(self, query_rows: Int[np.ndarray, " queries"], k: int, form: Form) -> Ranking:
-        """Passage rows and scores of the best k for each query of the data indexed, best first.
+        """Find the best k passages for each query, best first.
 
         Args:
+            query_rows: rows of queries of the indexed data.
             form: one of `forms`.
 
         Returns:
-            Rows and scores; `NOTHING` and minus infinity where fewer than k are found.
+            Passage rows and scores; `MISSING_ROW` and minus infinity where fewer than k are found.
         """
 
     def bytes_per_document(self, form: Form) -> float:
-        """What the index holds for a passage, in bytes, without its text; valid after `index`."""
+        """Bytes that the index needs per passage, without its text. Valid after `index`."""
 
 
-class Rival(Ranker, Protocol):
-    """A ranker that is fitted for a comparison and kept.
+class Baseline(Ranker, Protocol):
+    """A ranker that is fitted for a comparison and cached.
 
     Attributes:
-        depends: settings that decide it, by dotted name, besides data and encoder; with `train.seed` among them another
-            seed gives another rival.
+        depends: settings that decide the fitted baseline, by dotted name, besides data and encoder. With `train.seed`
+            among them, each seed is fitted separately.
     """
 
     depends: ClassVar[tuple[str, ...]]
 
     @classmethod
     def for_config(cls, config: Config) -> Self:
-        """A rival with the budget that a tree of this configuration is trained with."""
+        """Make a baseline with the training budget of a tree of this configuration."""
 
-    def fit(self, data: EncodedDataset, track: Track = silent) -> None:
-        """Learn from the train pairs and choose settings by NDCG@10 on dev; `data` is indexed then.
+    def fit(self, data: EncodedDataset, track: Track = track_silently) -> None:
+        """Learn from the train pairs and choose settings by NDCG@10 on dev; `data` is indexed afterwards.
 
         Raises:
-            DataError: a split that is needed is missing or empty.
+            DataError: a split that it needs is missing or empty.
         """
 
     def save(self, folder: Path) -> None:
-        """Write what `fit` has found to `folder`, whole or not at all."""
+        """Write the result of `fit` to `folder`, whole or not at all."""
 
     def load(self, folder: Path) -> None:
-        """Take over what `save` wrote, instead of `fit`.
+        """Restore what `save` wrote, instead of `fit`.
 
         Raises:
-            BundleError: a file is missing or damaged, or the folder holds another rival.
+            BundleError: a file is missing or damaged, or the folder holds another baseline.
         """
 
 
-def dev_judgements(data: EncodedDataset) -> tuple[Int[np.ndarray, " queries"], Relevant]:
-    """Dev query rows and what is relevant to each.
+def read_dev_judgements(data: EncodedDataset) -> tuple[Int[np.ndarray, " queries"], RelevantPassages]:
+    """Read the dev query rows and what is relevant to each.
 
     Raises:
         DataError: the data set has no dev judgements.
     """
-    queries, relevant = relevance(data.dataset.qrels.get("dev", np.empty((0, 3), np.int64)))
+    queries, relevant = group_judgements(data.dataset.qrels.get("dev", np.empty((0, 3), np.int64)))
     if not len(queries):
-        raise DataError(f"data set {data.dataset.name}: qrels/dev.tsv is missing or empty; rivals are tuned on it")
+        raise DataError(f"data set {data.dataset.name}: qrels/dev.tsv is missing or empty; baselines are tuned on it")
     return queries, relevant
 
 
-def train_pairs(data: EncodedDataset) -> Int[np.ndarray, "pairs 2"]:
-    """Train pairs as query and passage rows.
+def read_train_pairs(data: EncodedDataset) -> Int[np.ndarray, "pairs 2"]:
+    """Read the train pairs as query and passage rows.
 
     Raises:
-        DataError: there are none.
+        DataError: the data set has no train judgements.
     """
     pairs = data.dataset.pairs("train") if "train" in data.dataset.qrels else np.empty((0, 2), np.int64)
     if not len(pairs):
-        raise DataError(f"data set {data.dataset.name}: qrels/train.tsv is missing or empty; rivals learn from it")
+        raise DataError(f"data set {data.dataset.name}: qrels/train.tsv is missing or empty; baselines learn from it")
     return pairs
 
 
-def dev_ndcg(rival: Ranker, data: EncodedDataset) -> float:
-    """Dev NDCG@10 of a rival that has indexed `data`: the mean over its sizes in float32."""
-    queries, relevant = dev_judgements(data)
-    plain = [form for form in rival.forms if form.code == PLAIN]
-    return float(np.mean([evaluate(rival.search(queries, 10, form)[0], relevant)["ndcg_at_10"] for form in plain]))
+def evaluate_on_dev(ranker: Ranker, data: EncodedDataset) -> float:
+    """Compute dev NDCG@10 of a baseline that has indexed `data`: the mean over its sizes in float32."""
+    queries, relevant = read_dev_judgements(data)
+    plain = [form for form in ranker.forms if form.code == FLOAT32_CODE]
+    return float(
+        np.mean([evaluate_rankings(ranker.search(queries, 10, form)[0], relevant)["ndcg_at_10"] for form in plain])
+    )
 
 
-def normalized(vectors: Float[np.ndarray, "n dim"]) -> Float[np.ndarray, "n dim"]:
-    """Vectors of length one (zero stays zero), float32, so that inner products are cosines."""
+def l2_normalize(vectors: Float[np.ndarray, "n dim"]) -> Float[np.ndarray, "n dim"]:
+    """Scale vectors to length one (zero stays zero), float32, so that inner products are cosines."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     return np.asarray(vectors / np.maximum(lengths, 1e-12), dtype=np.float32)

@@ -1,6 +1,6 @@
-"""BM25 over words, by bm25s: the rival that needs no training and no encoder.
+"""BM25 over words, by bm25s: the baseline without training and without an encoder.
 
-Chooses k1, b and whether stop words are dropped, on dev. No stemming.
+Chooses k1, b and the removal of stop words on dev. No stemming.
 """
 
 from itertools import product
@@ -11,22 +11,22 @@ import numpy as np
 from jaxtyping import Int
 
 from retreever.baselines import fitted_files
-from retreever.baselines.baseline import Form, Ranking, dev_ndcg
+from retreever.baselines.baseline import Form, Ranking, evaluate_on_dev
 from retreever.config import Config
 from retreever.encoding.encoding_store import EncodedDataset
-from retreever.evaluation.ranking import best
-from retreever.system.progress import Track, silent
+from retreever.evaluation.ranking import select_top_k
+from retreever.system.progress import Track, track_silently
 
 K1_B = ((0.9, 0.4), (1.2, 0.75), (1.5, 0.75), (2.0, 0.9))
 STOPWORDS = ("en", None)
-CHUNK = 1 << 24  # scores held at a time: 64 MiB of float32
+SCORES_PER_BATCH = 1 << 24  # 64 MiB of float32
 
 
 class BM25:
-    """Lucene's BM25; a document's score adds up over the words of the query, repeated ones too.
+    """Lucene's BM25; a passage's score is a sum over the words of the query, repeated ones included.
 
     Attributes:
-        settings: k1, b and the stop words dropped ("en" or None); those of `fit` once it has run.
+        settings: k1, b and the removed stop words ("en" or None); after `fit`, its choice.
     """
 
     name = "bm25"
@@ -38,56 +38,56 @@ class BM25:
 
     @classmethod
     def for_config(cls, config: Config) -> Self:
-        """The same for every configuration: words need no training."""
+        """Make the baseline; no setting of a tree changes it."""
         return cls()
 
-    def fit(self, data: EncodedDataset, track: Track = silent) -> None:
-        """Choose the settings with the best NDCG@10 on dev; the data stays indexed with them."""
+    def fit(self, data: EncodedDataset, track: Track = track_silently) -> None:
+        """Choose the settings with the best NDCG@10 on dev; `data` stays indexed with them."""
         tokens = {stopwords: _tokenize(data.dataset.passage_texts(), stopwords) for stopwords in STOPWORDS}
         found = {}
         grid = [(k1, b, stopwords) for (k1, b), stopwords in product(K1_B, STOPWORDS)]
         for setting in track(grid, "tuning bm25", total=len(grid)):
-            self._set(setting)
-            self._index(data, tokens[setting[2]])
-            found[setting] = dev_ndcg(self, data)
+            self._set_parameters(setting)
+            self._index_tokens(data, tokens[setting[2]])
+            found[setting] = evaluate_on_dev(self, data)
         setting = max(found, key=found.__getitem__)
-        self._set(setting)
-        self._index(data, tokens[setting[2]])
+        self._set_parameters(setting)
+        self._index_tokens(data, tokens[setting[2]])
 
-    def index(self, data: EncodedDataset, track: Track = silent) -> None:
-        """Hold the passages of `data`, to be asked by its queries."""
-        self._index(data, _tokenize(data.dataset.passage_texts(), self.settings["stopwords"]))
+    def index(self, data: EncodedDataset, track: Track = track_silently) -> None:
+        """Index the passages of `data`; `search` then takes rows of its queries."""
+        self._index_tokens(data, _tokenize(data.dataset.passage_texts(), self.settings["stopwords"]))
 
     def search(self, query_rows: Int[np.ndarray, " queries"], k: int, form: Form) -> Ranking:
-        """Passage rows and scores of the best k, equal scores by row; passages that share no word score 0."""
+        """Find passage rows and scores of the best k, equal scores by row; passages without a common word score 0."""
         found = []
-        for part in np.array_split(query_rows, max(1, -(-len(query_rows) * self._scores.shape[1] // CHUNK))):
-            scores = self._words([self._texts[row] for row in part]) @ self._scores
-            found.append(best(scores.toarray(), k))
+        for part in np.array_split(query_rows, max(1, -(-len(query_rows) * self._scores.shape[1] // SCORES_PER_BATCH))):
+            scores = self._count_words([self._texts[row] for row in part]) @ self._scores
+            found.append(select_top_k(scores.toarray(), k))
         rows, scores = zip(*found, strict=True)
         return np.concatenate(rows), np.concatenate(scores)
 
     def bytes_per_document(self, form: Form) -> float:
-        """Postings and their offsets, over all documents."""
+        """Bytes of postings and their offsets, per passage."""
         arrays = (self._scores.data, self._scores.indices, self._scores.indptr)
         return sum(array.nbytes for array in arrays) / self._scores.shape[1]
 
     def save(self, folder: Path) -> None:
         """Write the settings to `folder`."""
-        fitted_files.save(folder, self.name, self.settings)
+        fitted_files.save_fitted_files(folder, self.name, self.settings)
 
     def load(self, folder: Path) -> None:
-        """Take over what `save` wrote.
+        """Restore what `save` wrote, instead of `fit`.
 
         Raises:
-            BundleError: a file is missing or damaged, or the folder holds another rival.
+            BundleError: a file is missing or damaged, or the folder holds another baseline.
         """
-        self.settings, _ = fitted_files.load(folder, self.name)
+        self.settings, _ = fitted_files.load_fitted_files(folder, self.name)
 
-    def _set(self, setting: tuple[float, float, str | None]) -> None:
+    def _set_parameters(self, setting: tuple[float, float, str | None]) -> None:
         self.settings = dict(zip(("k1", "b", "stopwords"), setting, strict=True))
 
-    def _index(self, data: EncodedDataset, tokens: Any) -> None:
+    def _index_tokens(self, data: EncodedDataset, tokens: Any) -> None:
         import bm25s
         from scipy.sparse import csr_matrix
 
@@ -95,11 +95,11 @@ class BM25:
         retriever.index(tokens, create_empty_token=False, show_progress=False)
         postings = [retriever.scores[part] for part in ("data", "indices", "indptr")]
         shape = (len(postings[2]) - 1, retriever.scores["num_docs"])
-        self._scores = csr_matrix(tuple(postings), shape=shape)  # words x documents
+        self._scores = csr_matrix(tuple(postings), shape=shape)  # words x passages
         self._vocabulary, self._texts = retriever.vocab_dict, data.dataset.query_texts()
 
-    def _words(self, texts: list[str]) -> Any:
-        """How often each word of the vocabulary occurs in each text: sparse (texts, words)."""
+    def _count_words(self, texts: list[str]) -> Any:
+        """Count how often each word of the vocabulary occurs in each text: sparse (texts, words)."""
         from scipy.sparse import csr_matrix
 
         tokens = _tokenize(texts, self.settings["stopwords"], ids=False)

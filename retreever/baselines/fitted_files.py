@@ -1,4 +1,4 @@
-"""How a fitted rival is kept: settings as JSON, arrays as safetensors, checksums over both."""
+"""Files of a fitted baseline: settings as JSON, arrays as safetensors, checksums of both."""
 
 from pathlib import Path
 from typing import Any
@@ -6,32 +6,35 @@ from typing import Any
 import numpy as np
 
 from retreever.errors import BundleError
-from retreever.system.files import seal, unseal, write_aside
+from retreever.system.files import seal_folder, verify_sealed_folder, write_atomically
 
-ARRAYS = "arrays.safetensors"
+ARRAYS_FILE = "arrays.safetensors"
+NAME_KEY = "rival"  # the key in stored manifests; renaming it would invalidate them
 
 
-def save(folder: Path, name: str, settings: dict[str, Any], arrays: dict[str, np.ndarray] | None = None) -> None:
-    """Write a rival's `settings` and `arrays` to `folder`, whole or not at all."""
+def save_fitted_files(
+    folder: Path, name: str, settings: dict[str, Any], arrays: dict[str, np.ndarray] | None = None
+) -> None:
+    """Write a baseline's `settings` and `arrays` to `folder`, whole or not at all."""
     from safetensors.numpy import save_file
 
-    with write_aside(folder) as aside:
+    with write_atomically(folder) as aside:
         aside.mkdir()
         if arrays:
-            save_file({key: np.ascontiguousarray(array) for key, array in arrays.items()}, aside / ARRAYS)
-        seal(aside, {"rival": name, "settings": settings})
+            save_file({key: np.ascontiguousarray(array) for key, array in arrays.items()}, aside / ARRAYS_FILE)
+        seal_folder(aside, {NAME_KEY: name, "settings": settings})
 
 
-def load(folder: Path, name: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Read back what `save` wrote for the rival called `name`.
+def load_fitted_files(folder: Path, name: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Read what `save_fitted_files` wrote for the baseline called `name`.
 
     Raises:
-        BundleError: a file is missing or damaged, or the folder holds another rival.
+        BundleError: a file is missing or damaged, or the folder holds another baseline.
     """
     from safetensors.numpy import load_file
 
-    manifest = unseal(folder)
-    if manifest.get("rival") != name:
-        raise BundleError(f"{folder}: holds the rival {manifest.get('rival')!r}, expected {name!r}")
-    arrays = load_file(folder / ARRAYS) if ARRAYS in manifest["files"] else {}
+    manifest = verify_sealed_folder(folder)
+    if manifest.get(NAME_KEY) != name:
+        raise BundleError(f"{folder}: holds the baseline {manifest.get(NAME_KEY)!r}, expected {name!r}")
+    arrays = load_file(folder / ARRAYS_FILE) if ARRAYS_FILE in manifest["files"] else {}
     return manifest["settings"], arrays

@@ -1,1 +1,1 @@
-"""What one loads and asks: a trained tree with its corpus, its documents, and what its nodes mean."""
+"""A trained tree with its corpus: search, documents, and what the nodes mean."""

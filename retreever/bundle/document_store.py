@@ -1,11 +1,11 @@
-"""The texts of an index by row: one JSON line each and where it begins, so that opening them reads no text.
+"""The texts of an index by row: one JSON line each, with offsets, so that opening reads no text.
 
     documents/documents.jsonl, offsets.npy   written once and sealed
-              added.jsonl                    appended to while the index is live; its rows follow those of the others
+              added.jsonl                    appended to while the index is live; its rows follow the sealed ones
 
 The index's manifest says how many rows count. A text is on disk before the manifest that counts it, so every row that
-counts is there whatever breaks off; lines beyond are of an addition that was broken off, and the next one overwrites
-them.
+counts is there even after a crash. Lines beyond that count come from an interrupted addition; the next addition
+overwrites them. Vectors and searches are not known here.
 """
 
 import json
@@ -20,79 +20,80 @@ import numpy as np
 
 from retreever.data.dataset import Passage
 from retreever.errors import BundleError
-from retreever.system.files import flush, seal, unseal, write_aside
+from retreever.system.files import flush_to_disk, seal_folder, verify_sealed_folder, write_atomically
 
-LINES, OFFSETS, ADDED = "documents.jsonl", "offsets.npy", "added.jsonl"
+DOCUMENT_LINES_FILE, DOCUMENT_OFFSETS_FILE, ADDED_DOCUMENTS_FILE = "documents.jsonl", "offsets.npy", "added.jsonl"
 
 
-class Documents:
-    """Passages by row, read from disk when asked for. Ask only for rows that the index counts.
+class DocumentStore:
+    """Passages by row, read from disk on access. Only rows that the index counts may be read.
 
     Attributes:
-        sealed: how many rows were written at first.
+        sealed_count: rows that were written when the bundle was made.
 
     Raises:
         BundleError: a file is missing or of another size.
     """
 
     def __init__(self, folder: Path):
-        unseal(folder, checksums=False)
-        self._offsets = np.load(folder / OFFSETS)
-        self.sealed = len(self._offsets) - 1
-        self._lines = _mapped(folder / LINES)
-        self._added = _Added(folder / ADDED)
+        verify_sealed_folder(folder, checksums=False)
+        self._offsets = np.load(folder / DOCUMENT_OFFSETS_FILE)
+        self.sealed_count = len(self._offsets) - 1
+        self._lines = _map_file(folder / DOCUMENT_LINES_FILE)
+        self._added = _AppendedLines(folder / ADDED_DOCUMENTS_FILE)
 
     def __getitem__(self, row: int) -> Passage:
-        if row >= self.sealed:
-            return _read(self._added[row - self.sealed])
-        return _read(self._lines[self._offsets[row] : self._offsets[row + 1]])
+        if row >= self.sealed_count:
+            return _parse_line(self._added[row - self.sealed_count])
+        return _parse_line(self._lines[self._offsets[row] : self._offsets[row + 1]])
 
     def require(self, rows: int) -> None:
-        """See that there are as many rows as the index counts.
+        """Check that the store has the rows that the index counts.
 
         Raises:
-            BundleError: there are more of those written at first, or fewer in all.
+            BundleError: more rows than that were sealed, or there are fewer in all.
         """
-        if self.sealed > rows or not self._added.holds(rows - self.sealed):
-            short = self._added.path if self.sealed <= rows else self._added.path.with_name(LINES)
+        if self.sealed_count > rows or not self._added.holds(rows - self.sealed_count):
+            short = self._added.path if self.sealed_count <= rows else self._added.path.with_name(DOCUMENT_LINES_FILE)
             raise BundleError(
-                f"{short}: the index has {rows} passages, documents has {self.sealed + self._added.known}"
+                f"{short}: the index has {rows} passages, documents has {self.sealed_count + self._added.known_lines}"
             )
 
     def add(self, passages: Iterable[Passage], rows: int) -> None:
-        """Append passages; they are on disk when this returns, and count when the index says so.
+        """Append passages. They are on disk when this returns, and count once the index's manifest says so.
+
+        The caller must hold the index's write lock.
 
         Args:
-            rows: how many count so far; what was written beyond them is overwritten. Only who has the right to change
-                the index may call this.
+            rows: rows that count so far; lines beyond them are overwritten.
 
         Raises:
-            BundleError: there are fewer.
+            BundleError: there are fewer rows.
         """
         self.require(rows)
-        self._added.write([_line(passage) for passage in passages], rows - self.sealed)
+        self._added.write([_format_line(passage) for passage in passages], rows - self.sealed_count)
 
 
-class _Added:
-    """Lines that are appended, and where each ends, as far as was asked; lines that may yet change are not known."""
+class _AppendedLines:
+    """Lines of a growing file. Ends of lines are read as far as was asked, so lines that may yet change are unknown."""
 
     def __init__(self, path: Path):
         self.path, self._ends, self._reading = path, [0], threading.Lock()
 
     @property
-    def known(self) -> int:
+    def known_lines(self) -> int:
         return len(self._ends) - 1
 
     def holds(self, lines: int) -> bool:
-        """Whether so many are there, each whole."""
+        """Whether the file has so many complete lines."""
         with self._reading:
-            if lines > self.known and self.path.is_file():
+            if lines > self.known_lines and self.path.is_file():
                 with open(self.path, "rb") as file:
                     file.seek(self._ends[-1])
-                    for line in islice(file, lines - self.known):
+                    for line in islice(file, lines - self.known_lines):
                         if line.endswith(b"\n"):
                             self._ends.append(self._ends[-1] + len(line))
-        return lines <= self.known
+        return lines <= self.known_lines
 
     def __getitem__(self, line: int) -> bytes:
         if not self.holds(line + 1):
@@ -107,31 +108,31 @@ class _Added:
             file.writelines(lines)
             file.flush()
             os.fsync(file.fileno())
-        flush(self.path.parent)
+        flush_to_disk(self.path.parent)
 
 
-def _mapped(path: Path) -> mmap.mmap:
+def _map_file(path: Path) -> mmap.mmap:
     with open(path, "rb") as file:
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
-def _line(passage: Passage) -> bytes:
+def _format_line(passage: Passage) -> bytes:
     value = {"_id": passage.id, "title": passage.title, "text": passage.text, "metadata": passage.metadata}
     return json.dumps(value, ensure_ascii=False).encode() + b"\n"
 
 
-def _read(line: bytes) -> Passage:
+def _parse_line(line: bytes) -> Passage:
     value = json.loads(line)
     return Passage(value["_id"], value["text"], value["title"], value["metadata"])
 
 
 def write_documents(passages: Iterable[Passage], folder: Path) -> None:
     """Write passages in row order to `folder`, whole or not at all."""
-    with write_aside(folder) as aside:
+    with write_atomically(folder) as aside:
         aside.mkdir()
         offsets = [0]
-        with open(aside / LINES, "wb") as file:
+        with open(aside / DOCUMENT_LINES_FILE, "wb") as file:
             for passage in passages:
-                offsets.append(offsets[-1] + file.write(_line(passage)))
-        np.save(aside / OFFSETS, np.array(offsets, np.int64))
-        seal(aside, {"format": 1, "count": len(offsets) - 1})
+                offsets.append(offsets[-1] + file.write(_format_line(passage)))
+        np.save(aside / DOCUMENT_OFFSETS_FILE, np.array(offsets, np.int64))
+        seal_folder(aside, {"format": 1, "count": len(offsets) - 1})

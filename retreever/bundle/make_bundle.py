@@ -1,70 +1,66 @@
-"""From a trained tree to a bundle: its corpus routed and indexed, its documents and what its nodes mean."""
+"""From a trained tree to a bundle: route and index a corpus, write documents and explanation.
+
+The index may be built in this process by `build_index`, or elsewhere; shards on a cluster are not known here.
+"""
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from retreever.bundle.document_store import Documents, write_documents
-from retreever.bundle.node_explanation import explain
-from retreever.bundle.retriever import EXPLANATION
-from retreever.config import Config
-from retreever.encoding.encoding_store import EncodedDataset, open_dataset
+from retreever.bundle.document_store import DocumentStore, write_documents
+from retreever.bundle.node_explanation import explain_nodes
+from retreever.bundle.retriever import EXPLANATION_FOLDER
+from retreever.data.dataset import RetrievalDataset
+from retreever.encoding.encoding_store import EncodedDataset, open_encoded_dataset
 from retreever.index.tree_index import TreeIndex
-from retreever.model import RoutingTree
-from retreever.system.files import seal, write_aside
-from retreever.system.progress import Track, silent
+from retreever.system.files import seal_folder, write_atomically
+from retreever.system.progress import Track, track_silently
 from retreever.system.workspace import Workspace
-from retreever.trained_tree import FORMAT, MODEL_FILES, chunks, layout_of, load_model, model_digest, routed
+from retreever.trained_tree import (
+    BUNDLE_FORMAT,
+    MODEL_FILES,
+    TrainedTree,
+    count_chunks,
+    load_trained_tree,
+    route_encodings,
+)
 
 
-def make_bundle(model: Path, target: Path, workspace: Workspace, track: Track = silent) -> dict[str, Any]:
-    """Index the corpus that a model's configuration names and write model, index and documents to `target`.
-
-    Returns:
-        The statistics of the index.
-    """
-    tree, config = load_model(model)
-    data = open_dataset(config, workspace, track)
-    return write_bundle(
-        model, target, data, lambda folder: build_index(tree, config, data, model_digest(model), track, folder)
-    )
-
-
-def write_bundle(model: Path, target: Path, data: EncodedDataset, build: Callable[[Path], TreeIndex]) -> dict[str, Any]:
-    """Write a bundle to `target`, whole or not at all.
-
-    Args:
-        build: writes the index to the folder given.
+def make_bundle(model: Path, target: Path, workspace: Workspace, track: Track = track_silently) -> dict[str, Any]:
+    """Index the corpus that a model's configuration names; write the bundle to `target`, whole or not at all.
 
     Returns:
         The statistics of the index.
     """
-    with write_aside(target) as aside:
-        aside.mkdir()
-        for name in MODEL_FILES:
-            shutil.copy2(model / name, aside / name)
-        index = build(aside / "index")
-        write_documents(data.dataset.corpus, aside / "documents")
-        explain(index, Documents(aside / "documents")).save(aside / EXPLANATION, index.layout.model)
-        seal(aside, {"format": FORMAT, "dataset": data.dataset.name, "dataset_digest": data.dataset.digest})
+    trained = load_trained_tree(model)
+    data = open_encoded_dataset(trained.config, workspace, track)
+    with write_atomically(target) as aside:
+        index = build_index(trained, data, track, aside / "index")
+        complete_bundle(trained, data.dataset, index, aside)
     return index.stats()
 
 
 def build_index(
-    tree: RoutingTree,
-    config: Config,
-    data: EncodedDataset,
-    digest: str,
-    track: Track = silent,
-    folder: Path | None = None,
+    trained: TrainedTree, data: EncodedDataset, track: Track = track_silently, folder: Path | None = None
 ) -> TreeIndex:
     """Route a corpus and index it.
 
     Args:
-        digest: of the model, by which the index knows it.
-        folder: write the index there as it grows; in memory where it is None.
+        folder: write the index there as it grows; the index stays in memory where it is None.
     """
-    layout = layout_of(tree, config, digest)
-    nodes = track(routed(tree, config, data.passages), "indexing, chunks", total=chunks(config, len(data.passages)))
-    return TreeIndex.build(nodes, [passage.id for passage in data.dataset.corpus], layout, folder)
+    chunks = route_encodings(trained.tree, trained.config, data.passages)
+    tracked = track(chunks, "indexing, chunks", total=count_chunks(trained.config, len(data.passages)))
+    return TreeIndex.build(tracked, [passage.id for passage in data.dataset.corpus], trained.layout, folder)
+
+
+def complete_bundle(trained: TrainedTree, dataset: RetrievalDataset, index: TreeIndex, folder: Path) -> None:
+    """Write model, documents and explanation into a folder that has the index already, and seal it.
+
+    Args:
+        dataset: its corpus is what `index`, at `folder/index`, was built of, in the same order.
+    """
+    for name in MODEL_FILES:
+        shutil.copy2(trained.folder / name, folder / name)
+    write_documents(dataset.corpus, folder / "documents")
+    explain_nodes(index, DocumentStore(folder / "documents")).save(folder / EXPLANATION_FOLDER, trained.digest)
+    seal_folder(folder, {"format": BUNDLE_FORMAT, "dataset": dataset.name, "dataset_digest": dataset.digest})

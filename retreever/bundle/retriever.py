@@ -1,8 +1,7 @@
-"""What one loads and asks: encoder, tree and index as one object, and the bundle on disk that holds them.
+"""Search in a loaded bundle: encoder, tree, index and documents as one object.
 
-A *model* folder has `model.safetensors` (weights) and `model.json` (the arguments that rebuild the tree, and the whole
-configuration). A *bundle* is a model folder with `index/`, `documents/` and `explanation/` beside it. Neither holds a
-pickle. The encoder is named, not copied: it is frozen.
+A *bundle* is a model folder (see `trained_tree`) that also has `index/`, `documents/` and `explanation/`. It holds no
+pickle. The encoder is named, not copied: it is frozen. How a bundle is made, and HTTP, are not known here.
 """
 
 import functools
@@ -15,23 +14,22 @@ from typing import Any
 
 import numpy as np
 
-from retreever.bundle.document_store import Documents
-from retreever.bundle.node_explanation import Explanation, explanation_of
-from retreever.config import Config
+from retreever.bundle.document_store import DocumentStore
+from retreever.bundle.node_explanation import Explanation, load_or_explain
 from retreever.data.dataset import Passage
-from retreever.encoding.encoder import Encoder, Kind
+from retreever.encoding.encoder import Encoder
+from retreever.encoding.tokenized_texts import TextKind
 from retreever.errors import BundleError
 from retreever.index.tree_index import TreeIndex
-from retreever.model import RoutingTree
-from retreever.trained_tree import load_model, model_digest, route_texts
+from retreever.trained_tree import TrainedTree, load_trained_tree, route_texts
 
-EXPLANATION = "explanation"
-LONGEST_K = 1000
+EXPLANATION_FOLDER = "explanation"
+MAX_SEARCH_K = 1000
 
 
 @dataclass(frozen=True)
 class Hit:
-    """A passage found; the higher the score, the more alike."""
+    """A passage that a search returns; `score` is its similarity to the query, higher is more similar."""
 
     id: str
     score: float
@@ -44,120 +42,114 @@ class Retreever:
     """A trained tree with its corpus.
 
     Attributes:
-        digest: of the weights and configuration; an index knows it.
-        folder: of the bundle; None where it is in memory only.
+        encoder: None where the bundle was opened without it.
+        digest: of weights and settings; the index stores the same.
+        folder: of the bundle.
     """
 
-    def __init__(
-        self,
-        tree: RoutingTree,
-        config: Config,
-        encoder: Encoder | None,
-        index: TreeIndex,
-        documents: Documents,
-        digest: str,
-        folder: Path | None = None,
-    ):
-        self.tree, self.config, self.encoder = tree.eval(), config, encoder
-        self.index, self.documents, self.digest, self.folder = index, documents, digest, folder
+    def __init__(self, trained: TrainedTree, encoder: Encoder | None, index: TreeIndex, documents: DocumentStore):
+        self.tree, self.config, self.digest, self.folder = trained.tree, trained.config, trained.digest, trained.folder
+        self.encoder, self.index, self.documents = encoder, index, documents
 
     @classmethod
     def load(cls, folder: Path | str, device: str = "cpu", mmap: bool = True, encoder: bool = True) -> "Retreever":
-        """Open a bundle: the model's checksums and the sizes of all files are checked, the index is mapped.
+        """Open a bundle: check the model's checksums and the sizes of all files, map the index.
 
         Args:
-            encoder: load it too; without it, what needs no text routed can be asked.
+            device: of torch, for tree and encoder.
+            mmap: map the index instead of reading it, so that processes of a machine share one copy.
+            encoder: load it too; without it, no text can be routed.
 
         Raises:
             BundleError: a file is missing, damaged, or made for another model.
-            EncoderError: the encoder it names cannot be had.
+            EncoderError: the encoder that the bundle names cannot be loaded.
         """
         folder = Path(folder)
-        tree, config = load_model(folder)
+        trained = load_trained_tree(folder)
         for part in ("index", "documents"):
             if not (folder / part).is_dir():
                 raise BundleError(f"{folder / part}: is missing; `retreever index` makes a bundle of a model")
-        digest = model_digest(folder)
-        index = TreeIndex.load(folder / "index", digest, mmap)
-        documents = Documents(folder / "documents")
-        documents.require(index.numbers)
-        reader = Encoder.load(config.encoder, device) if encoder else None
-        return cls(tree.to(device), config, reader, index, documents, digest, folder)
+        index = TreeIndex.load(folder / "index", trained.digest, mmap)
+        documents = DocumentStore(folder / "documents")
+        documents.require(index.next_number)
+        trained.tree.to(device)
+        return cls(trained, Encoder.load(trained.config.encoder, device) if encoder else None, index, documents)
 
     @cached_property
     def explanation(self) -> Explanation:
-        """Words, sizes and examples of the tree's nodes; made at the first call where the bundle has none."""
-        return explanation_of(self.index, self.documents, self.folder and self.folder / EXPLANATION)
+        """Words, sizes and examples of the tree's nodes; computed on first use where the bundle has none."""
+        return load_or_explain(self.index, self.documents, self.folder / EXPLANATION_FOLDER)
 
-    def embed(self, texts: Sequence[str], kind: Kind = "query", level: int | None = None) -> np.ndarray:
-        """Probabilities (texts, 2**level) at a level; the finest where it is None.
+    def embed(self, texts: Sequence[str], kind: TextKind = "query", level: int | None = None) -> np.ndarray:
+        """Probabilities at a level, float32 (texts, 2**level); the last level where it is None.
 
         Raises:
-            ValueError: texts that are not a list of texts, an empty one, or a level out of range.
+            ValueError: `texts` is not a list of texts, one of them is empty, or the level is out of range.
         """
-        chosen = self._level(level)
-        return self.nodes(texts, kind)[:, self.tree.tree.level(chosen)]
+        chosen = self._check_level(level)
+        return self.route(texts, kind)[:, self.tree.tree.level(chosen)]
 
     def search(self, texts: Sequence[str], k: int | None = None, level: int | None = None) -> list[list[Hit]]:
-        """The exact best passages for each text; the best by estimate where the index is compact.
+        """The exact k best passages for each text; of a compact index, the best by estimate.
 
         Args:
-            k: how many, in [1, 1000]; `index.k` of the configuration where it is None.
-            level: of the tree, in [1, depth]; the finest where it is None.
+            k: passages a text, in [1, 1000]; `index.k` of the configuration where it is None.
+            level: of the tree, in [1, depth]; the last where it is None.
 
         Raises:
-            ValueError: texts that are not a list of texts, an empty one, k or level out of range, or another level than
-                the finest of a compact index.
+            ValueError: `texts` is not a list of texts, one of them is empty, k or level is out of range, or the index
+                is compact and the level is not the last.
         """
         wanted = self.config.index.k if k is None else k
-        if not isinstance(wanted, Integral) or not 1 <= wanted <= LONGEST_K:
-            raise ValueError(f"k: must be a whole number in [1, {LONGEST_K}], got {wanted!r}")
-        chosen = self._level(level)
-        rows, scores = self.index.search(self.nodes(texts, "query"), wanted, chosen)
+        if not isinstance(wanted, Integral) or not 1 <= wanted <= MAX_SEARCH_K:
+            raise ValueError(f"k: must be a whole number in [1, {MAX_SEARCH_K}], got {wanted!r}")
+        chosen = self._check_level(level)
+        rows, scores = self.index.search(self.route(texts, "query"), wanted, chosen)
         return [
-            [self._hit(int(row), float(score)) for row, score in zip(r, s, strict=True)]
+            [self._make_hit(int(row), float(score)) for row, score in zip(r, s, strict=True)]
             for r, s in zip(rows, scores, strict=True)
         ]
 
-    def _level(self, level: int | None) -> int:
+    def _check_level(self, level: int | None) -> int:
         depth = self.tree.tree.depth
         if level is not None and (not isinstance(level, Integral) or not 1 <= level <= depth):
             raise ValueError(f"level: must be a whole number in [1, {depth}], got {level!r}")
         return depth if level is None else level
 
-    def _hit(self, row: int, score: float) -> Hit:
+    def _make_hit(self, row: int, score: float) -> Hit:
         passage = self.documents[row]
         return Hit(passage.id, score, passage.title, passage.text, passage.metadata)
 
-    def nodes(self, texts: Sequence[str], kind: Kind = "query") -> np.ndarray:
+    def route(self, texts: Sequence[str], kind: TextKind = "query") -> np.ndarray:
         """Probabilities of all nodes in heap order, float32 (texts, nodes).
 
         Raises:
-            ValueError: texts that are not a list of texts, or an empty one.
+            ValueError: `texts` is not a list of texts, one of them is empty, or the bundle was opened without its
+                encoder.
         """
         if self.encoder is None:
-            raise ValueError("texts: this bundle was opened without its encoder, it routes none")
+            raise ValueError("texts: this bundle was opened without its encoder and routes no text")
         return route_texts(self.tree, self.config, self.encoder, texts, kind)
 
     def add(self, passages: Sequence[Passage]) -> None:
-        """Add passages: found by the next search, and on disk where the bundle is, before this returns.
+        """Add passages. When this returns, they are on disk and the next search finds them.
 
         Raises:
-            ValueError: an id that the index has already, or twice; an empty text. Nothing is added then.
+            ValueError: the index has one of the ids, an id is there twice, or a text is empty. Nothing is added then.
             BundleError: another process is changing the bundle.
         """
-        self.add_routed(passages, self.nodes([passage.full for passage in passages], "passage"))
+        self.add_nodes(passages, self.route([passage.full_text for passage in passages], "passage"))
 
-    def add_routed(self, passages: Sequence[Passage], nodes: np.ndarray) -> None:
-        """The same of passages that are routed already: probabilities of all nodes, (passages, nodes)."""
-        first = functools.partial(self.documents.add, passages)
-        self.index.add(nodes, [passage.id for passage in passages], first)
+    def add_nodes(self, passages: Sequence[Passage], nodes: np.ndarray) -> None:
+        """Add passages that are routed already: probabilities of all nodes, (passages, nodes). Raises as `add` does."""
+        store_texts = functools.partial(self.documents.add, passages)
+        self.index.add(nodes, [passage.id for passage in passages], store_texts)
 
     def delete(self, ids: Sequence[str]) -> None:
-        """Delete passages from what is searched; their texts stay in the bundle's files until it is made anew.
+        """Delete passages from the index; their texts stay in the bundle's files until the bundle is made anew.
 
         Raises:
-            ValueError: an id that the index does not have. Nothing is deleted then.
+            ValueError: the index does not have one of the ids. Nothing is deleted then.
             BundleError: another process is changing the bundle.
         """
         self.index.delete(ids)

@@ -1,6 +1,6 @@
-"""What a person sees in a terminal: progress bars on stderr, tables on stdout, one JSON object for scripts.
+"""Terminal output: progress bars on stderr, tables on stdout, one JSON object for scripts.
 
-The only place below the verbs that knows `rich`.
+The only module that knows `rich`.
 """
 
 import json
@@ -24,33 +24,33 @@ from rich.progress import (
 from rich.table import Table
 from rich.tree import Tree
 
-T = TypeVar("T")
+ItemT = TypeVar("ItemT")
 Branch = tuple[str, Sequence["Branch"]]
-"""A label, and what is below it."""
+"""A label and its children."""
 
 
 class Screen:
     """Output of one command.
 
     Args:
-        as_json: nothing but one JSON object goes to stdout; all else goes to stderr.
+        as_json: print one JSON object on stdout, and everything else on stderr.
     """
 
     def __init__(self, as_json: bool = False):
         self.as_json = as_json
-        self.err = _console(stderr=True)
-        self.out = self.err if as_json else _console(stderr=False)
+        self.err = _make_console(stderr=True)
+        self.out = self.err if as_json else _make_console(stderr=False)
 
     def say(self, text: str, style: str | None = None) -> None:
-        """A line about what is going on."""
+        """Print a line on stderr."""
         self.err.print(text, style=style, markup=False, soft_wrap=True)
 
-    def heading(self, text: str) -> None:
-        """A step of a longer story."""
+    def print_heading(self, text: str) -> None:
+        """Print the heading of a step on stderr."""
         self.say(f"\n{text}", style="bold cyan")
 
-    def track(self, items: Iterable[T], label: str, total: float | None = None) -> Iterator[T]:
-        """A progress bar on a terminal; elsewhere a line at the end, so that logs stay short."""
+    def track(self, items: Iterable[ItemT], label: str, total: float | None = None) -> Iterator[ItemT]:
+        """Show a progress bar on a terminal; elsewhere print one line at the end, so that logs stay short."""
         if total is None and isinstance(items, Sequence):
             total = len(items)
         if not self.err.is_terminal:
@@ -58,10 +58,10 @@ class Screen:
             yield from items
             self.say(f"  {label}: {'' if total is None else f'{total:g} in '}{time.monotonic() - started:.1f} s")
             return
-        with self._progress() as progress:
+        with self._make_progress() as progress:
             yield from progress.track(items, total=total, description=label)
 
-    def _progress(self) -> Progress:
+    def _make_progress(self) -> Progress:
         return Progress(
             TextColumn("  {task.description}"),
             BarColumn(),
@@ -71,10 +71,10 @@ class Screen:
             console=self.err,
         )
 
-    def table(self, title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-        """A table on stdout; numbers are aligned to the right."""
+    def print_table(self, title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+        """Print a table on stdout, numbers aligned to the right."""
         table = Table(title=title, title_justify="left", title_style="bold")
-        body = [[_cell(value) for value in row] for row in rows]
+        body = [[_format_cell(value) for value in row] for row in rows]
         for i, column in enumerate(columns):
             numeric = all(_is_number(row[i]) for row in body)
             table.add_column(column, justify="right" if numeric else "left")
@@ -82,8 +82,8 @@ class Screen:
             table.add_row(*row)
         self.out.print(table)
 
-    def tree(self, branch: Branch) -> None:
-        """A tree on stdout."""
+    def print_tree(self, branch: Branch) -> None:
+        """Print a tree on stdout."""
 
         def grow(onto: Tree, branches: Sequence[Branch]) -> Tree:
             for label, below in branches:
@@ -93,20 +93,20 @@ class Screen:
         label, below = branch
         self.out.print(grow(Tree(escape(label), guide_style="dim"), below))
 
-    def result(self, value: dict[str, Any]) -> None:
-        """The command's result as one line of JSON on stdout, in JSON mode only."""
+    def print_result(self, value: dict[str, Any]) -> None:
+        """Print the command's result as one line of JSON on stdout, in JSON mode only."""
         if self.as_json:
-            sys.stdout.write(json.dumps(_finite(value), ensure_ascii=False) + "\n")
+            sys.stdout.write(json.dumps(_replace_non_finite(value), ensure_ascii=False) + "\n")
             sys.stdout.flush()
 
 
-def _console(stderr: bool) -> Console:
-    """A terminal is as wide as it is; a file or pipe takes a whole table."""
+def _make_console(stderr: bool) -> Console:
+    """A terminal has its own width; a file or pipe takes a whole table."""
     terminal = (sys.stderr if stderr else sys.stdout).isatty()
     return Console(stderr=stderr, highlight=False, width=None if terminal else 140)
 
 
-def _cell(value: Any) -> str:
+def _format_cell(value: Any) -> str:
     if value is None:
         return "-"
     return f"{value:.4f}" if isinstance(value, float) else escape(str(value))
@@ -120,12 +120,12 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _finite(value: Any) -> Any:
-    """JSON knows no NaN."""
+def _replace_non_finite(value: Any) -> Any:
+    """Replace NaN and infinity, which JSON lacks, by None."""
     if isinstance(value, dict):
-        return {str(k): _finite(v) for k, v in value.items()}
+        return {str(k): _replace_non_finite(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(v) for v in value]
+        return [_replace_non_finite(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -1,84 +1,110 @@
-"""Verbs that judge: one tree at every level, or trees beside every baseline."""
+"""Verbs that judge trees: the quick comparison, and the full one with every baseline."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from retreever import config as configs
 from retreever.cli import result_tables
-from retreever.cli.options import CHAMPION, Json, Model, Set, Where, open_workspace
-
-if TYPE_CHECKING:  # it brings optuna
-    pass
+from retreever.cli.options import (
+    CHAMPION_MODEL_URI,
+    JsonOption,
+    ModelArgument,
+    SetOption,
+    WorkspaceOption,
+    open_workspace,
+)
+from retreever.system.extras import import_extra
 
 
 def evaluate(
-    model: Model = CHAMPION,
-    split: Annotated[str, typer.Option(help="dev or test")] = "test",
-    rivals: Annotated[
+    model: ModelArgument = CHAMPION_MODEL_URI,
+    split: Annotated[str, typer.Option(help="split to judge on: dev or test")] = "test",
+    baselines: Annotated[
         bool,
-        typer.Option("--rivals/--no-rivals", help="beside BM25, frozen cosine, PCA and a Matryoshka head"),
+        typer.Option("--baselines/--no-baselines", help="compare with BM25, frozen cosine, PCA and a Matryoshka head"),
     ] = True,
-    workspace: Where = None,
-    json: Json = False,
+    workspace: WorkspaceOption = None,
+    json: JsonOption = False,
 ) -> None:
-    """Judge a tree at every level on a split it was not trained on, beside its rivals."""
-    from retreever.comparison.judge import compare
-    from retreever.encoding.encoding_store import open_dataset
-    from retreever.tracking.model_registry import locate
+    """Judge a tree at every level on a split that it was not trained on, and compare it with quick baselines.
+
+    The baselines are fitted once for a training budget, then read from the workspace.
+
+    Example: retreever evaluate my_run --split dev
+    """
+    from retreever.comparison.judge import compare_to_baselines
+    from retreever.encoding.encoding_store import open_encoded_dataset
+    from retreever.tracking.model_registry import locate_model
     from retreever.trained_tree import load_model
 
     place, screen = open_workspace(workspace, json)
-    folder = locate(model, place)
+    folder = locate_model(model, place)
     tree, settings = load_model(folder)
-    opened = open_dataset(settings, place, screen.track)
-    verdict = compare(tree, settings, opened, split=split, rivals=rivals, cache=place.rivals, track=screen.track)
+    opened = open_encoded_dataset(settings, place, screen.track)
+    verdict = compare_to_baselines(
+        tree, settings, opened, split=split, baselines=baselines, cache=place.baselines, track=screen.track
+    )
     result_tables.show_verdict(screen, verdict)
-    screen.result(verdict.to_json())
+    screen.print_result(verdict.to_json())
 
 
 def compare(
     dataset: Annotated[str, typer.Argument(help="data set to judge on: a name in the workspace, or a folder")],
     config: Annotated[
-        Path | None, typer.Option("--config", help="configuration of the tree in YAML", exists=True, dir_okay=False)
+        Path | None,
+        typer.Option(
+            "--config", help="configuration of the tree in YAML; without it, the defaults", exists=True, dir_okay=False
+        ),
     ] = None,
-    set: Set = None,
+    set: SetOption = None,
     train_on: Annotated[
-        str | None, typer.Option(help="data to learn from; A+B reads several as one [default: DATASET]")
+        str | None, typer.Option(help="data set to train on; A+B reads several as one (default: DATASET)")
     ] = None,
     model: Annotated[
         list[str] | None,
-        typer.Option("--model", "-m", help="trained tree to judge instead; several count as seeds of one (repeatable)"),
+        typer.Option(
+            "--model",
+            "-m",
+            help="trained tree to judge; several count as seeds of one (repeatable)",
+        ),
     ] = None,
-    rival: Annotated[
-        list[str] | None, typer.Option("--rival", "-r", help="only this rival (repeatable) [default: all]")
+    baseline: Annotated[
+        list[str] | None, typer.Option("--baseline", "-b", help="only this baseline (repeatable; default: all)")
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="seeds of trees and rivals; figures are means over them")] = 1,
-    split: Annotated[str, typer.Option(help="dev or test")] = "test",
+    seeds: Annotated[int, typer.Option(min=1, help="seeds of trees and baselines; figures are means over seeds")] = 1,
+    split: Annotated[str, typer.Option(help="split to judge on: dev or test")] = "test",
     summarizer: Annotated[
-        str | None, typer.Option(help="RAPTOR's language model: a Hugging Face id or folder [default: extracts]")
+        str | None,
+        typer.Option(help="RAPTOR's language model, a Hugging Face id or folder (default: extracts)"),
     ] = None,
-    workspace: Where = None,
-    json: Json = False,
+    workspace: WorkspaceOption = None,
+    json: JsonOption = False,
 ) -> None:
-    """Judge trees beside every rival: quality, bytes and latency, with intervals and significance; one report."""
-    from retreever.cluster.compare_on_ray import compare as run
+    """Compare trees with every baseline in one report: quality, bytes, latency, with intervals and paired tests.
+
+    Needs the extra `baselines`: pip install 'retreever\\[baselines]'. The same command again trains nothing twice.
+
+    Example: retreever compare mine --baseline bm25 --baseline matryoshka --seeds 3
+    """
+    import_extra("faiss", "baselines")  # before anything is trained
+    from retreever.cluster.compare_on_ray import compare_systems
 
     place, screen = open_workspace(workspace, json)
-    settings = configs.load(config, [*(set or []), f"data.name={train_on or dataset}"])
-    found = run(
+    settings = configs.load_config(config, [*(set or []), f"data.name={train_on or dataset}"])
+    found = compare_systems(
         settings,
         dataset,
         place,
         seeds=seeds,
         split=split,
-        rivals=rival,
+        baselines=baseline,
         models=model or (),
         summarizer=summarizer,
         track=screen.track,
         watch=screen.say,
     )
-    result_tables.show_report(screen, found.report)
+    result_tables.show_comparison_report(screen, found.report)
     screen.say(f"  report: {found.folder / 'report.md'}")
-    screen.result({"folder": str(found.folder), "run_id": found.run_id, **found.report.to_json()})
+    screen.print_result({"folder": str(found.folder), "run_id": found.run_id, **found.report.to_json()})

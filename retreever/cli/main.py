@@ -1,7 +1,7 @@
-"""The command line: one function a verb. Each parses, builds, runs and reports; the work is done elsewhere.
+"""Entry point of the command line: registers one function per verb and turns errors into messages.
 
-Every verb takes `--workspace` (where all files are kept) and `--json` (one JSON object on stdout, the rest on stderr).
-`jobs/VERB.py` submits the same function to a cluster.
+Every verb takes `--workspace` (folder of all files); those with a result take `--json` (one JSON object on stdout, the
+rest on stderr). `jobs/VERB.py` runs the same verb as a job on a cluster.
 """
 
 import sys
@@ -29,11 +29,11 @@ app = typer.Typer(
 )
 for run in VERBS:
     add_verb(app, run)
-app.add_typer(runs_commands.app)
+app.add_typer(runs_commands.runs_app)
 
 
 def print_version(wanted: bool) -> None:
-    """Print the version and end, where it is wanted."""
+    """Print the version and exit, if `wanted`."""
     if wanted:
         typer.echo(f"retreever {__version__}")
         raise typer.Exit
@@ -45,15 +45,19 @@ def take_options(
         bool, typer.Option("--version", callback=print_version, is_eager=True, help="print the version and exit")
     ] = False,
 ) -> None:
-    """Learned binary routing trees for retrieval: train, sweep, compare, promote, index, search and serve."""
+    """Learned binary routing trees for retrieval: train, sweep, compare, promote, index, search and serve.
+
+    For a first tree on your own data run data, encode, train, index, promote, search, in this order. `retreever demo`
+    shows them all on docstrings; `retreever VERB --help` explains a verb.
+    """
 
 
 def main(arguments: list[str] | None = None, verb: str | None = None) -> None:
-    """Entry point. A `RetreeverError` becomes one clear message and exit code 2, Ctrl-C exit code 130."""
+    """Run a verb. A `RetreeverError` becomes one clear message and exit code 2, Ctrl-C exit code 130."""
     try:
         app(([verb] if verb else []) + (sys.argv[1:] if arguments is None else arguments))
     except Interrupted:
-        Screen(as_json=True).say("interrupted; the same command goes on from here", style="bold yellow")
+        Screen(as_json=True).say("interrupted; run the same command to continue from here", style="bold yellow")
         sys.exit(130)
     except RetreeverError as error:
         for line in str(error).splitlines():

@@ -1,4 +1,4 @@
-"""What the verbs of the command line share: their common options, and how they start and stop."""
+"""What all verbs share: common options, registration of a function, opening of the workspace."""
 
 import functools
 from collections.abc import Callable
@@ -12,36 +12,36 @@ from retreever.errors import RetreeverError
 from retreever.system import environment, memory
 from retreever.system.workspace import Workspace
 
-CHAMPION = "models:/retreever@champion"
-ConfigFile = Annotated[
-    Path | None, typer.Argument(help="configuration in YAML; defaults where it is left out", exists=True)
-]
-Set = Annotated[
+CHAMPION_MODEL_URI = "models:/retreever@champion"
+ConfigFile = Annotated[Path | None, typer.Argument(help="configuration in YAML; without it, the defaults", exists=True)]
+SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="NAME=VALUE", help="override, e.g. tree.depth=8 (repeatable)"),
+    typer.Option("--set", metavar="NAME=VALUE", help="override a setting, e.g. tree.depth=8 (repeatable)"),
 ]
-Model = Annotated[
+ModelArgument = Annotated[
     str,
     typer.Argument(help="a run's name, a bundle's folder, or an MLflow URI like models:/retreever@champion"),
 ]
 ModelOption = Annotated[str, typer.Option("--model", "-m", help="a run's name, a bundle's folder, or an MLflow URI")]
 OnBadOption = Annotated[
     Literal["refuse", "skip"],
-    typer.Option("--on-bad", help="bad lines of the data: refuse, or skip and count"),
+    typer.Option("--on-bad", help="bad lines of the data: refuse the data set, or skip and count them"),
 ]
-Where = Annotated[
+WorkspaceOption = Annotated[
     Path | None,
-    typer.Option("--workspace", help="folder for everything made [default: $RETREEVER_WORKSPACE or workspace]"),
+    typer.Option("--workspace", help="folder of all files (default: $RETREEVER_WORKSPACE, else ./workspace)"),
 ]
-Json = Annotated[bool, typer.Option("--json", help="print one JSON object on stdout, as the last line")]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="print the result as one JSON object on stdout, the rest on stderr")
+]
 
 
 class Interrupted(RetreeverError):
-    """Ctrl-C, in a form that typer does not turn into an exit code of its own."""
+    """Ctrl-C, as an error that typer does not turn into its own exit code."""
 
 
-def add_verb(app: typer.Typer, run: Callable[..., None]) -> Callable[..., None]:
-    """Make a function a verb of `app`."""
+def add_verb(app: typer.Typer, run: Callable[..., None], name: str | None = None) -> None:
+    """Register a function as a verb of `app`, under `name` or its own name; Ctrl-C raises `Interrupted`."""
 
     @functools.wraps(run)
     def guarded(*arguments: Any, **options: Any) -> None:
@@ -50,13 +50,12 @@ def add_verb(app: typer.Typer, run: Callable[..., None]) -> Callable[..., None]:
         except KeyboardInterrupt:
             raise Interrupted from None
 
-    app.command()(guarded)
-    return guarded
+    app.command(name)(guarded)
 
 
 def open_workspace(where: Path | None, as_json: bool) -> tuple[Workspace, Screen]:
-    """The workspace and the screen of a verb; the environment is prepared, and freed memory kept."""
+    """Open the workspace and the screen of a verb; prepare the environment and keep freed memory."""
     workspace = Workspace.at(where) if where else Workspace.default()
-    environment.prepare(workspace)
-    memory.keep_freed()
+    environment.prepare_environment(workspace)
+    memory.keep_freed_memory()
     return workspace, Screen(as_json)

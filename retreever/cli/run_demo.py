@@ -1,6 +1,6 @@
-"""The whole life of a tree in seven steps on real text; each step that is done already is not done again.
+"""The whole life of a tree in seven steps on real text; a repeated demo skips finished steps.
 
-Tells the story; every step is a function of the library that has a verb of its own.
+Orders and narrates the steps. Each is a function of the library with its own verb.
 """
 
 import statistics
@@ -15,59 +15,60 @@ import httpx
 from retreever.bundle.make_bundle import make_bundle
 from retreever.cli import result_tables
 from retreever.cli.console import Screen, wait_for_interrupt
-from retreever.cluster.launch_training import train
-from retreever.cluster.ray_runtime import cluster
+from retreever.cluster.launch_training import train_run
+from retreever.cluster.ray_runtime import join_cluster
 from retreever.comparison.comparison_plots import plot_verdict
-from retreever.comparison.judge import compare
+from retreever.comparison.judge import compare_to_baselines
+from retreever.comparison.tree_ranker import TREE_SYSTEM
 from retreever.comparison.verdict import Verdict
 from retreever.config import Config
 from retreever.data import beir, docstrings
-from retreever.encoding.encoding_store import EncodedDataset, open_dataset
-from retreever.service.app import start
-from retreever.service.settings import AppArguments
+from retreever.encoding.encoding_store import EncodedDataset, open_encoded_dataset
+from retreever.service.app import start_service
+from retreever.service.settings import ServiceSettings
 from retreever.sweeps import search_space as spaces
-from retreever.sweeps.run_sweep import SweepResult, sweep
+from retreever.sweeps.run_sweep import SweepResult, run_sweep
 from retreever.sweeps.space_grammar import SearchSpace
 from retreever.system.workspace import Workspace
-from retreever.tracking.model_registry import CHAMPION, MODEL
+from retreever.tracking.model_registry import CHAMPION_ALIAS, REGISTERED_MODEL
 from retreever.tracking.promotion import promote_run
 from retreever.tracking.tracker import Tracker
 from retreever.trained_tree import load_model
 
-QUESTIONS = (
+SAMPLE_QUESTIONS = (
     "how do I read a csv file into a table",
     "compute the eigenvalues of a symmetric matrix",
     "wait until several tasks have finished",
 )
-WORKERS = 2
-"""Workers of the final training, so that the demo shows negatives gathered across processes."""
+FINAL_TRAINING_WORKERS = 2
+"""Workers of the final training, so that the demo shows negatives shared across processes."""
 
 
-def run(space_file: Path, workspace: Workspace, screen: Screen, *, port: int, stay: bool) -> dict[str, Any]:
-    """Run the story and return its figures.
+def run_demo(space_file: Path, workspace: Workspace, screen: Screen, *, port: int, stay: bool) -> dict[str, Any]:
+    """Run the seven steps and return their figures.
 
     Args:
         stay: keep serving until Ctrl-C.
 
     Returns:
-        {seconds, corpus, trials, best, rivals, model_uri, service}, as printed by `retreever demo --json`.
+        {seconds, corpus, trials, best, baselines, model_uri, service}, the object that `retreever demo --json` prints.
     """
     started = time.monotonic()
-    space = spaces.load(space_file)
-    base = spaces.trials(space)[0].config
-    corpus = _corpus(base, workspace, screen)
-    screen.heading("2/7  Encodings: the frozen encoder reads every text once")
-    data = open_dataset(base, workspace, screen.track)
+    space = spaces.load_space(space_file)
+    base = spaces.list_trials(space)[0].config
+    corpus = _prepare_corpus(base, workspace, screen)
+    screen.print_heading("2/7  Encodings: the frozen encoder reads every text once")
+    data = open_encoded_dataset(base, workspace, screen.track)
     screen.say(
         f"  {len(data.passages):,} passages and {len(data.queries):,} queries, {data.dim} dimensions, memory-mapped"
     )
-    with cluster(workspace, serving=True):
-        swept = _sweep(space, workspace, screen)
-        name, config, run_id = _final(space, swept, workspace, screen)
-        verdict = _verdict(name, config, data, run_id, workspace, screen)
+    with join_cluster(workspace, serving=True):
+        sweep_result = _run_demo_sweep(space, workspace, screen)
+        name, config, run_id = _train_final(space, sweep_result, workspace, screen)
+        verdict = _judge_final(name, config, data, run_id, workspace, screen)
         uri = _promote(name, workspace, screen)
         seconds = time.monotonic() - started
-        with _service(uri, port, workspace, screen) as (url, latency):
+        with _run_service(uri, port, workspace, screen) as (url, latency):
             screen.say(f"  done in {seconds:.0f} s; MLflow: mlflow ui --backend-store-uri {workspace.mlflow_uri}")
             if stay:
                 screen.say(f"  serving at {url} (docs at {url}/docs); Ctrl-C ends it")
@@ -76,68 +77,71 @@ def run(space_file: Path, workspace: Workspace, screen: Screen, *, port: int, st
     return {
         "seconds": round(seconds, 1),
         "corpus": corpus,
-        "trials": result_tables.trial_rows(swept),
-        "best": {"params": config.flat(), "run_id": run_id, "levels": _by_level(results.pop(TREE))},
-        "rivals": results,
+        "trials": result_tables.list_trial_rows(sweep_result),
+        "best": {"params": config.flat(), "run_id": run_id, "levels": _by_level(results.pop(TREE_SYSTEM))},
+        "baselines": results,
         "model_uri": uri,
         "service": {"url": url, "p50_ms": round(latency, 2)},
     }
 
 
-TREE = "retreever"
-
-
-def _corpus(config: Config, workspace: Workspace, screen: Screen) -> dict[str, Any]:
-    screen.heading(
-        "1/7  Corpus: docstrings of Python and its libraries, question = first paragraph, passage = the rest"
+def _prepare_corpus(config: Config, workspace: Workspace, screen: Screen) -> dict[str, Any]:
+    screen.print_heading(
+        "1/7  Corpus: docstrings of Python and its libraries; the first paragraph is the query, the rest the passage"
     )
-    folder = workspace.dataset(config.data.name)
+    folder = workspace.dataset_folder(config.data.name)
     if not folder.is_dir():
-        beir.write(docstrings.build(screen.track), folder)
-    summary = result_tables.describe(beir.read(folder, config.data.on_bad))
+        beir.write_beir(docstrings.build_docstring_dataset(screen.track), folder)
+    summary = result_tables.describe_dataset(beir.read_beir(folder, config.data.on_bad))
     screen.say("  " + ", ".join(f"{count:,} {what}" for what, count in summary.items() if isinstance(count, int)))
     return summary
 
 
-def _sweep(space: SearchSpace, workspace: Workspace, screen: Screen) -> SweepResult:
-    planned = len(spaces.trials(space))
-    screen.heading(f"3/7  Sweep: {planned} trees by Ray Tune and ASHA, every run in MLflow")
-    result = sweep(
-        space, workspace, track=screen.track, watch=lambda event: screen.say(result_tables.event_line(event))
+def _run_demo_sweep(space: SearchSpace, workspace: Workspace, screen: Screen) -> SweepResult:
+    planned = len(spaces.list_trials(space))
+    screen.print_heading(f"3/7  Sweep: {planned} trees by Ray Tune and ASHA, every run in MLflow")
+    result = run_sweep(
+        space, workspace, track=screen.track, watch=lambda event: screen.say(result_tables.format_event(event))
     )
     result_tables.show_trials(screen, result)
     return result
 
 
-def _final(space: SearchSpace, swept: SweepResult, workspace: Workspace, screen: Screen) -> tuple[str, Config, str]:
-    config = spaces.final_config(space, swept.configs[swept.best.key])
-    screen.heading(f"4/7  The winner, trained longer by Ray Train on {WORKERS} workers that share their negatives")
-    name = f"{swept.folder.name}-{config.digest[:8]}"
-    _, run_id = train(
+def _train_final(
+    space: SearchSpace, sweep_result: SweepResult, workspace: Workspace, screen: Screen
+) -> tuple[str, Config, str]:
+    config = spaces.final_config(space, sweep_result.configs[sweep_result.best.key])
+    screen.print_heading(
+        f"4/7  The winner, trained longer by Ray Train on {FINAL_TRAINING_WORKERS} workers that share their negatives"
+    )
+    name = f"{sweep_result.folder.name}-{config.digest[:8]}"
+    _, run_id = train_run(
         config,
         workspace,
         name,
-        workers=WORKERS,
-        parent=swept.parent,
+        workers=FINAL_TRAINING_WORKERS,
+        parent=sweep_result.parent,
         tags={"kind": "final", "space": space.name},
-        watch=lambda figures: screen.say(result_tables.validation_line(figures)),
+        watch=lambda figures: screen.say(result_tables.format_validation(figures)),
     )
     return name, config, run_id
 
 
-def _verdict(
+def _judge_final(
     name: str, config: Config, data: EncodedDataset, run_id: str, workspace: Workspace, screen: Screen
 ) -> Verdict:
-    screen.heading("5/7  Verdict: the test split, beside rivals tuned on the same dev split")
+    screen.print_heading("5/7  Verdict: the test split, against baselines tuned on the same dev split")
     folder = workspace.runs / name
     tree, _ = load_model(folder / "model")
-    verdict = compare(tree, config, data, split="test", rivals=True, cache=workspace.rivals, track=screen.track)
+    verdict = compare_to_baselines(
+        tree, config, data, split="test", baselines=True, cache=workspace.baselines, track=screen.track
+    )
     verdict.save(folder / "verdict.json")
     plot_verdict(verdict, folder / "verdict.png")
     (folder / "verdict.md").write_text(verdict.markdown(), encoding="utf-8")
     tracker = Tracker.of(workspace)
     for file in ("verdict.json", "verdict.png", "verdict.md"):
-        tracker.artifact(run_id, folder / file, "verdict")
+        tracker.log_artifact(run_id, folder / file, "verdict")
     tracker.log(run_id, {f"test/{k}": v for k, v in _by_level_flat(verdict).items()})
     result_tables.show_verdict(screen, verdict)
     screen.say(f"  plot: {folder / 'verdict.png'}")
@@ -145,29 +149,29 @@ def _verdict(
 
 
 def _promote(name: str, workspace: Workspace, screen: Screen) -> str:
-    screen.heading(f"6/7  Promotion: indexed, registered in MLflow, models:/{MODEL}@{CHAMPION}")
+    screen.print_heading(f"6/7  Promotion: indexed, registered in MLflow, models:/{REGISTERED_MODEL}@{CHAMPION_ALIAS}")
     folder = workspace.runs / name
     if not (folder / "bundle").is_dir():
         make_bundle(folder / "model", folder / "bundle", workspace, screen.track)
-    promoted = promote_run(name, workspace, force=True, track=screen.track)  # whatever an earlier demo has left
-    screen.say(f"  {promoted.uri}: {promoted.found}")
+    promoted = promote_run(name, workspace, force=True, track=screen.track)  # whatever an earlier demo has promoted
+    screen.say(f"  {promoted.uri}: {promoted.finding}")
     return promoted.uri
 
 
 @contextmanager
-def _service(uri: str, port: int, workspace: Workspace, screen: Screen) -> Iterator[tuple[str, float]]:
-    """The champion behind HTTP; yields its address and the median latency of the sample queries in milliseconds."""
-    screen.heading("7/7  Service: Ray Serve answers over HTTP")
-    url = start(AppArguments(model=uri, workspace=str(workspace.root)), port=port)
+def _run_service(uri: str, port: int, workspace: Workspace, screen: Screen) -> Iterator[tuple[str, float]]:
+    """Serve the champion over HTTP; yield its address and the median latency of the sample queries in milliseconds."""
+    screen.print_heading("7/7  Service: Ray Serve answers over HTTP")
+    url = start_service(ServiceSettings(model=uri, workspace=str(workspace.root)), port=port)
     with httpx.Client(base_url=url, timeout=30) as client:
-        for question in QUESTIONS:
+        for question in SAMPLE_QUESTIONS:
             hits = _ask(client, question)["hits"]
-            screen.table(
+            screen.print_table(
                 question,
                 ["score", "id", "text"],
-                [(h["score"], h["id"], result_tables.short(h["text"])) for h in hits],
+                [(h["score"], h["id"], result_tables.shorten(h["text"])) for h in hits],
             )
-        latency = statistics.median(_timed(client, QUESTIONS[i % len(QUESTIONS)]) for i in range(15))
+        latency = statistics.median(_time_query(client, SAMPLE_QUESTIONS[i % len(SAMPLE_QUESTIONS)]) for i in range(15))
     screen.say(f"  median of 15 queries: {latency:.1f} ms, HTTP and encoding included")
     yield url, latency
 
@@ -178,10 +182,10 @@ def _ask(client: httpx.Client, question: str) -> Any:
     return answer.json()
 
 
-def _timed(client: httpx.Client, question: str) -> float:
-    begun = time.perf_counter()
+def _time_query(client: httpx.Client, question: str) -> float:
+    start = time.perf_counter()
     _ask(client, question)
-    return (time.perf_counter() - begun) * 1000
+    return (time.perf_counter() - start) * 1000
 
 
 def _by_level(results: dict[str, dict[str, float]]) -> dict[int, dict[str, float]]:
@@ -190,5 +194,5 @@ def _by_level(results: dict[str, dict[str, float]]) -> dict[int, dict[str, float
 
 
 def _by_level_flat(verdict: Verdict) -> dict[str, float]:
-    levels = _by_level(verdict.to_json()["results"][TREE])
+    levels = _by_level(verdict.to_json()["results"][TREE_SYSTEM])
     return {f"{name}/level_{level:02d}": value for level, figures in levels.items() for name, value in figures.items()}

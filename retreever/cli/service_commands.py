@@ -1,48 +1,47 @@
 """Verbs that serve: a version over HTTP, and the demo, which ends in a service."""
 
 import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from retreever.cli.console import wait_for_interrupt
-from retreever.cli.options import CHAMPION, Json, Model, Where, open_workspace
-
-if TYPE_CHECKING:  # it brings optuna
-    pass
+from retreever.cli.options import CHAMPION_MODEL_URI, JsonOption, ModelArgument, WorkspaceOption, open_workspace
 
 
 def serve(
-    model: Model = CHAMPION,
+    model: ModelArgument = CHAMPION_MODEL_URI,
     host: Annotated[str, typer.Option(help="address to bind; 0.0.0.0 opens it to the network")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="port of the service")] = 8000,
     canary: Annotated[
-        str | None, typer.Option(help="a version to try beside it, e.g. models:/retreever@challenger")
+        str | None, typer.Option(help="version to try on some searches, e.g. models:/retreever@challenger")
     ] = None,
-    canary_share: Annotated[float, typer.Option(min=0, max=1, help="of the searches that the canary answers")] = 0.1,
-    max_replicas: Annotated[int, typer.Option(min=1, help="of encoder and retriever, when many ask")] = 1,
-    workspace: Where = None,
+    canary_share: Annotated[float, typer.Option(min=0, max=1, help="share of the searches for the canary")] = 0.1,
+    max_replicas: Annotated[int, typer.Option(min=1, help="replicas of encoder and of retriever, at most")] = 1,
+    workspace: WorkspaceOption = None,
 ) -> None:
     """Serve a version over HTTP until Ctrl-C, and follow its alias.
 
-    Documents may be changed by who bears the token in RETREEVER_WRITE_TOKEN; where it is not set, by nobody.
+    Writes need the token in RETREEVER_WRITE_TOKEN; without one nobody can write.
+
+    Example: RETREEVER_WRITE_TOKEN=secret retreever serve --port 8000
     """
-    from retreever.cluster.ray_runtime import cluster
-    from retreever.service.app import start
-    from retreever.service.settings import AppArguments
-    from retreever.tracking.model_registry import locate
+    from retreever.cluster.ray_runtime import join_cluster
+    from retreever.service.app import start_service
+    from retreever.service.settings import ServiceSettings
+    from retreever.tracking.model_registry import locate_model
 
     place, screen = open_workspace(workspace, False)
-    locate(model, place)
-    settings = AppArguments(
+    locate_model(model, place)
+    settings = ServiceSettings(
         model=model,
         workspace=str(place.root),
         canary=canary,
         canary_share=canary_share,
         max_replicas=max_replicas,
     )
-    with cluster(place, serving=True):
-        url = start(settings, host=host, port=port)
+    with join_cluster(place, serving=True):
+        url = start_service(settings, host=host, port=port)
         screen.say(f"serving {model} at {url}  (docs at {url}/docs, Ctrl-C ends it)")
         wait_for_interrupt()
 
@@ -50,16 +49,21 @@ def serve(
 def demo(
     space: Annotated[str, typer.Argument(help="search space of the sweep: a shipped one by name, or a file")] = "demo",
     exit: Annotated[
-        bool, typer.Option("--exit", help="end after the sample queries; so it does without a terminal")
+        bool, typer.Option("--exit", help="exit after the sample queries; without a terminal, that is the default")
     ] = False,
     port: Annotated[int, typer.Option(min=1, max=65535, help="port of the service")] = 8000,
-    workspace: Where = None,
-    json: Json = False,
+    workspace: WorkspaceOption = None,
+    json: JsonOption = False,
 ) -> None:
-    """The whole life of a tree on real text: corpus, sweep, training, verdict, promotion, service."""
-    from retreever.cli.run_demo import run
+    """Show the whole life of a tree on real text: corpus, sweep, training, verdict, promotion, service.
+
+    The same command again skips every step that is done.
+
+    Example: retreever demo --exit --json
+    """
+    from retreever.cli.run_demo import run_demo
     from retreever.sweeps.search_space import locate_space
 
     place, screen = open_workspace(workspace, json)
     stay = not exit and sys.stdout.isatty() and not json
-    screen.result(run(locate_space(space), place, screen, port=port, stay=stay))
+    screen.print_result(run_demo(locate_space(space), place, screen, port=port, stay=stay))

@@ -1,4 +1,4 @@
-"""Verbs that train: one tree, or a search space of them."""
+"""Verbs that train: one tree, or the trials of a search space."""
 
 import os
 from typing import TYPE_CHECKING, Annotated
@@ -8,7 +8,7 @@ import typer
 from retreever import config as configs
 from retreever.cli import result_tables
 from retreever.cli.console import Screen
-from retreever.cli.options import ConfigFile, Json, Set, Where, open_workspace
+from retreever.cli.options import ConfigFile, JsonOption, SetOption, WorkspaceOption, open_workspace
 from retreever.errors import ConfigError
 from retreever.system.workspace import Workspace
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # it brings optuna
     from retreever.sweeps.space_grammar import SearchSpace
 
 
-def _range(text: str) -> tuple[int, int]:
+def _parse_range(text: str) -> tuple[int, int]:
     """Read MIN:MAX."""
     few, colon, many = text.partition(":")
     if not (colon and few.isdigit() and many.isdigit() and 1 <= int(few) <= int(many)):
@@ -26,77 +26,96 @@ def _range(text: str) -> tuple[int, int]:
 
 def train(
     config: ConfigFile = None,
-    set: Set = None,
+    set: SetOption = None,
     name: Annotated[
         str | None,
-        typer.Option(help="run name; a run interrupted under it goes on [default: from the config]"),
+        typer.Option(help="run name; an interrupted run of this name continues (default: DATA-DIGEST)"),
     ] = None,
     workers: Annotated[
-        int, typer.Option(min=1, help="workers; above 1 by Ray Train, negatives gathered across them")
+        int, typer.Option(min=1, help="workers; above 1 they run on Ray Train and share their negatives")
     ] = 1,
-    gpu: Annotated[bool, typer.Option("--gpu", help="one GPU for each worker")] = False,
+    gpu: Annotated[bool, typer.Option("--gpu", help="one GPU per worker")] = False,
     elastic: Annotated[
         str | None,
-        typer.Option(metavar="MIN:MAX", help="as many workers as the cluster has room for, e.g. 2:8; not --workers"),
+        typer.Option(metavar="MIN:MAX", help="as many workers as fit on the cluster, e.g. 2:8; not --workers"),
     ] = None,
-    workspace: Where = None,
-    json: Json = False,
+    workspace: WorkspaceOption = None,
+    json: JsonOption = False,
 ) -> None:
-    """Train one tree; the run and every validation go to MLflow."""
-    from retreever.cluster.launch_training import train as launch
+    """Train one tree; MLflow records the run and every validation.
+
+    After an interruption the same command continues from the last checkpoint.
+
+    Example: retreever train --set data.name=mine --set tree.depth=8 --name my_run
+    """
+    from retreever.cluster.launch_training import train_run
 
     place, screen = open_workspace(workspace, json)
-    settings = configs.load(config, set or [])
+    settings = configs.load_config(config, set or [])
     run = name or f"{settings.data.name}-{settings.digest[:8]}"
-    result, run_id = launch(
+    result, run_id = train_run(
         settings,
         place,
         run,
-        workers=_range(elastic) if elastic else workers,
+        workers=_parse_range(elastic) if elastic else workers,
         gpu=gpu,
-        again=False,
+        reuse_finished=False,
         track=screen.track,
-        watch=lambda f: screen.say(result_tables.validation_line(f)),
+        watch=lambda f: screen.say(result_tables.format_validation(f)),
     )
     result_tables.show_best(screen, run, result.best)
-    screen.result({"name": run, "run_id": run_id, "model": str(result.model), "best": result.best})
+    screen.print_result({"name": run, "run_id": run_id, "model": str(result.model), "best": result.best})
 
 
 def sweep(
     space: Annotated[str, typer.Argument(help="a shipped search space by name, e.g. schedulers, or a YAML file")],
-    set: Set = None,
+    set: SetOption = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="print the trials, what they need and about how long they take, and stop")
+        bool,
+        typer.Option("--dry-run", help="print the trials, their resources and an estimate of their time, then exit"),
     ] = False,
-    workspace: Where = None,
-    json: Json = False,
+    workspace: WorkspaceOption = None,
+    json: JsonOption = False,
 ) -> None:
-    """Run a grid of trees with Ray Tune, nested in MLflow. Ctrl-C and the same command again goes on where it was."""
+    """Train the trials of a search space with Ray Tune, nested under one run in MLflow.
+
+    After an interruption the same command runs only the trials that have not ended.
+
+    Example: retreever sweep schedulers --dry-run
+    """
     from retreever.sweeps import search_space as spaces
 
     place, screen = open_workspace(workspace, json)
-    chosen = spaces.load(spaces.locate_space(space), dict(configs.parse_override(text) for text in set or []))
+    chosen = spaces.load_space(spaces.locate_space(space), dict(configs.parse_override(text) for text in set or []))
     if dry_run:
-        _plan(chosen, place, screen)
+        _show_plan(chosen, place, screen)
         return
-    from retreever.sweeps.run_sweep import sweep as run
+    from retreever.sweeps.run_sweep import run_sweep
 
-    result = run(chosen, place, track=screen.track, watch=lambda event: screen.say(result_tables.event_line(event)))
+    result = run_sweep(
+        chosen, place, track=screen.track, watch=lambda event: screen.say(result_tables.format_event(event))
+    )
     result_tables.show_trials(screen, result)
-    screen.result({"parent": result.parent, "folder": str(result.folder), "trials": result_tables.trial_rows(result)})
+    screen.print_result(
+        {"parent": result.parent, "folder": str(result.folder), "trials": result_tables.list_trial_rows(result)}
+    )
 
 
-def _plan(space: "SearchSpace", place: Workspace, screen: Screen) -> None:
-    """Show what a sweep would run and what that needs."""
+def _show_plan(space: "SearchSpace", place: Workspace, screen: Screen) -> None:
+    """Print the trials of a sweep, and the resources and time that they need."""
     from retreever.sweeps import search_space as spaces
-    from retreever.sweeps.cost_estimate import estimate
+    from retreever.sweeps.cost_estimate import estimate_sweep
 
-    planned = spaces.edges(space) if space.search == "optuna" else spaces.trials(space)
+    planned = spaces.list_corner_trials(space) if space.search == "optuna" else spaces.list_trials(space)
     if space.search == "optuna":
-        screen.table(f"sweep {space.name}", ["setting", "values"], [(d.name, str(d)) for d in spaces.varied(space)])
+        screen.print_table(
+            f"sweep {space.name}", ["setting", "values"], [(d.name, str(d)) for d in spaces.list_domains(space)]
+        )
     else:
-        screen.table(f"sweep {space.name}", ["trial", "settings"], [(trial.key, trial.label) for trial in planned])
-    needs = estimate(space, planned, spaces.size(space), place, os.cpu_count() or 1, screen.track)
+        screen.print_table(
+            f"sweep {space.name}", ["trial", "settings"], [(trial.key, trial.label) for trial in planned]
+        )
+    needs = estimate_sweep(space, planned, spaces.count_trials(space), place, os.cpu_count() or 1, screen.track)
     result_tables.show_estimate(screen, space, needs)
-    told = None if needs is None else vars(needs)
-    screen.result({"name": space.name, "trials": [trial.varied for trial in planned], "estimate": told})
+    estimate = None if needs is None else vars(needs)
+    screen.print_result({"name": space.name, "trials": [trial.varied for trial in planned], "estimate": estimate})

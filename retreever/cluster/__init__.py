@@ -1,1 +1,1 @@
-"""Ray below the service: starting training, encoding, indexing and comparing on one machine or many."""
+"""Ray: runtime, training, encoding, indexing and comparing, on one machine or many; no sweep or service is known."""

@@ -1,10 +1,10 @@
-"""A run's checkpoints and model in shared storage, so that another machine can go on where this one was lost."""
+"""A run's checkpoints and model in shared storage, so that another machine can resume the run if this one is lost."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from retreever.cluster.train_job import Job
+from retreever.cluster.train_job import TrainingJob
 from retreever.system.workspace import Workspace
 from retreever.training import checkpoint
 
@@ -13,50 +13,56 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Mirror:
-    """A run's folder on this machine and its double in storage; without storage nothing is done."""
+class CheckpointMirror:
+    """A run's folder on this machine and its copy in storage; without storage every method does nothing.
+
+    Attributes:
+        name: of the copy in storage.
+    """
 
     folder: Path
     name: str
     storage: "Storage | None"
 
     @classmethod
-    def of(cls, job: Job) -> "Mirror":
+    def of(cls, job: TrainingJob) -> "CheckpointMirror":
         """The mirror of a job's folder."""
         workspace = Workspace.at(Path(job.workspace))
-        storage = workspace.storage()
-        return cls(Path(job.folder), workspace.named(Path(job.folder)) if storage else "", storage)
+        storage = workspace.open_storage()
+        return cls(Path(job.folder), workspace.storage_name(Path(job.folder)) if storage else "", storage)
 
-    def steps(self) -> int:
-        """Optimiser steps that are safe: in the newest checkpoint, here or in storage."""
-        return max([checkpoint.steps(self.folder / "checkpoint"), *(_step(name) for name in self._stored())])
+    def latest_step(self) -> int:
+        """Optimiser steps in the newest checkpoint, on this machine or in storage."""
+        here = checkpoint.find_latest_step(self.folder / "checkpoint")
+        return max([here, *map(_parse_step, self._list_checkpoints())])
 
     def restore(self) -> None:
-        """Fetch what is newer in storage than here: the last two checkpoints, and the model of a finished run."""
+        """Fetch what storage has and this machine lacks: the last two checkpoints, and the model of a finished run."""
         if self.storage is None:
             return
-        here = checkpoint.steps(self.folder / "checkpoint")
-        for name in [name for name in self._stored() if _step(name) > here][-checkpoint.KEPT :]:
+        here = checkpoint.find_latest_step(self.folder / "checkpoint")
+        newer = [name for name in self._list_checkpoints() if _parse_step(name) > here]
+        for name in newer[-checkpoint.CHECKPOINTS_KEPT :]:
             self.storage.pull(f"{self.name}/checkpoint/{name}", self.folder / "checkpoint" / name)
         if not (self.folder / "model").is_dir():
             self.storage.pull(f"{self.name}/model", self.folder / "model")
 
-    def keep(self, saved: Path) -> None:
-        """Store a checkpoint and drop all but the last two."""
+    def store_checkpoint(self, saved: Path) -> None:
+        """Copy a checkpoint to storage and delete all but the last two there."""
         if self.storage is None:
             return
         self.storage.push(saved, f"{self.name}/checkpoint/{saved.name}")
-        for old in self._stored()[: -checkpoint.KEPT]:
+        for old in self._list_checkpoints()[: -checkpoint.CHECKPOINTS_KEPT]:
             self.storage.drop(f"{self.name}/checkpoint/{old}")
 
-    def finish(self) -> None:
-        """Store the model."""
+    def store_model(self) -> None:
+        """Copy the finished model to storage."""
         if self.storage is not None:
             self.storage.push(self.folder / "model", f"{self.name}/model")
 
-    def _stored(self) -> list[str]:
-        return self.storage.names(f"{self.name}/checkpoint") if self.storage else []
+    def _list_checkpoints(self) -> list[str]:
+        return self.storage.list_folders(f"{self.name}/checkpoint") if self.storage else []
 
 
-def _step(name: str) -> int:
+def _parse_step(name: str) -> int:
     return int(name.removeprefix("step-"))

@@ -1,8 +1,8 @@
-"""Encoding a data set on a cluster: Ray Data hands shards to a pool of encoders, each of which writes its own.
+"""Encode a data set on a cluster: Ray Data hands shards to a pool of encoders, and each encoder writes its shards.
 
-Only a shard's texts travel; what is encoded goes straight into the workspace, which all nodes must see. A shard is
-whole or absent and its bytes depend on its texts alone, so an interrupted call goes on with the shards that are
-missing, and the entry is the one that a single process would have made.
+Only a shard's texts are sent. Encodings are written to the workspace, which all nodes must see. A shard is whole or
+absent and its bytes depend on its texts alone. So a repeated call encodes only the shards that are missing, and the
+result has the same bytes as that of a single process.
 """
 
 from collections.abc import Iterator
@@ -13,66 +13,75 @@ import numpy as np
 import ray.data
 from ray.data import ActorPoolStrategy
 
-from retreever.cluster.ray_runtime import cluster
+from retreever.cluster.ray_runtime import join_cluster
 from retreever.config import Config, EncoderConfig
-from retreever.encoding.encoder import Encoder, Kind
-from retreever.encoding.encoding_shards import Making, encode_shard
-from retreever.encoding.encoding_store import EncodedDataset, makings, open_dataset, published, read_datasets
-from retreever.system.progress import Track, silent
+from retreever.encoding.encoder import Encoder
+from retreever.encoding.encoding_shards import PendingEncodings, encode_shard
+from retreever.encoding.encoding_store import (
+    EncodedDataset,
+    open_encoded_dataset,
+    plan_encodings,
+    publish_encodings,
+    read_configured_datasets,
+)
+from retreever.encoding.tokenized_texts import TextKind
+from retreever.system.progress import Track, track_silently
 from retreever.system.workspace import Workspace
 
 
-def encode(
-    config: Config, workspace: Workspace, *, workers: int, gpu: bool = False, track: Track = silent
+def encode_with_actors(
+    config: Config, workspace: Workspace, *, workers: int, gpu: bool = False, track: Track = track_silently
 ) -> EncodedDataset:
-    """The data set of a configuration with its encodings; what is missing is encoded by `workers` actors.
+    """The data set of a configuration with its encodings; `workers` actors encode what is missing.
 
     Args:
-        gpu: one GPU for each actor; otherwise a CPU.
+        gpu: give each actor a GPU instead of a CPU.
     """
-    entries = _entries(config, workspace)
-    shards = [(making, number) for making in entries for number in making.missing()]
+    entries = _find_missing_entries(config, workspace)
+    shards = [(entry, number) for entry in entries for number in entry.find_missing_shards()]
     if shards:
-        with cluster(workspace):
-            done = _encoded(shards, config.encoding, workers, gpu)
+        with join_cluster(workspace):
+            done = _encode_shards(shards, config.encoding, workers, gpu)
             for _ in track(done, f"encoding on {workers} actors, shards", total=len(shards)):
                 pass
-    for making in entries:
-        published(making, workspace.storage())
-    return open_dataset(config, workspace, track)
+    for entry in entries:
+        publish_encodings(entry, workspace.open_storage())
+    return open_encoded_dataset(config, workspace, track)
 
 
-def _entries(config: Config, workspace: Workspace) -> list[Making]:
-    """The entries of the store that are not there yet."""
-    kinds: tuple[Kind, Kind] = ("passage", "query")
+def _find_missing_entries(config: Config, workspace: Workspace) -> list[PendingEncodings]:
+    """The entries of a configuration that the store lacks."""
+    kinds: tuple[TextKind, TextKind] = ("passage", "query")
     found = [
-        makings(
+        plan_encodings(
             dataset.passage_texts() if kind == "passage" else dataset.query_texts(),
             kind,
             config.encoding,
             workspace.encodings,
-            workspace.storage(),
+            workspace.open_storage(),
         )
-        for dataset in read_datasets(config, workspace)
+        for dataset in read_configured_datasets(config, workspace)
         for kind in kinds
     ]
-    return [making for making, place in found if place is None]
+    return [entry for entry, place in found if place is None]
 
 
-def _encoded(shards: list[tuple[Making, int]], config: EncoderConfig, workers: int, gpu: bool) -> Iterator[int]:
-    """Have every shard written, yielding once for each."""
+def _encode_shards(
+    shards: list[tuple[PendingEncodings, int]], config: EncoderConfig, workers: int, gpu: bool
+) -> Iterator[int]:
+    """Encode and write every shard; yield its number of texts."""
     rows = [
         {
-            "folder": str(making.shard(number)),
-            "kind": making.kind,
-            "tokens": making.tokens,
-            "texts": list(making.texts_of(number)),
+            "folder": str(entry.shard_folder(number)),
+            "kind": entry.kind,
+            "tokens": entry.tokens,
+            "texts": list(entry.shard_texts(number)),
         }
-        for making, number in shards
+        for entry, number in shards
     ]
     ray.data.DataContext.get_current().enable_progress_bars = False
     written = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
-        _Writer,
+        _ShardEncoder,
         batch_size=1,
         compute=ActorPoolStrategy(size=min(workers, len(rows))),
         num_cpus=1,
@@ -83,15 +92,15 @@ def _encoded(shards: list[tuple[Making, int]], config: EncoderConfig, workers: i
         yield row["texts"]
 
 
-class _Writer:
-    """An encoder in an actor of its own."""
+class _ShardEncoder:
+    """An actor that holds an encoder."""
 
     def __init__(self, config: dict[str, Any], device: str):
         self.encoder = Encoder.load(EncoderConfig(**config), device)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Write the one shard of a batch."""
+        """Encode and write the one shard of a batch."""
         texts, kind = batch["texts"][0].tolist(), str(batch["kind"][0])
         folder, tokens = Path(str(batch["folder"][0])), bool(batch["tokens"][0])
-        count = len(list(encode_shard(texts, cast(Kind, kind), self.encoder, folder, tokens)))
+        count = len(list(encode_shard(texts, cast(TextKind, kind), self.encoder, folder, tokens)))
         return {"texts": np.array([count])}

@@ -1,7 +1,7 @@
-"""Starting one training: in this process for one worker, by Ray Train for more, and starting it again when it is hurt.
+"""Start one training: in this process for one worker, with Ray Train for more; start it again after a failure.
 
-A worker or a node that is lost costs what was done since the last checkpoint; the group starts again by itself, as
-often as it has got further in between.
+The loss of a worker or a node costs the steps since the last checkpoint. The group of workers then restarts by itself,
+as long as it makes progress between two failures.
 """
 
 import os
@@ -17,53 +17,54 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 from ray.util.queue import Empty, Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from retreever.cluster.checkpoint_mirror import Mirror
-from retreever.cluster.ray_runtime import cluster
-from retreever.cluster.train_job import Job
-from retreever.cluster.train_worker import figures_of, reports
-from retreever.cluster.training_failures import explain
+from retreever.cluster.checkpoint_mirror import CheckpointMirror
+from retreever.cluster.ray_runtime import join_cluster
+from retreever.cluster.train_job import TrainingJob
+from retreever.cluster.train_worker import figures_of, run_job
+from retreever.cluster.training_failures import explain_failure
 from retreever.config import Config
-from retreever.encoding.encoding_store import EncodedDataset, open_dataset
+from retreever.encoding.encoding_store import EncodedDataset, open_encoded_dataset
 from retreever.errors import ConfigError, RetreeverError, TrainingError
-from retreever.system.files import read_json, write_json
-from retreever.system.progress import Track, silent
+from retreever.system.files import read_json
+from retreever.system.progress import Track, track_silently
 from retreever.system.workspace import Workspace
-from retreever.tracking.run_record import begin
+from retreever.tracking.run_record import RUN_RECORD, begin_run
 from retreever.tracking.tracker import Tracker
 from retreever.training import checkpoint
-from retreever.training.training_loop import Result, result
+from retreever.training.training_loop import TrainingResult, load_training_result
 
-Watch = Callable[[dict[str, float]], object]
+ValidationCallback = Callable[[dict[str, float]], object]
 """Called with every validation's figures."""
 
-Workers = int | tuple[int, int]
-"""How many; or the fewest and the most, between which a run shrinks and grows with the cluster."""
+WorkerCount = int | tuple[int, int]
+"""A number; or the fewest and the most, between which an elastic run shrinks and grows with the cluster."""
 
-RESTARTS = 3  # without a step of progress
-RESIZE_S = 30.0  # how often an elastic run looks whether it can grow
-ASK_EVERY = 10  # steps between two questions whether a node is about to be taken back: each is a barrier
+MAX_RESTARTS = 3  # without a step of progress
+RESIZE_INTERVAL_S = 30.0  # seconds between two checks whether an elastic run can grow
+PREEMPTION_CHECK_STEPS = 10  # steps between two checks for a preemption notice: each check is a barrier
 
 
-def train(
+def train_run(
     config: Config,
     workspace: Workspace,
     name: str,
     *,
-    workers: Workers = 1,
+    workers: WorkerCount = 1,
     gpu: bool = False,
     parent: str | None = None,
     tags: dict[str, str] | None = None,
-    again: bool = True,
-    track: Track = silent,
-    watch: Watch = lambda figures: None,
-) -> tuple[Result, str]:
+    reuse_finished: bool = True,
+    track: Track = track_silently,
+    watch: ValidationCallback = lambda figures: None,
+) -> tuple[TrainingResult, str]:
     """Train one tree under `runs/NAME`, tracked in MLflow; resume it if it was interrupted.
 
     Args:
-        again: give the result of a run that is finished already, instead of refusing its name.
         parent: MLflow run to nest under.
-        track: shows steps where the training runs in this process.
-        watch: sees every validation's figures.
+        tags: of the MLflow run.
+        reuse_finished: return the result of a run that is finished already, instead of refusing its name.
+        track: shows the steps of a training in this process.
+        watch: receives every validation's figures.
 
     Returns:
         The result and the id of its MLflow run.
@@ -73,44 +74,41 @@ def train(
         TrainingError: the training failed; the message has the line of code that raised.
     """
     folder = workspace.runs / name
-    mirror = Mirror.of(Job({}, str(workspace.root), str(folder)))
+    mirror = CheckpointMirror.of(TrainingJob({}, str(workspace.root), str(folder)))
     mirror.restore()
-    if (folder / "model").is_dir() and not again:
-        _refuse_finished(folder, config)
-    data = open_dataset(config, workspace, track)  # encodes what is not in the store, once, before any worker starts
+    if (folder / "model").is_dir() and not reuse_finished:
+        _refuse_if_finished(folder, config)
+    data = open_encoded_dataset(config, workspace, track)  # encodes, once, before any worker starts
     tracker = Tracker.of(workspace)
-    run_id = _run_of(folder, config, data, tracker, workspace, parent=parent, workers=workers, tags=tags or {})
+    run_id = _open_run(folder, config, data, tracker, workspace, parent=parent, workers=workers, tags=tags or {})
     if (folder / "model").is_dir():
-        return result(folder), run_id
-    job = Job(config.model_dump(mode="json"), str(workspace.root), str(folder), tracker.uri, run_id)
-    try:
+        return load_training_result(folder), run_id
+    job = TrainingJob(config.model_dump(mode="json"), str(workspace.root), str(folder), tracker.uri, run_id)
+    with tracker.keep_running(run_id):
         if workers == 1 and not gpu:
-            _train_here(job, track, watch)
+            _train_in_process(job, track, watch)
         else:
-            with cluster(workspace):
-                _train_there(job, workers, gpu, watch)
+            with join_cluster(workspace):
+                _train_on_cluster(job, workers, gpu, watch)
             mirror.restore()
-    finally:
-        if tracker.run(run_id).info.status == "RUNNING":
-            tracker.end(run_id, "KILLED")
-    return result(folder), run_id
+    return load_training_result(folder), run_id
 
 
-def _train_here(job: Job, track: Track, watch: Watch) -> None:
+def _train_in_process(job: TrainingJob, track: Track, watch: ValidationCallback) -> None:
     threads = os.cpu_count() or 1
-    for report in reports(Job(**(job.plain() | {"threads": threads})), track=track):
+    for report in run_job(TrainingJob(**(job.to_dict() | {"threads": threads})), track=track):
         watch(report.metrics)
 
 
-def _train_there(job: Job, workers: Workers, gpu: bool, watch: Watch) -> None:
-    """Ray Train in a thread's stead: reports come back through a queue while `fit` blocks.
+def _train_on_cluster(job: TrainingJob, workers: WorkerCount, gpu: bool, watch: ValidationCallback) -> None:
+    """Run Ray Train in a task, since `fit` blocks; reports come back through a queue.
 
-    Both stay on this node: a worker's node may be lost, and the run must outlive it.
+    Task and queue stay on this node, so that the run survives the loss of a worker's node.
     """
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
     try:
-        fitting = _fit_remotely.options(num_cpus=0, scheduling_strategy=here).remote(job.plain(), workers, gpu, queue)
+        fitting = _fit_remotely.options(num_cpus=0, scheduling_strategy=here).remote(job.to_dict(), workers, gpu, queue)
         while True:
             ready, _ = ray.wait([fitting], timeout=0.2)
             _drain(queue, watch)
@@ -118,7 +116,7 @@ def _train_there(job: Job, workers: Workers, gpu: bool, watch: Watch) -> None:
                 ray.get(fitting)
                 return
     except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, RetreeverError):  # itself: Ray's own would show the traceback of the task first
+        if isinstance(error.cause, RetreeverError):  # our own error: Ray's would show the task's traceback first
             raise error.cause from None
         raise
     finally:
@@ -126,11 +124,11 @@ def _train_there(job: Job, workers: Workers, gpu: bool, watch: Watch) -> None:
 
 
 @ray.remote
-def _fit_remotely(job: dict[str, Any], workers: Workers, gpu: bool, queue: Queue) -> None:
-    run_train(Job(**job), workers, gpu=gpu, queue=queue)
+def _fit_remotely(job: dict[str, Any], workers: WorkerCount, gpu: bool, queue: Queue) -> None:
+    run_ray_train(TrainingJob(**job), workers, gpu=gpu, queue=queue)
 
 
-def _drain(queue: Queue, watch: Watch) -> None:
+def _drain(queue: Queue, watch: ValidationCallback) -> None:
     while True:
         try:
             watch(queue.get(block=False))
@@ -138,30 +136,35 @@ def _drain(queue: Queue, watch: Watch) -> None:
             return
 
 
-def run_train(
-    job: Job, workers: Workers, *, gpu: bool, callbacks: list[Any] | None = None, queue: Queue | None = None
+def run_ray_train(
+    job: TrainingJob, workers: WorkerCount, *, gpu: bool, callbacks: list[Any] | None = None, queue: Queue | None = None
 ) -> None:
-    """Run `job` with Ray Train on a cluster already joined; returns when it is done.
+    """Run `job` with Ray Train on the cluster that this process has joined; return when it is done.
 
     Raises:
-        TrainingError: the training failed as often as it may; the message has the line of code that raised.
+        TrainingError: the training failed too often without progress; the message has the line of code that raised.
     """
-    mirror = Mirror.of(job)
+    mirror = CheckpointMirror.of(job)
     while True:
-        before = mirror.steps()
+        before = mirror.latest_step()
         try:
-            fault = _trainer(job, mirror, workers, gpu, callbacks or [], queue).fit().return_value
+            fault = _make_trainer(job, mirror, workers, gpu, callbacks or [], queue).fit().return_value
         except TrainingFailedError as error:
-            if mirror.steps() == before:
-                raise TrainingError(explain(error)) from error
+            if mirror.latest_step() == before:
+                raise TrainingError(explain_failure(error)) from error
             continue
         if fault:
             raise TrainingError(str(fault))
         return
 
 
-def _trainer(
-    job: Job, mirror: Mirror, workers: Workers, gpu: bool, callbacks: list[Any], queue: Queue | None
+def _make_trainer(
+    job: TrainingJob,
+    mirror: CheckpointMirror,
+    workers: WorkerCount,
+    gpu: bool,
+    callbacks: list[Any],
+    queue: Queue | None,
 ) -> TorchTrainer:
     stored: dict[str, Any] = {"storage_path": str(Path(job.folder) / "ray")}
     if mirror.storage:
@@ -171,12 +174,14 @@ def _trainer(
         }
     return TorchTrainer(
         _worker_loop,
-        train_loop_config={"job": job.plain(), "queue": queue},
-        scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpu, elastic_resize_monitor_interval_s=RESIZE_S),
+        train_loop_config={"job": job.to_dict(), "queue": queue},
+        scaling_config=ScalingConfig(
+            num_workers=workers, use_gpu=gpu, elastic_resize_monitor_interval_s=RESIZE_INTERVAL_S
+        ),
         torch_config=TorchConfig(timeout_s=300),
         run_config=RunConfig(
             name=f"train-{Path(job.folder).name}",
-            failure_config=FailureConfig(max_failures=RESTARTS, controller_failure_limit=RESTARTS),
+            failure_config=FailureConfig(max_failures=MAX_RESTARTS, controller_failure_limit=MAX_RESTARTS),
             checkpoint_config=CheckpointConfig(num_to_keep=1),
             callbacks=callbacks,
             **stored,
@@ -185,10 +190,12 @@ def _trainer(
 
 
 def _worker_loop(settings: dict[str, Any]) -> str | None:
-    """What every Ray Train worker runs; an error of ours comes back as a text, since trying again would not mend it."""
+    """What every Ray Train worker runs; one of our errors is returned as text, since a restart would not cure it."""
     first = ray.train.get_context().get_world_rank() == 0
     try:
-        for report in reports(Job(**settings["job"]), device=str(get_device()), urgent=_leaving()):
+        for report in run_job(
+            TrainingJob(**settings["job"]), device=str(get_device()), must_save=_make_preemption_check()
+        ):
             ray.train.report(figures_of(report))
             if first and settings["queue"] is not None:
                 settings["queue"].put(report.metrics)
@@ -197,38 +204,33 @@ def _worker_loop(settings: dict[str, Any]) -> str | None:
     return None
 
 
-def _leaving() -> Callable[[int], bool]:
-    """Whether a node of ours has been given notice since we asked last."""
+def _make_preemption_check() -> Callable[[int], bool]:
+    """A function of the step: whether a node has received a preemption notice since the last check."""
     known: set[str] = set()
 
-    def urgent(step: int) -> bool:
-        notice = None if step % ASK_EVERY else ray.train.get_preemption_info()
+    def must_save(step: int) -> bool:
+        notice = None if step % PREEMPTION_CHECK_STEPS else ray.train.get_preemption_info()
         new = set(notice.preempted_node_ids) - known if notice else set()
         known.update(new)
         return bool(new)
 
-    return urgent
+    return must_save
 
 
-def _refuse_finished(folder: Path, config: Config) -> None:
-    if checkpoint.read_state(folder / "checkpoint").config_digest == config.digest:
+def _refuse_if_finished(folder: Path, config: Config) -> None:
+    if checkpoint.read_training_state(folder / "checkpoint").config_digest == config.digest:
         raise ConfigError([f"run {folder.name}: is finished already; choose another --name or remove {folder}"])
 
 
-def _run_of(
+def _open_run(
     folder: Path, config: Config, data: EncodedDataset, tracker: Tracker, workspace: Workspace, **begins: Any
 ) -> str:
-    """The MLflow run of `folder`: the one it has had, or a new one."""
-    record, name = folder / "run.json", folder.name
-    if record.is_file():
-        known = read_json(record)
-        if known["config_digest"] != config.digest:
-            raise ConfigError(
-                [f"run {name}: is taken by another configuration; choose another --name or remove {folder}"]
-            )
-        if tracker.exists(known["run_id"]):
-            return str(known["run_id"])
-    run_id = begin(tracker, workspace, name, config, data, **begins)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(record, {"run_id": run_id, "config_digest": config.digest})
-    return run_id
+    """The MLflow run of `folder`, started on first use."""
+    record, name = folder / RUN_RECORD, folder.name
+    if record.is_file() and read_json(record)["config_digest"] != config.digest:
+        raise ConfigError([f"run {name}: is taken by another configuration; choose another --name or remove {folder}"])
+    return tracker.find_or_start(
+        record,
+        lambda: begin_run(tracker, workspace, name, config, data, **begins),
+        config_digest=config.digest,
+    )

@@ -1,18 +1,19 @@
-"""One training, said in JSON-able values, so that it travels to another process or machine."""
+"""One training described in JSON values, so that it can be sent to another process or machine."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
 
 
 @dataclass(frozen=True)
-class Job:
-    """One training: what, where and under which MLflow run.
+class TrainingJob:
+    """One training: its configuration, its folder and its MLflow run.
 
     Attributes:
         config: the configuration as nested plain values.
         workspace: root of the workspace, absolute, on storage that all workers share.
         folder: the run's own folder.
-        tracking_uri: of the MLflow server, with `run_id` of a run already started there; or both None.
+        tracking_uri: of the MLflow server; None to log nothing.
+        run_id: of a run that was started there; None to log nothing.
         threads: torch threads of each worker.
     """
 
@@ -23,6 +24,6 @@ class Job:
     run_id: str | None = None
     threads: int = 1
 
-    def plain(self) -> dict[str, Any]:
-        """As a dictionary, for Ray; `Job(**plain)` is the way back."""
+    def to_dict(self) -> dict[str, Any]:
+        """As a dictionary, for Ray; `TrainingJob(**plain)` is the way back."""
         return asdict(self)

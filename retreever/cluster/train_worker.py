@@ -1,86 +1,87 @@
 """The one function that trains: called in a notebook's process, in a Tune trial's and by every Ray Train worker.
 
-Reports go to MLflow from rank 0 and to whoever
-consumes the generator.
+Rank 0 logs every report to MLflow; the caller receives the same reports from the generator. Tune, Train and the cluster
+are not known here.
 """
 
 import functools
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from retreever import config as configs
-from retreever.cluster.checkpoint_mirror import Mirror
-from retreever.cluster.train_job import Job
+from retreever.cluster.checkpoint_mirror import CheckpointMirror
+from retreever.cluster.train_job import TrainingJob
 from retreever.config import EncoderConfig
-from retreever.encoding.encoding_store import EncodedDataset, open_dataset
+from retreever.encoding.encoding_store import EncodedDataset, open_encoded_dataset
 from retreever.evaluation.metrics import METRIC
 from retreever.system import memory
-from retreever.system.progress import Track, silent
+from retreever.system.progress import Track, track_silently
 from retreever.system.workspace import Workspace
 from retreever.tracking.run_log import RunLog
 from retreever.training import distributed
-from retreever.training.training_loop import Report, epochs, result
+from retreever.training.training_loop import ValidationReport, epochs, load_training_result
 
-LAST = "last"
-"""Key of a report that says whether the training ended by itself; Tune sets `done` for stopped trials as well."""
+LAST_REPORT_KEY = "last"
+"""Key of a report: whether the training ended by itself. Tune's own `done` is set for stopped trials as well."""
 
 
 @functools.lru_cache(maxsize=2)
-def _cached(name: str, on_bad: str, encoder: EncoderConfig, root: str) -> EncodedDataset:
-    config = configs.build({"data": {"name": name, "on_bad": on_bad}, "encoder": encoder.model_dump(mode="json")})
-    return open_dataset(config, Workspace(Path(root)))
+def _open_cached_data(name: str, on_bad: str, encoder: EncoderConfig, root: str) -> EncodedDataset:
+    config = configs.build_config(
+        {"data": {"name": name, "on_bad": on_bad}, "encoder": encoder.model_dump(mode="json")}
+    )
+    return open_encoded_dataset(config, Workspace(Path(root)))
 
 
-def open_data(job: Job) -> EncodedDataset:
-    """The encoded data set of a job, opened once in a process that trains many."""
-    config = configs.build(job.config)
-    return _cached(config.data.name, config.data.on_bad, config.encoding, job.workspace)
+def open_job_data(job: TrainingJob) -> EncodedDataset:
+    """The encoded data set of a job, opened once per process."""
+    config = configs.build_config(job.config)
+    return _open_cached_data(config.data.name, config.data.on_bad, config.encoding, job.workspace)
 
 
-def reports(
-    job: Job,
+def run_job(
+    job: TrainingJob,
     *,
     device: str = "cpu",
-    track: Track = silent,
-    urgent: Callable[[int], bool] = lambda step: False,
-) -> Iterator[Report]:
-    """Train as `job` says and yield every validation's report; the MLflow run is ended as the training ended.
+    track: Track = track_silently,
+    must_save: Callable[[int], bool] = lambda step: False,
+) -> Iterator[ValidationReport]:
+    """Train as `job` says and yield every validation's report; the MLflow run ends as the training ends.
 
-    Checkpoints and the finished model are kept in shared storage too, where there is one.
+    Checkpoints and the finished model also go to shared storage, if the workspace has one.
 
     Args:
-        urgent: see `training.epochs`.
+        must_save: see `epochs`.
     """
-    config = configs.build(job.config)
+    config = configs.build_config(job.config)
     torch.set_num_threads(job.threads)
-    memory.keep_freed()
-    data = open_data(job)
+    memory.keep_freed_memory()
+    data = open_job_data(job)
     tracked = job.tracking_uri is not None and job.run_id is not None and distributed.rank() == 0
-    log = RunLog(str(job.tracking_uri), str(job.run_id), Path(job.folder)) if tracked else None
-    folder, mirror = Path(job.folder), Mirror.of(job)
-    distributed.agree(mirror.restore)
-    try:
-        for report in epochs(config, data, folder, device=device, track=track, urgent=urgent, saved=mirror.keep):
+    folder, mirror = Path(job.folder), CheckpointMirror.of(job)
+    distributed.run_on_rank_zero(mirror.restore)
+    with RunLog.of(str(job.tracking_uri), str(job.run_id), folder) if tracked else nullcontext() as log:
+        for report in epochs(
+            config, data, folder, device=device, track=track, must_save=must_save, on_checkpoint=mirror.store_checkpoint
+        ):
             if log:
-                log.report(report)
+                log.log_report(report)
             yield report
-    except GeneratorExit:
+        if distributed.rank() == 0:
+            mirror.store_model()
         if log:
-            log.stopped()
-        raise
-    except Exception as error:
-        if log:
-            log.failed(error)
-        raise
-    if distributed.rank() == 0:
-        mirror.finish()
-    if log:
-        log.finished(result(folder).history, data)
+            log.log_result(load_training_result(folder).history, data)
 
 
-def figures_of(report: Report) -> dict[str, Any]:
-    """What Train, Tune and its scheduler see of a report: plain numbers, always with the tuned metric."""
-    return {METRIC: report.metrics[METRIC], "epoch": report.epoch, LAST: report.last, "done": report.last}
+def figures_of(report: ValidationReport) -> dict[str, Any]:
+    """The part of a report that Train, Tune and its scheduler see: plain numbers, always with the tuned metric."""
+    return {
+        METRIC: report.metrics[METRIC],
+        "epoch": report.epoch,
+        LAST_REPORT_KEY: report.is_last,
+        "done": report.is_last,
+    }

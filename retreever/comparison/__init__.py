@@ -1,1 +1,1 @@
-"""A tree beside its baselines on one split: who ranks better, at which size, and how sure that is."""
+"""Trees against baselines on one split: quality at every size, with intervals and paired tests."""

@@ -1,7 +1,8 @@
-"""The full comparison: every representation in every form, how sure each figure is, and duels with the rivals.
+"""The full comparison: every representation in every form, with intervals and paired tests.
 
-A figure without its protocol says nothing, so Markdown and JSON both carry it. In a duel the rival is the one with the
-best NDCG@10 on the very split that is reported, which is generous to rivals; the tree's form is fixed by the question.
+A figure without its protocol says nothing, so Markdown and JSON both carry the protocol. In a pairwise comparison the
+baseline is the one with the best NDCG@10 on the very split that is reported, which favours the baselines; the question
+fixes the tree's form. Runs and times nothing.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -12,25 +13,26 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from retreever.comparison.verdict import COLUMNS
+from retreever.comparison.verdict import METRIC_COLUMNS
 from retreever.evaluation.latency import Latency
-from retreever.evaluation.significance import interval, paired_p, ratio_interval
-from retreever.system.files import write_aside, write_json
+from retreever.evaluation.significance import bootstrap_interval, bootstrap_ratio_interval, paired_p_value
+from retreever.system.files import write_atomically, write_json
 
-NDCG = "ndcg_at_10"
-BYTES = (64, 256, 1024)
-ALONE = ("bm25", "hier_kmeans", "hier_gmm", "raptor")
-"""Rivals with a duel of their own. BM25 has no other: it reads whole texts and no encoding."""
+MAIN_METRIC = "ndcg_at_10"
+PAIRWISE_COLUMNS = ["question", "tree", "baseline", "NDCG@10, tree / baseline", "p", "tree is faster"]
+BYTE_BUDGETS = (64, 256, 1024)
+SEPARATE_BASELINES = ("bm25", "hier_kmeans", "hier_gmm", "raptor")
+"""Baselines with a pairwise comparison of their own. BM25 has only this one: it reads whole texts and no encoding."""
 
 
 @dataclass(frozen=True)
-class Protocol:
-    """What was held equal for all.
+class ComparisonProtocol:
+    """What was equal for all systems.
 
     Attributes:
-        distractors: passages ranked that answer no query of the split.
-        encoder: name and how it reads.
-        seeds: of what is drawn at random; a figure is the mean over them.
+        distractors: ranked passages that answer no query of the split.
+        encoder: its name, pooling and text lengths.
+        seeds: of everything random; a figure is the mean over them.
     """
 
     dataset: str
@@ -47,24 +49,24 @@ class Protocol:
     machine: str
 
     def lines(self) -> list[str]:
-        """In words, one fact a line."""
+        """The protocol in words, one fact per line."""
         return [
             f"{self.split} split of {self.dataset}: {self.queries:,} queries, {self.passages:,} passages ranked, "
             f"{self.distractors:,} of them distractors that answer none of these queries",
             f"trained on {self.trained_on}: {self.train_pairs:,} pairs, {self.steps:,} steps of {self.batch_size:,}, "
             f"seeds {', '.join(map(str, self.seeds))}; settings chosen on dev",
             f"encoder {self.encoder}, frozen, the same for all",
-            f"measured on {self.machine}; latency of one query at a time on one thread, encoding apart",
+            f"measured on {self.machine}; latency of one query at a time on one thread, without encoding",
         ]
 
 
 @dataclass(frozen=True)
-class Entry:
+class ReportEntry:
     """One representation in one form.
 
     Attributes:
-        per_query: one value a query and metric, the mean over seeds.
-        by_seed: NDCG@10 of each seed.
+        per_query: by metric, one value per query, the mean over seeds.
+        by_seed: mean NDCG@10 of each seed.
         latency: of a search for ten passages, without encoding the query.
     """
 
@@ -81,13 +83,15 @@ class Entry:
         """Name, dimensions and code in words."""
         return " ".join([self.name, *([f"{self.dimensions:,}"] if self.dimensions else []), self.code])
 
-    def mean(self, metric: str = NDCG) -> float:
-        """Over queries, in [0, 1]."""
+    def mean(self, metric: str = MAIN_METRIC) -> float:
+        """Mean of a metric over queries, in [0, 1]."""
         return float(self.per_query[metric].mean())
 
     def to_json(self) -> dict[str, Any]:
         """Means with their bootstrap intervals."""
-        metrics = {m: {"mean": self.mean(m), "interval": interval(values)} for m, values in self.per_query.items()}
+        metrics = {
+            m: {"mean": self.mean(m), "interval": bootstrap_interval(values)} for m, values in self.per_query.items()
+        }
         return {
             "name": self.name, "dimensions": self.dimensions, "code": self.code,
             "bytes_per_document": self.bytes_per_document, "metrics": metrics, "ndcg_at_10_by_seed": self.by_seed,
@@ -95,13 +99,16 @@ class Entry:
         }  # fmt: skip
 
 
-class Duel(NamedTuple):
-    """The tree against one rival on the same queries.
+class PairwiseComparison(NamedTuple):
+    """The tree against one baseline on the same queries.
 
     Attributes:
-        ratio: of mean NDCG@10, tree over rival, with its bootstrap interval.
-        p: of a paired Student test.
-        faster: the rival's median latency over the tree's; None where either was not timed.
+        question: what both sides share, as in `64 bytes`, or which baseline is meant, as in `bm25`.
+        ours, theirs: labels of the two entries.
+        ratio: mean NDCG@10 of the tree over that of the baseline.
+        low, high: bootstrap interval of the ratio (95 %).
+        p: two-sided p of a paired Student test.
+        faster: the baseline's median latency over the tree's; None where either was not timed.
     """
 
     question: str
@@ -114,48 +121,53 @@ class Duel(NamedTuple):
     faster: float | None
 
     def cells(self) -> list[str]:
-        """As a line of a table."""
+        """Format the comparison as a line of a table."""
         faster = "-" if self.faster is None else f"{self.faster:.2f}x"
         ratio = f"{self.ratio:.3f} [{self.low:.3f}, {self.high:.3f}]"
         return [self.question, self.ours, self.theirs, ratio, f"{self.p:.2g}", faster]
 
 
 @dataclass(frozen=True)
-class Report:
+class ComparisonReport:
     """All entries of one comparison, the tree's first.
 
     Attributes:
-        tree: the name under which the tree's entries go.
-        encoding: milliseconds to encode a query, apart from every latency.
-        failed: rivals that could not be judged, and why.
+        tree: name of the tree's entries.
+        encoding: milliseconds to encode a query, which no other latency includes.
+        failed: why a system could not be judged, by its label.
     """
 
-    protocol: Protocol
+    protocol: ComparisonProtocol
     tree: str
-    entries: list[Entry]
+    entries: list[ReportEntry]
     encoding: Latency
     failed: dict[str, str] = field(default_factory=dict)
 
-    def duels(self) -> list[Duel]:
-        """Against the frozen encoder, the best of equal dimensions and of equal bytes, BM25, and each hierarchy."""
+    def pairwise_comparisons(self) -> list[PairwiseComparison]:
+        """Compare with the frozen encoder, the best baseline of equal dimensions or bytes, BM25 and each hierarchy."""
         found = [*self._against_frozen(), *self._at_equal_dimensions(), *self._at_equal_bytes()]
-        return found + [duel for name in ALONE for duel in self._best_against(name)]
+        return found + [pair for name in SEPARATE_BASELINES for pair in self._against_separate(name)]
 
     def markdown(self) -> str:
-        """Protocol, duels, and all figures."""
-        duels = [["question", "tree", "rival", "NDCG@10, tree / rival", "p", "tree is faster"]]
-        duels += [duel.cells() for duel in self.duels()]
+        """Protocol, pairwise comparisons and all figures in Markdown."""
+        comparisons = [PAIRWISE_COLUMNS]
+        comparisons += [pair.cells() for pair in self.pairwise_comparisons()]
         parts = [
             f"# Comparison on {self.protocol.dataset}",
             "\n".join(f"- {line}" for line in self.protocol.lines()),
-            f"Encoding a query takes {self.encoding.median:.1f} ms (median), at most {self.encoding.p95:.1f} for 95 %.",
-            "## Tree against rivals",
-            "Rivals at their best on this split. In brackets: 95 % bootstrap interval; p: paired Student test. "
-            "BM25 reads whole texts and no encoding, so it meets the tree once, at no size.",
-            _table(duels, left=3),
+            f"Encoding a query takes {self.encoding.median:.1f} ms at the median, "
+            f"{self.encoding.p95:.1f} ms at the 95th percentile.",
+            "## Tree against baselines",
+            "Each baseline is at its best on this split. In brackets: 95 % bootstrap interval; p: paired Student test. "
+            "BM25 reads whole texts and no encoding, so it has one pairwise comparison, at no size.",
+            _table(comparisons, left=3),
             "## All figures",
             _table(
-                [["representation", "dimensions", "code", "bytes", *COLUMNS.values(), "ms"], *self._lines()], left=1
+                [
+                    ["representation", "dimensions", "code", "bytes", *METRIC_COLUMNS.values(), "ms"],
+                    *self._figure_lines(),
+                ],
+                left=1,
             ),
             *(f"{name} could not be judged: {why}" for name, why in self.failed.items()),
         ]
@@ -165,73 +177,86 @@ class Report:
         """Everything but the values of single queries."""
         return {
             "protocol": asdict(self.protocol), "encoding_ms": self.encoding._asdict(),
-            "entries": [entry.to_json() for entry in self.entries], "duels": [d._asdict() for d in self.duels()],
+            "entries": [entry.to_json() for entry in self.entries],
+            "pairwise": [pair._asdict() for pair in self.pairwise_comparisons()],
             "failed": self.failed,
         }  # fmt: skip
 
     def save(self, folder: Path) -> None:
         """Write `report.md` and `report.json` to `folder`."""
         write_json(folder / "report.json", self.to_json())
-        with write_aside(folder / "report.md") as aside:
+        with write_atomically(folder / "report.md") as aside:
             aside.write_text(self.markdown(), encoding="utf-8")
 
-    def _ours(self, wanted: Callable[[Entry], bool]) -> list[Entry]:
+    def _tree_entries(self, wanted: Callable[[ReportEntry], bool] = lambda entry: True) -> list[ReportEntry]:
         return [entry for entry in self.entries if entry.name == self.tree and wanted(entry)]
 
-    def _rivals(self, wanted: Callable[[Entry], bool]) -> list[Entry]:
+    def _baseline_entries(self, wanted: Callable[[ReportEntry], bool] = lambda entry: True) -> list[ReportEntry]:
         return [entry for entry in self.entries if entry.name != self.tree and wanted(entry)]
 
-    def _against_frozen(self) -> Iterator[Duel]:
-        finest = max(self._ours(_plain), key=lambda entry: entry.dimensions or 0)
-        yield from _duel("the encoder as it is", [finest], self._rivals(lambda e: e.name == "frozen" and _plain(e)))
+    def _against_frozen(self) -> Iterator[PairwiseComparison]:
+        finest = max(self._tree_entries(_is_float32), key=lambda entry: entry.dimensions or 0)
+        yield from _compare_best(
+            "the encoder as it is", [finest], self._baseline_entries(lambda e: e.name == "frozen" and _is_float32(e))
+        )
 
-    def _at_equal_dimensions(self) -> Iterator[Duel]:
-        for ours in self._ours(_plain):
-            rivals = self._rivals(lambda e, size=ours.dimensions: _plain(e) and e.dimensions == size)  # type: ignore[misc]
-            yield from _duel(f"{ours.dimensions:,} dimensions", [ours], rivals)
+    def _at_equal_dimensions(self) -> Iterator[PairwiseComparison]:
+        for ours in self._tree_entries(_is_float32):
+            baselines = [e for e in self._baseline_entries(_is_float32) if e.dimensions == ours.dimensions]
+            yield from _compare_best(f"{ours.dimensions:,} dimensions", [ours], baselines)
 
-    def _at_equal_bytes(self) -> Iterator[Duel]:
-        for size in BYTES:
-            rivals = self._rivals(lambda e, size=size: e.bytes_per_document <= size and e.name != "bm25")  # type: ignore[misc]
+    def _at_equal_bytes(self) -> Iterator[PairwiseComparison]:
+        for size in BYTE_BUDGETS:
+            baselines = [e for e in self._baseline_entries() if e.bytes_per_document <= size and e.name != "bm25"]
             for code in ("int8", f"pq{size}"):
-                ours = self._ours(lambda e, code=code, size=size: e.code == code and e.bytes_per_document == size)  # type: ignore[misc]
-                yield from _duel(f"{size:,} bytes", ours, rivals)
+                ours = [e for e in self._tree_entries() if (e.code, e.bytes_per_document) == (code, size)]
+                yield from _compare_best(f"{size:,} bytes", ours, baselines)
 
-    def _best_against(self, name: str) -> Iterator[Duel]:
-        """The rival's best form against the fastest of the tree's that ranks better, or its best where none does."""
-        rivals = self._rivals(lambda e: e.name == name)
-        best = max((rival.mean() for rival in rivals), default=0.0)
-        ours = [entry for entry in self._ours(lambda e: e.mean() > best) if entry.latency]
+    def _against_separate(self, name: str) -> Iterator[PairwiseComparison]:
+        """A baseline's best form against the tree's fastest form that ranks better, or its best where none does."""
+        baselines = self._baseline_entries(lambda e: e.name == name)
+        best = max((entry.mean() for entry in baselines), default=0.0)
+        ours = [entry for entry in self._tree_entries(lambda e: e.mean() > best) if entry.latency]
         fastest = min(ours, key=lambda entry: entry.latency.median if entry.latency else 0.0, default=None)
-        yield from _duel(name, [fastest] if fastest else self._ours(_plain), rivals)
+        yield from _compare_best(name, [fastest] if fastest else self._tree_entries(_is_float32), baselines)
 
-    def _lines(self) -> Iterator[list[str]]:
-        best = {m: max(entry.mean(m) for entry in self.entries) for m in COLUMNS}
+    def _figure_lines(self) -> Iterator[list[str]]:
+        best = {m: max(entry.mean(m) for entry in self.entries) for m in METRIC_COLUMNS}
         for entry in self.entries:
-            cells = [_figure(entry, m, best[m]) for m in COLUMNS]
+            cells = [_figure(entry, m, best[m]) for m in METRIC_COLUMNS]
             size = "-" if entry.dimensions is None else f"{entry.dimensions:,}"
             time = "-" if entry.latency is None else f"{entry.latency.median:.2f}"
             yield [entry.name, size, entry.code, f"{entry.bytes_per_document:,.0f}", *cells, time]
 
 
-def _plain(entry: Entry) -> bool:
+def _is_float32(entry: ReportEntry) -> bool:
     return entry.code == "float32"
 
 
-def _duel(question: str, ours: Sequence[Entry], theirs: Sequence[Entry]) -> Iterator[Duel]:
-    """The best of either side; nothing where a side is empty."""
+def _compare_best(
+    question: str, ours: Sequence[ReportEntry], theirs: Sequence[ReportEntry]
+) -> Iterator[PairwiseComparison]:
+    """Compare the best entry of either side; yields nothing where a side is empty."""
     if ours and theirs:
-        tree, rival = (max(side, key=Entry.mean) for side in (ours, theirs))
-        values = tree.per_query[NDCG], rival.per_query[NDCG]
-        faster = rival.latency.median / tree.latency.median if rival.latency and tree.latency else None
-        ratio = tree.mean() / max(rival.mean(), 1e-12)
-        yield Duel(question, tree.label, rival.label, ratio, *ratio_interval(*values), paired_p(*values), faster)
+        tree, baseline = (max(side, key=ReportEntry.mean) for side in (ours, theirs))
+        values = tree.per_query[MAIN_METRIC], baseline.per_query[MAIN_METRIC]
+        faster = baseline.latency.median / tree.latency.median if baseline.latency and tree.latency else None
+        ratio = tree.mean() / max(baseline.mean(), 1e-12)
+        yield PairwiseComparison(
+            question,
+            tree.label,
+            baseline.label,
+            ratio,
+            *bootstrap_ratio_interval(*values),
+            paired_p_value(*values),
+            faster,
+        )
 
 
-def _figure(entry: Entry, metric: str, best: float) -> str:
-    mean, (low, high) = entry.mean(metric), interval(entry.per_query[metric])
+def _figure(entry: ReportEntry, metric: str, best: float) -> str:
+    mean, (low, high) = entry.mean(metric), bootstrap_interval(entry.per_query[metric])
     text = f"{mean:.3f}" if mean < best else f"**{mean:.3f}**"
-    return f"{text} [{low:.3f}, {high:.3f}]" if metric == NDCG else text
+    return f"{text} [{low:.3f}, {high:.3f}]" if metric == MAIN_METRIC else text
 
 
 def _table(lines: Sequence[Sequence[str]], left: int) -> str:

@@ -1,7 +1,7 @@
-"""The tree beside its rivals on one split: same passages, same queries, same encoder, same training budget.
+"""Judges tree and baselines on one split: same passages, queries, encoder and training budget.
 
-Rivals are tuned on dev like the tree and trained on the same pairs for as many steps; a fitted rival is kept, so that a
-second comparison under the same protocol trains nothing.
+Baselines are tuned on dev like the tree and trained on the same pairs for as many steps. Fitted baselines are cached,
+so that a second comparison under the same protocol trains nothing. Knows neither Ray nor MLflow.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,27 +11,27 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from retreever.baselines import RIVALS, Form, Rival
-from retreever.baselines.baseline import PLAIN, Ranker
-from retreever.comparison.tree_ranker import Contender
-from retreever.comparison.verdict import Conditions, Row, Verdict
+from retreever.baselines import BASELINES, Baseline, Form
+from retreever.baselines.baseline import FLOAT32_CODE, Ranker
+from retreever.comparison.tree_ranker import TreeRanker
+from retreever.comparison.verdict import Conditions, Verdict, VerdictRow
 from retreever.config import Config
 from retreever.encoding.encoding_store import EncodedDataset
 from retreever.errors import ConfigError, DataError
-from retreever.evaluation.metrics import Relevant, per_query, relevance
+from retreever.evaluation.metrics import RelevantPassages, evaluate_per_query, group_judgements
 from retreever.model import RoutingTree
-from retreever.system.files import digest
-from retreever.system.progress import Track, silent
+from retreever.system.files import digest_json
+from retreever.system.progress import Track, track_silently
 
-QUICK = ("bm25", "frozen", "pca", "matryoshka")
-"""Rivals of a quick verdict: a minute, not an hour."""
+QUICK_BASELINES = ("bm25", "frozen", "pca", "matryoshka")
+"""Baselines of `retreever evaluate` and the demo: they take a minute, all of them an hour."""
 
 
-class Judged(NamedTuple):
+class JudgedForm(NamedTuple):
     """A ranker in one form on one split.
 
     Attributes:
-        metrics: one value a query, by the names of `metrics.NAMES`.
+        metrics: one value per query, by the names in `METRICS`.
     """
 
     form: Form
@@ -39,25 +39,26 @@ class Judged(NamedTuple):
     metrics: dict[str, Float[np.ndarray, " queries"]]
 
 
-def compare(
+def compare_to_baselines(
     tree: RoutingTree,
     config: Config,
     data: EncodedDataset,
     *,
     split: str = "test",
-    rivals: bool = True,
+    baselines: bool = True,
     cache: Path,
-    track: Track = silent,
+    track: Track = track_silently,
 ) -> Verdict:
-    """Judge `tree` at every reported level, and each of the quick rivals at each of its sizes, all in float32.
+    """Judge `tree` at every reported level, and each of `QUICK_BASELINES` at each of its sizes, all in float32.
 
     Args:
-        cache: folder in which fitted rivals are kept.
+        baselines: false judges the tree alone.
+        cache: folder of fitted baselines.
 
     Raises:
         DataError: the data set has no such split.
     """
-    queries, relevant = judgements(data, split)
+    queries, relevant = read_split_judgements(data, split)
     conditions = Conditions(
         len(data.passages),
         len(queries),
@@ -66,13 +67,13 @@ def compare(
         config.train.batch_size,
         config.train.seed,
     )
-    rankers: list[Ranker] = [Contender(tree, config)]
-    if rivals:
-        rankers += [fitted(name, config, data, cache, track) for name in QUICK]
+    rankers: list[Ranker] = [TreeRanker(tree, config)]
+    if baselines:
+        rankers += [fit_or_load_baseline(name, config, data, cache, track) for name in QUICK_BASELINES]
     rows = [
-        Row(ranker.name, form.form.dims, form.bytes_per_document, _means(form))
+        VerdictRow(ranker.name, form.form.dims, form.bytes_per_document, _means(form))
         for ranker in rankers
-        for form in judge(ranker, data, queries, relevant, codes=(PLAIN,))
+        for form in judge(ranker, data, queries, relevant, codes=(FLOAT32_CODE,))
     ]
     return Verdict(data.dataset.name, conditions, rows)
 
@@ -81,11 +82,11 @@ def judge(
     ranker: Ranker,
     data: EncodedDataset,
     queries: np.ndarray,
-    relevant: Relevant,
+    relevant: RelevantPassages,
     *,
     codes: Sequence[str] | None = None,
-    track: Track = silent,
-) -> Iterator[Judged]:
+    track: Track = track_silently,
+) -> Iterator[JudgedForm]:
     """Index `data` and judge every form of a ranker.
 
     Args:
@@ -95,55 +96,57 @@ def judge(
     for form in ranker.forms:
         if codes is None or form.code in codes:
             rows, _ = ranker.search(queries, 100, form)
-            yield Judged(form, ranker.bytes_per_document(form), per_query(rows, relevant))
+            yield JudgedForm(form, ranker.bytes_per_document(form), evaluate_per_query(rows, relevant))
 
 
-def judgements(data: EncodedDataset, split: str) -> tuple[np.ndarray, Relevant]:
-    """Query rows of a split and what is relevant to each.
+def read_split_judgements(data: EncodedDataset, split: str) -> tuple[np.ndarray, RelevantPassages]:
+    """Read the query rows of a split and what is relevant to each.
 
     Raises:
         DataError: the data set has no such split.
     """
-    queries, relevant = relevance(data.dataset.qrels.get(split, np.empty((0, 3), np.int64)))
+    queries, relevant = group_judgements(data.dataset.qrels.get(split, np.empty((0, 3), np.int64)))
     if not len(queries):
         raise DataError(f"data set {data.dataset.name}: qrels/{split}.tsv is missing or empty")
     return queries, relevant
 
 
-def fitted(name: str, config: Config, data: EncodedDataset, cache: Path, track: Track = silent) -> Rival:
-    """A rival fitted on `data`, or loaded where it was fitted under the same protocol.
+def fit_or_load_baseline(
+    name: str, config: Config, data: EncodedDataset, cache: Path, track: Track = track_silently
+) -> Baseline:
+    """Fit a baseline on `data`, or load it where it was fitted under the same protocol.
 
     Raises:
-        ConfigError: there is no rival of that name.
+        ConfigError: there is no baseline of that name.
         DataError: a split that it needs is missing or empty.
     """
-    rival = known(name).for_config(config)
-    folder = cache / f"{name}-{digest(protocol(name, config, data))}"
+    baseline = find_baseline(name).for_config(config)
+    folder = cache / f"{name}-{digest_json(describe_fit_protocol(name, config, data))}"
     if folder.is_dir():
-        rival.load(folder)
+        baseline.load(folder)
     else:
-        rival.fit(data, track)
-        rival.save(folder)
-    return rival
+        baseline.fit(data, track)
+        baseline.save(folder)
+    return baseline
 
 
-def protocol(name: str, config: Config, data: EncodedDataset) -> list[Any]:
-    """All that decides a rival fitted on `data`; whether tokens are kept beside pooled vectors does not."""
+def describe_fit_protocol(name: str, config: Config, data: EncodedDataset) -> list[Any]:
+    """List everything that decides a baseline fitted on `data`. Whether the store also holds token states does not."""
     settings = config.flat()
-    decided = {setting: settings[setting] for setting in known(name).depends}
+    decided = {setting: settings[setting] for setting in find_baseline(name).depends}
     return [name, data.dataset.digest, config.encoder.model_dump(mode="json", exclude={"tokens"}), decided]
 
 
-def known(name: str) -> type[Rival]:
-    """The rival of that name.
+def find_baseline(name: str) -> type[Baseline]:
+    """Return the class of the baseline of that name.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is no such baseline.
     """
-    if name not in RIVALS:
-        raise ConfigError([f"rival {name}: there is none of that name; there are {', '.join(RIVALS)}"])
-    return RIVALS[name]
+    if name not in BASELINES:
+        raise ConfigError([f"baseline {name}: unknown; must be one of {', '.join(BASELINES)}"])
+    return BASELINES[name]
 
 
-def _means(judged: Judged) -> dict[str, float]:
+def _means(judged: JudgedForm) -> dict[str, float]:
     return {name: float(values.mean()) for name, values in judged.metrics.items()}

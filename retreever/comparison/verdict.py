@@ -1,7 +1,7 @@
-"""The comparison on the test split: every representation at every size, and under which conditions.
+"""The quick comparison on the test split: every representation at every size, and the conditions.
 
-A figure without its protocol says nothing, so table, text and JSON all carry it. Ranks nobody and picks
-nothing: the best of each size is only set in bold.
+A figure without its protocol says nothing, so table, text and JSON all carry the protocol. Picks no winner: it only
+sets the best of each size in bold.
 """
 
 from collections.abc import Mapping
@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 
 from retreever.system.files import write_json
 
-COLUMNS = {"ndcg_at_10": "NDCG@10", "recall_at_10": "R@10", "recall_at_100": "R@100", "mrr_at_10": "MRR@10"}
+METRIC_COLUMNS = {"ndcg_at_10": "NDCG@10", "recall_at_10": "R@10", "recall_at_100": "R@100", "mrr_at_10": "MRR@10"}
 
 
 @dataclass(frozen=True)
 class Conditions:
-    """What was held equal for all: passages ranked, queries asked, encoder, training budget.
+    """What was equal for all: passages, queries, encoder, training budget.
 
     >>> print(Conditions(20396, 2000, "minilm", 600, 1024, 0))
     20,396 passages · 2,000 queries · encoder minilm · 600 steps of 1,024 pairs · seed 0
@@ -34,14 +34,14 @@ class Conditions:
         return " · ".join([*parts, f"{self.steps:,} steps of {self.batch_size:,} pairs", f"seed {self.seed}"])
 
 
-class Row(NamedTuple):
+class VerdictRow(NamedTuple):
     """One representation at one size.
 
     Attributes:
-        name: of the method; rows of one name are one curve.
-        dimensions: numbers kept for a text; None where size cannot be chosen (BM25, the encoder as it is).
-        bytes_per_document: as the index holds it.
-        metrics: by the names of `metrics.NAMES`, each in [0, 1].
+        name: of the system; rows of one name are one curve.
+        dimensions: numbers per text; None where the size is fixed (BM25, the encoder as it is).
+        bytes_per_document: bytes that the index needs per passage.
+        metrics: by the names in `METRICS`, each in [0, 1].
     """
 
     name: str
@@ -56,15 +56,15 @@ class Verdict:
 
     dataset: str
     protocol: Conditions
-    rows: list[Row]
+    rows: list[VerdictRow]
 
     def table(self) -> list[list[str]]:
-        """A header, then a line for each row."""
-        header = ["representation", "dimensions", "bytes/document", *COLUMNS.values()]
+        """Format a header, then a line for each row."""
+        header = ["representation", "dimensions", "bytes/document", *METRIC_COLUMNS.values()]
         return [header, *(self._cells(row) for row in self.rows)]
 
     def markdown(self) -> str:
-        """The table under its protocol; at each size the best NDCG@10 in bold."""
+        """Format the table under its protocol; at each size the best NDCG@10 in bold."""
         best: dict[int, float] = {}
         for row in self.rows:
             if row.dimensions is not None:
@@ -78,7 +78,7 @@ class Verdict:
         return f"Test split of {self.dataset}: {self.protocol}\n\n{body}\n"
 
     def to_json(self) -> dict[str, Any]:
-        """Data set, protocol, and `results`: each name's metrics by dimensions ("full" where it has no choice)."""
+        """Data set, protocol, and `results`: each name's metrics by dimensions ("full" where the size is fixed)."""
         results: dict[str, dict[str, dict[str, float]]] = {}
         for row in self.rows:
             size = "full" if row.dimensions is None else str(row.dimensions)
@@ -91,6 +91,6 @@ class Verdict:
         write_json(path, self.to_json())
 
     @staticmethod
-    def _cells(row: Row) -> list[str]:
+    def _cells(row: VerdictRow) -> list[str]:
         size = "-" if row.dimensions is None else f"{row.dimensions:,}"
-        return [row.name, size, f"{row.bytes_per_document:,.0f}", *(f"{row.metrics[m]:.3f}" for m in COLUMNS)]
+        return [row.name, size, f"{row.bytes_per_document:,.0f}", *(f"{row.metrics[m]:.3f}" for m in METRIC_COLUMNS)]

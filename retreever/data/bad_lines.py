@@ -1,26 +1,26 @@
-"""What happens at a bad line: stop with its place and rule, or leave it out and count.
+"""Handling of bad lines: stop with place and rule, or skip and count.
 
-Also the rules that every source shares: what may be an id, what may be a text.
+It also holds the rules for ids and texts that every source shares.
 """
 
 from collections import Counter
 from typing import Any, Literal
 
-from retreever.data.dataset import BREAKS, encodable
+from retreever.data.dataset import FORBIDDEN_IN_IDS, is_valid_utf8
 from retreever.errors import DataError
 
 OnBad = Literal["refuse", "skip"]
 
 
 class BadLine(Exception):
-    """A line breaks a rule. `rule` is short and counted; `detail` tells the value found."""
+    """A line that breaks a rule. `rule` is short and is counted; `detail` holds the value found."""
 
     def __init__(self, rule: str, detail: str = ""):
         self.rule, self.detail = rule, detail
         super().__init__(rule)
 
 
-class Faults:
+class BadLineHandler:
     """Refuses the first bad line, or counts all of them by source and rule."""
 
     def __init__(self, on_bad: OnBad):
@@ -30,11 +30,11 @@ class Faults:
         self.counts: Counter[str] = Counter()
 
     def add(self, source: str, place: str, bad: BadLine) -> None:
-        """Take note of a bad line.
+        """Refuse or count a bad line.
 
         Args:
-            source: what the count is filed under, e.g. the name of the file.
-            place: where exactly, for the message.
+            source: key of the count, e.g. the name of the file.
+            place: file and line, or split and row, for the message.
 
         Raises:
             DataError: bad lines are refused.
@@ -44,31 +44,38 @@ class Faults:
         self.counts[f"{source}: {bad.rule}"] += 1
 
 
-def identity(value: Any, what: str = "_id") -> str:
-    """An id as a string; whole numbers are written out.
+def parse_id(value: Any, what: str = "_id") -> str:
+    """Check an id and return it as a string; a whole number becomes its digits.
 
-    >>> identity(7)
+    Raises:
+        BadLine: neither a string nor a whole number, empty, or with tabs, line breaks or unpaired surrogates.
+
+    >>> parse_id(7)
     '7'
     """
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     if not isinstance(value, str):
-        raise BadLine(f"{what} must be a string or a whole number", f"got {shown(value)}")
-    if not value or BREAKS.search(value):
+        raise BadLine(f"{what} must be a string or a whole number", f"got {shorten_repr(value)}")
+    if not value or FORBIDDEN_IN_IDS.search(value):
         raise BadLine(f"{what} must not be empty nor hold tabs or line breaks", f"got {value!r}")
-    return string(value, what)
+    return require_string(value, what)
 
 
-def string(value: Any, what: str) -> str:
-    """A string, possibly empty, that can be written as UTF-8."""
+def require_string(value: Any, what: str) -> str:
+    """Return `value` if it is a string, possibly empty, that UTF-8 can encode.
+
+    Raises:
+        BadLine: it is not.
+    """
     if not isinstance(value, str):
-        raise BadLine(f"{what} must be a string", f"got {shown(value)}")
-    if not encodable(value):
+        raise BadLine(f"{what} must be a string", f"got {shorten_repr(value)}")
+    if not is_valid_utf8(value):
         raise BadLine("unpaired surrogate", f"in {what}")
     return value
 
 
-def shown(value: Any) -> str:
-    """A value for a message, cut short."""
+def shorten_repr(value: Any) -> str:
+    """The repr of a value for a message, at most 60 characters."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,7 +1,7 @@
-"""What a retrieval data set is: passages, queries, and which passage answers which query.
+"""A retrieval data set: passages, queries, and judgements of which passage answers which query.
 
-Decides the invariants that every data set keeps, whoever made it. Does not know where texts come from
-(`beir.py`, `hub.py`, `docstrings.py`) nor how they are encoded.
+It decides the invariants that every data set keeps. It knows neither where texts come from (`beir.py`, `hub.py`,
+`docstrings.py`) nor how they are encoded.
 """
 
 import hashlib
@@ -16,13 +16,13 @@ import numpy as np
 
 from retreever.errors import DataError
 
-SPLITS = ("train", "dev", "test")
-BREAKS = re.compile(r"[\t\n\r]")  # an id with one of these cannot stand in a tab-separated file
+DATASET_SPLITS = ("train", "dev", "test")
+FORBIDDEN_IN_IDS = re.compile(r"[\t\n\r]")  # a tab-separated file cannot hold an id with one of these
 
 
 @dataclass(frozen=True)
 class Passage:
-    """A text that can be found."""
+    """A text to retrieve."""
 
     id: str
     text: str
@@ -30,10 +30,10 @@ class Passage:
     metadata: dict[str, Any] = field(default_factory=dict, hash=False)
 
     @property
-    def full(self) -> str:
+    def full_text(self) -> str:
         """Title and text, as the encoder reads them.
 
-        >>> Passage("p", "Twelve legs.", title="Lithodes").full
+        >>> Passage("p", "Twelve legs.", title="Lithodes").full_text
         'Lithodes Twelve legs.'
         """
         return f"{self.title} {self.text}".strip()
@@ -41,7 +41,7 @@ class Passage:
 
 @dataclass(frozen=True)
 class Query:
-    """A text that searches."""
+    """A text that asks."""
 
     id: str
     text: str
@@ -54,12 +54,12 @@ class RetrievalDataset:
 
     Ids are unique, not empty and free of tabs and line breaks; no text is blank; every text can be written as
     UTF-8; every judgement points to a row that exists. Two data sets are equal when name, texts and
-    judgements are: what was skipped on the way is not compared.
+    judgements are; skipped lines are not compared.
 
     Args:
-        qrels: for each of train, dev, test that there is: rows (query row, passage row, score); a score above
-            0 means relevant.
-        skipped: bad lines left out while reading, counted by file and rule.
+        qrels: by split (train, dev, test; each optional): int64 (n, 3), rows of query row, passage row and
+            score; a score above 0 means relevant.
+        skipped: number of lines skipped while reading, by file and rule.
 
     Raises:
         DataError: an invariant does not hold.
@@ -88,7 +88,7 @@ class RetrievalDataset:
 
     def passage_texts(self) -> list[str]:
         """Title and text of every passage, in row order."""
-        return [passage.full for passage in self.corpus]
+        return [passage.full_text for passage in self.corpus]
 
     def query_texts(self) -> list[str]:
         """Every query, in row order."""
@@ -120,17 +120,17 @@ class RetrievalDataset:
             (q.id for q in self.queries),
             (q.text for q in self.queries),
         ):
-            _feed(hasher, strings)
-        for split in SPLITS:
+            _hash_strings(hasher, strings)
+        for split in DATASET_SPLITS:
             rows = self.qrels.get(split)
             if rows is not None:
-                _feed(hasher, (split, str(len(rows))))
+                _hash_strings(hasher, (split, str(len(rows))))
                 hasher.update(rows.astype("<i8").tobytes())
         return hasher.hexdigest()[:16]
 
 
-def _feed(hasher: Any, strings: Iterable[str]) -> None:
-    """Hash strings with their lengths ahead, so that ("ab", "c") and ("a", "bc") differ."""
+def _hash_strings(hasher: Any, strings: Iterable[str]) -> None:
+    """Hash the strings' lengths, then the strings, so that ("ab", "c") and ("a", "bc") differ."""
     encoded = [string.encode() for string in strings]
     hasher.update(np.array([len(encoded), *map(len, encoded)], dtype="<i8").tobytes())
     hasher.update(b"".join(encoded))
@@ -138,21 +138,21 @@ def _feed(hasher: Any, strings: Iterable[str]) -> None:
 
 def _check_texts(kind: str, ids: Sequence[str], texts: Sequence[str]) -> None:
     if len(set(ids)) != len(ids):
-        twice = Counter(ids).most_common(1)[0][0]
-        raise DataError(f"{kind} {twice!r}: the id occurs twice, ids must be unique")
+        repeated = Counter(ids).most_common(1)[0][0]
+        raise DataError(f"{kind} {repeated!r}: the id occurs twice, ids must be unique")
     for identity, text in zip(ids, texts, strict=True):
-        if not identity or BREAKS.search(identity):
+        if not identity or FORBIDDEN_IN_IDS.search(identity):
             raise DataError(f"{kind} {identity!r}: an id must not be empty nor hold tabs or line breaks")
         if not text or text.isspace():
             raise DataError(f"{kind} {identity!r}: the text is empty")
-        if not (encodable(text) and encodable(identity)):
+        if not (is_valid_utf8(text) and is_valid_utf8(identity)):
             raise DataError(f"{kind} {identity!r}: holds an unpaired surrogate, which is no character")
 
 
-def encodable(text: str) -> bool:
-    r"""Whether a string can be written as UTF-8, which an unpaired surrogate cannot.
+def is_valid_utf8(text: str) -> bool:
+    r"""Whether UTF-8 can encode a string; it cannot encode an unpaired surrogate.
 
-    >>> encodable("\U0001f333"), encodable("\ud83c")
+    >>> is_valid_utf8("\U0001f333"), is_valid_utf8("\ud83c")
     (True, False)
     """
     if text.isascii():
@@ -165,8 +165,8 @@ def encodable(text: str) -> bool:
 
 
 def _check_qrels(where: str, split: str, rows: np.ndarray, queries: int, passages: int) -> None:
-    if split not in SPLITS:
-        raise DataError(f"{where}: a split must be one of {', '.join(SPLITS)}")
+    if split not in DATASET_SPLITS:
+        raise DataError(f"{where}: a split must be one of {', '.join(DATASET_SPLITS)}")
     if rows.dtype != np.int64 or rows.ndim != 2 or rows.shape[1] != 3:
         raise DataError(f"{where}: must be int64 of shape (n, 3), got {rows.dtype} of shape {rows.shape}")
     beyond = (rows[:, :2] < 0) | (rows[:, :2] >= (queries, passages))

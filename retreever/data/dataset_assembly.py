@@ -1,8 +1,7 @@
 """From rows of (query, passage) texts to a data set.
 
-Decides what counts as one text: the same words are the same query, or the same passage, in every row and
-split, so that a passage can answer several queries and a query can have several passages. Does not know where
-rows come from.
+It decides what counts as one text: equal words are the same query, or the same passage, in every row and split. So a
+passage can answer several queries, and a query can have several passages. It does not know where rows come from.
 """
 
 from collections.abc import Iterable, Mapping
@@ -11,20 +10,20 @@ from typing import Any
 
 import numpy as np
 
-from retreever.data.bad_lines import BadLine, Faults, OnBad, identity, string
-from retreever.data.dataset import SPLITS, Passage, Query, RetrievalDataset
+from retreever.data.bad_lines import BadLine, BadLineHandler, OnBad, parse_id, require_string
+from retreever.data.dataset import DATASET_SPLITS, Passage, Query, RetrievalDataset
 from retreever.errors import DataError
 
 
 @dataclass(frozen=True)
-class Row:
-    """A query and a passage that answers it, as found and not yet checked.
+class RawPair:
+    """A query and a passage that answers it, as read and not yet checked.
 
     Args:
-        split: ours: train, dev or test.
-        source: the source's name of the split, under which faults are counted.
-        number: row within it, from 0.
-        query_id, passage_id: None where the source has none; then q0, q1, ... and p0, p1, ... are given.
+        split: train, dev or test.
+        source: the source's own name of the split; faults are counted under it.
+        number: row within that split, from 0.
+        query_id, passage_id: None where the source has none; ids are then q0, q1, ... and p0, p1, ...
     """
 
     split: str
@@ -38,78 +37,78 @@ class Row:
 
 
 @dataclass
-class _Texts:
-    """Distinct texts in order of appearance, and which id stands for which."""
+class _DistinctTexts:
+    """Distinct texts in order of appearance, and their ids."""
 
     kind: str
     rows: dict[tuple[str, ...], int] = field(default_factory=dict)
     ids: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
-    def name(self, value: Any, text: tuple[str, ...]) -> str:
-        """The id of a text: its first one where it is known, else the given or the next free one."""
+    def resolve_id(self, value: Any, text: tuple[str, ...]) -> str:
+        """The checked id of a text; where `value` is None, the letter of its kind and its row, e.g. q0."""
         if value is None:
             return f"{self.kind[0]}{self.rows.get(text, len(self.rows))}"
-        given = identity(value, f"id of the {self.kind}")
+        given = parse_id(value, f"id of the {self.kind}")
         if self.ids.get(given, text) != text:
             raise BadLine(f"id of the {self.kind} stands for two texts", f"{given!r}")
         return given
 
-    def row(self, name: str, text: tuple[str, ...]) -> int:
+    def row_of(self, name: str, text: tuple[str, ...]) -> int:
         if text not in self.rows:
             self.rows[text] = len(self.rows)
             self.ids[name] = text
         return self.rows[text]
 
 
-def assemble(
+def assemble_dataset(
     name: str,
     path: object,
-    rows: Iterable[Row],
+    rows: Iterable[RawPair],
     on_bad: OnBad = "refuse",
-    dropped: Mapping[str, int] | None = None,
+    omitted: Mapping[str, int] | None = None,
 ) -> RetrievalDataset:
-    """Put rows together; every judgement is a 1. Titles count as part of a passage's words.
+    """Assemble rows into a data set; every judgement is a 1. A title counts as part of its passage.
 
     Args:
-        path: where the rows come from, for messages.
-        dropped: rows that the source left out on purpose, counted; read when all rows have passed.
+        path: origin of the rows, for messages.
+        omitted: number of rows that the source omitted on purpose, by reason; read after the last row.
 
     Raises:
-        DataError: a query or passage that is empty, no text or no UTF-8, or an id that stands for two texts,
-            with split, row and rule (`on_bad="skip"` counts these); or no row at all.
+        DataError: a query or passage that is empty, not a string or not UTF-8, or an id of two texts, with
+            split, row and rule (`on_bad="skip"` counts these); or no usable row.
     """
-    faults = Faults(on_bad)
-    queries, passages = _Texts("query"), _Texts("passage")
-    judged: dict[str, dict[tuple[int, int], None]] = {}
+    faults = BadLineHandler(on_bad)
+    queries, passages = _DistinctTexts("query"), _DistinctTexts("passage")
+    pairs_by_split: dict[str, dict[tuple[int, int], None]] = {}
     for row in rows:
         try:
             query, passage = (
-                (_filled(row.query, "query"),),
-                (string(row.title, "title"), _filled(row.passage, "passage")),
+                (_require_text(row.query, "query"),),
+                (require_string(row.title, "title"), _require_text(row.passage, "passage")),
             )
-            names = queries.name(row.query_id, query), passages.name(row.passage_id, passage)
+            names = queries.resolve_id(row.query_id, query), passages.resolve_id(row.passage_id, passage)
         except BadLine as bad:
             faults.add(row.source, f"{path}: split {row.source!r}, row {row.number}", bad)
             continue
-        pair = queries.row(names[0], query), passages.row(names[1], passage)
-        judged.setdefault(row.split, {})[pair] = None
-    if not judged:
+        pair = queries.row_of(names[0], query), passages.row_of(names[1], passage)
+        pairs_by_split.setdefault(row.split, {})[pair] = None
+    if not pairs_by_split:
         raise DataError(f"{path}: no usable row")
     return RetrievalDataset(
         name=name,
         corpus=tuple(Passage(id, text, title) for id, (title, text) in passages.ids.items()),
         queries=tuple(Query(id, text) for id, (text,) in queries.ids.items()),
-        qrels={split: _table(judged[split]) for split in SPLITS if split in judged},
-        skipped={**faults.counts, **(dropped or {})},
+        qrels={split: _build_qrels(pairs_by_split[split]) for split in DATASET_SPLITS if split in pairs_by_split},
+        skipped={**faults.counts, **(omitted or {})},
     )
 
 
-def _filled(value: Any, what: str) -> str:
-    text = "" if value is None else string(value, what)
+def _require_text(value: Any, what: str) -> str:
+    text = "" if value is None else require_string(value, what)
     if not text.strip():
         raise BadLine(f"{what} is empty")
     return text
 
 
-def _table(pairs: Iterable[tuple[int, int]]) -> np.ndarray:
+def _build_qrels(pairs: Iterable[tuple[int, int]]) -> np.ndarray:
     return np.array([(query, passage, 1) for query, passage in pairs], dtype=np.int64)

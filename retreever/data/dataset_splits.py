@@ -1,15 +1,15 @@
-"""Which split a text falls into when a source has no dev and test of its own."""
+"""Splits for sources without dev and test splits of their own."""
 
 import hashlib
 
 
-def by_hash(key: str, dev: float = 0.1, test: float = 0.1) -> str:
-    """'train', 'dev' or 'test', drawn by the SHA-256 of `key`: the same on every machine and in any order.
+def assign_split_by_hash(key: str, dev: float = 0.1, test: float = 0.1) -> str:
+    """Choose 'train', 'dev' or 'test' by the SHA-256 of `key`: the same on every machine and in any order.
 
     Args:
-        dev, test: share of all keys, in [0, 1].
+        dev, test: shares of all keys, in [0, 1].
 
-    >>> by_hash("asyncio.gather")
+    >>> assign_split_by_hash("asyncio.gather")
     'test'
     """
     number = int.from_bytes(hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()[:8], "big")

@@ -1,4 +1,4 @@
-"""From the name of a source to a data set: what `retreever data SOURCE` reads."""
+"""From the name of a source to a data set, for `retreever data SOURCE`."""
 
 import dataclasses
 from pathlib import Path
@@ -6,16 +6,16 @@ from pathlib import Path
 from retreever.data import beir, docstrings
 from retreever.data.bad_lines import OnBad
 from retreever.data.dataset import RetrievalDataset
-from retreever.data.hub import from_hub
-from retreever.data.paper_datasets import RECIPES
+from retreever.data.hub import read_hub_dataset
+from retreever.data.paper_datasets import PAPER_DATASETS
 from retreever.errors import DataError
-from retreever.system.files import write_aside
-from retreever.system.progress import Track, silent
+from retreever.system.files import write_atomically
+from retreever.system.progress import Track, track_silently
 
-SOURCES = ("docstrings", "beir", "hub", *RECIPES)
+DATASET_SOURCES = ("docstrings", "beir", "hub", *PAPER_DATASETS)
 
 
-def prepare(
+def prepare_dataset(
     source: str,
     path: str | None = None,
     *,
@@ -24,53 +24,54 @@ def prepare(
     passage: str | None = None,
     on_bad: OnBad = "refuse",
     cache: Path,
-    track: Track = silent,
+    track: Track = track_silently,
 ) -> RetrievalDataset:
     """Read a data set from `source`.
 
     Args:
-        source: docstrings, beir (a folder or URI), hub (any data set, by its columns) or one of the paper's recipes.
-        path: beir: the folder or its URI; hub: an id or local files; a recipe: local files in the place of its id.
-        name: of the data set; the source's own where it is None.
-        query, passage: hub: names of the columns.
-        cache: folder for what is fetched.
+        source: docstrings, beir (a folder or URI), hub (any data set, by its columns) or one of PAPER_DATASETS.
+        path: of beir: the folder or its URI; of hub: an id or local files; of the paper's: local files instead of
+            the id; of docstrings: unused.
+        name: name of the data set; None: the source's own.
+        query, passage: of hub: names of the columns.
+        cache: folder for downloads.
 
     Raises:
         DataError: an unknown source, a missing argument, or bad data.
         StorageError: a URI that cannot be read.
     """
     if source == "docstrings":
-        found = docstrings.build(track)
+        found = docstrings.build_docstring_dataset(track)
     elif source == "beir":
-        found = beir.read(_here(_needed(path, "--path", source), cache), on_bad, track)
+        found = beir.read_beir(_fetch_folder(_require_option(path, "--path", source), cache), on_bad, track)
     elif source == "hub":
-        found = from_hub(
-            _needed(path, "--path", source),
-            query=_needed(query, "--query", source),
-            passage=_needed(passage, "--passage", source),
+        found = read_hub_dataset(
+            _require_option(path, "--path", source),
+            query=_require_option(query, "--query", source),
+            passage=_require_option(passage, "--passage", source),
             cache=cache,
             on_bad=on_bad,
         )
-    elif source in RECIPES:
-        recipe = RECIPES[source]
-        found = recipe.build(path or recipe.hub, cache=cache, on_bad=on_bad)
+    elif source in PAPER_DATASETS:
+        paper_dataset = PAPER_DATASETS[source]
+        found = paper_dataset.read(path or paper_dataset.hub, cache=cache, on_bad=on_bad)
     else:
-        raise DataError(f"source: must be one of {', '.join(SOURCES)}, got {source!r}")
+        raise DataError(f"source: must be one of {', '.join(DATASET_SOURCES)}, got {source!r}")
     return dataclasses.replace(found, name=name) if name else found
 
 
-def _here(path: str, cache: Path) -> Path:
-    """A folder on this machine; what is behind a URI is fetched anew into the cache."""
+def _fetch_folder(path: str, cache: Path) -> Path:
+    """The path of a local folder, or of a fresh download of a URI into the cache."""
     if "://" not in path:
         return Path(path)
-    from retreever.system.storage import fetch  # pyarrow takes a while to import
+    from retreever.system.storage import download_folder  # pyarrow takes a while to import
 
-    with write_aside(cache / "fetched" / path.rstrip("/").rpartition("/")[2]) as aside:
-        fetch(path, aside)
+    with write_atomically(cache / "fetched" / path.rstrip("/").rpartition("/")[2]) as aside:
+        download_folder(path, aside)
     return cache / "fetched" / path.rstrip("/").rpartition("/")[2]
 
 
-def _needed(value: str | None, option: str, source: str) -> str:
+def _require_option(value: str | None, option: str, source: str) -> str:
     if not value:
         raise DataError(f"{option}: the source {source} needs it")
     return value

@@ -1,4 +1,4 @@
-"""Which training pairs a step sees: pure functions of seed and step.
+"""Training pairs of a step, as pure functions of seed and step.
 
 So ranks agree, and a resumed run repeats itself, without any state to save.
 """
@@ -9,11 +9,11 @@ import numpy as np
 
 from retreever.errors import DataError
 
-NO_EPOCH = 2**32 - 1  # second word of a seed that no epoch uses
+NOT_AN_EPOCH = 2**32 - 1  # second part of a seed; no epoch has this number
 
 
-def batch_rows(n_pairs: int, batch_size: int, step: int, seed: int) -> np.ndarray:
-    """Rows of the pairs in the global batch of a step, (batch,), int64, no pair twice.
+def draw_batch_rows(n_pairs: int, batch_size: int, step: int, seed: int) -> np.ndarray:
+    """Rows of the pairs in the global batch of a step, int64 (batch,), without repeats.
 
     Every epoch is a new permutation; its last, incomplete batch is dropped. With fewer pairs than
     `batch_size` a batch holds all of them.
@@ -28,21 +28,21 @@ def batch_rows(n_pairs: int, batch_size: int, step: int, seed: int) -> np.ndarra
         raise DataError(f"a batch needs at least one pair and a size above 0, got {n_pairs} pairs, size {batch_size}")
     size = min(n_pairs, batch_size)
     epoch, place = divmod(step, n_pairs // size)
-    return _permutation(n_pairs, seed, epoch)[place * size : (place + 1) * size].copy()
+    return _permute_pairs(n_pairs, seed, epoch)[place * size : (place + 1) * size].copy()
 
 
 @lru_cache(maxsize=4)
-def _permutation(n_pairs: int, seed: int, epoch: int) -> np.ndarray:
+def _permute_pairs(n_pairs: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.default_rng((seed, epoch)).permutation(n_pairs)
 
 
-def limit(pairs: np.ndarray, max_pairs: int | None, seed: int) -> np.ndarray:
+def limit_pairs(pairs: np.ndarray, max_pairs: int | None, seed: int) -> np.ndarray:
     """At most `max_pairs` of the pairs, drawn by seed, in their old order; None keeps all.
 
-    >>> limit(np.arange(8).reshape(4, 2), None, seed=0).shape
+    >>> limit_pairs(np.arange(8).reshape(4, 2), None, seed=0).shape
     (4, 2)
     """
     if max_pairs is None or len(pairs) <= max_pairs:
         return pairs
-    rows = np.random.default_rng((seed, NO_EPOCH)).choice(len(pairs), max_pairs, replace=False)
+    rows = np.random.default_rng((seed, NOT_AN_EPOCH)).choice(len(pairs), max_pairs, replace=False)
     return pairs[np.sort(rows)]

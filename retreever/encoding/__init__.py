@@ -1,1 +1,1 @@
-"""From texts to vectors: the frozen encoder, lexical features, and the memory-mapped store of what they give."""
+"""From texts to vectors: the frozen encoder, lexical features, and the memory-mapped store of encodings."""

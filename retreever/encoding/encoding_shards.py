@@ -1,8 +1,8 @@
-"""How an entry of the encodings store is made: shard by shard, each whole or absent, then published at once.
+"""Writing an entry of the encodings store: shard by shard, each whole or absent, then published at once.
 
-A shard holds `SHARD` texts. What it holds depends on its texts alone, so that one process, many actors and a second
-attempt after an interrupt write the same bytes. Finished shards wait in `.KEY.shards/` beside the entry until all are
-there; then the entry gets its name. Who encodes which shard is not known here.
+A shard holds TEXTS_PER_SHARD texts. Its content depends on its texts alone, so that one process, many actors and a
+second attempt after an interrupt write the same bytes. Finished shards wait in `.KEY.shards/` next to the entry; when
+all are finished, the entry gets its name. This module does not know who encodes which shard.
 """
 
 import os
@@ -15,99 +15,119 @@ from typing import Any
 import numpy as np
 import torch
 
-from retreever.encoding.encoder import Encoded, Encoder, Kind
+from retreever.encoding.encoder import EncodedBatch, Encoder
+from retreever.encoding.tokenized_texts import TextKind
 from retreever.errors import BundleError
-from retreever.system.files import read_json, seal, sha256, unseal, write_aside, write_json
+from retreever.system.files import hash_file, read_json, seal_folder, verify_sealed_folder, write_atomically, write_json
 
-SHARD = 2048
-POOLED, TOKENS, OFFSETS, MANIFEST = "pooled.npy", "tokens.npy", "offsets.npy", "manifest.json"
+TEXTS_PER_SHARD = 2048
+POOLED_VECTORS_FILE, TOKEN_STATES_FILE, TOKEN_OFFSETS_FILE, ENCODINGS_MANIFEST_FILE = (
+    "pooled.npy",
+    "tokens.npy",
+    "offsets.npy",
+    "manifest.json",
+)
 
 
 @dataclass(frozen=True)
-class Making:
-    """An entry that is being made.
+class PendingEncodings:
+    """An entry that is not published yet.
 
     Attributes:
-        folder: where it will lie.
-        texts: all of them, in order.
-        known: what the entry depends on, for its manifest.
-        tokens: whether token states are kept.
+        folder: the entry's path once it is published.
+        texts: all texts, in order.
+        kind: query or passage.
+        dependencies: all that the entry depends on, for its manifest.
+        tokens: keep token states.
     """
 
     folder: Path
     texts: Sequence[str]
-    kind: Kind
-    known: Mapping[str, Any]
+    kind: TextKind
+    dependencies: Mapping[str, Any]
     tokens: bool
 
     def __len__(self) -> int:
         """Number of shards."""
-        return -(-len(self.texts) // SHARD)
+        return -(-len(self.texts) // TEXTS_PER_SHARD)
 
-    def shard(self, number: int) -> Path:
-        """Where a finished shard waits."""
+    def shard_folder(self, number: int) -> Path:
+        """Path of a finished shard."""
         return self.folder.parent / f".{self.folder.name}.shards" / f"{number:05d}"
 
-    def texts_of(self, number: int) -> Sequence[str]:
+    def shard_texts(self, number: int) -> Sequence[str]:
         """The texts of a shard."""
-        return self.texts[number * SHARD : (number + 1) * SHARD]
+        return self.texts[number * TEXTS_PER_SHARD : (number + 1) * TEXTS_PER_SHARD]
 
-    def missing(self) -> list[int]:
-        """Shards that are not there yet, or not whole."""
-        return [number for number in range(len(self)) if not _whole(self.shard(number))]
+    def find_missing_shards(self) -> list[int]:
+        """Numbers of the shards that are missing or not whole."""
+        return [number for number in range(len(self)) if not _is_whole(self.shard_folder(number))]
 
     def publish(self) -> None:
-        """Give the entry its name, once every shard is there.
+        """Assemble the shards and give the entry its name; every shard must be finished.
 
-        Where another process was first, its entry stays: it is as good, and somebody may be reading it.
+        Where another process was first, its entry stays: it is equal, and a reader may have it open.
         """
-        with write_aside(self.folder, replace=False) as aside:
+        with write_atomically(self.folder, replace=False) as aside:
             aside.mkdir()
-            shards = [self.shard(number) for number in range(len(self))]
-            files = self._assemble(shards, aside)
-            files |= {name: _listed(aside / name) for name in (POOLED, OFFSETS) if (aside / name).is_file()}
-            manifest = {"known": dict(self.known), "count": len(self.texts), "shard": SHARD, "files": files}
-            write_json(aside / MANIFEST, manifest)
+            shards = [self.shard_folder(number) for number in range(len(self))]
+            files = self._assemble_files(shards, aside)
+            files |= {
+                name: _describe_file(aside / name)
+                for name in (POOLED_VECTORS_FILE, TOKEN_OFFSETS_FILE)
+                if (aside / name).is_file()
+            }
+            manifest = {
+                "known": dict(self.dependencies),
+                "count": len(self.texts),
+                "shard": TEXTS_PER_SHARD,
+                "files": files,
+            }
+            write_json(aside / ENCODINGS_MANIFEST_FILE, manifest)
         shutil.rmtree(shards[0].parent, ignore_errors=True)
 
-    def _assemble(self, shards: list[Path], aside: Path) -> dict[str, Any]:
-        """Pooled vectors and offsets in one file each, token states as they are; the manifest's list of the latter."""
-        first = np.load(shards[0] / POOLED, mmap_mode="r")
-        pooled = np.lib.format.open_memmap(aside / POOLED, "w+", np.float32, (len(self.texts), first.shape[1]))
+    def _assemble_files(self, shards: list[Path], aside: Path) -> dict[str, Any]:
+        """Write pooled vectors and offsets, link token states; return the manifest's list of token files."""
+        first = np.load(shards[0] / POOLED_VECTORS_FILE, mmap_mode="r")
+        pooled = np.lib.format.open_memmap(
+            aside / POOLED_VECTORS_FILE, "w+", np.float32, (len(self.texts), first.shape[1])
+        )
         offsets, files = [np.zeros(1, np.int64)], {}
         for number, shard in enumerate(shards):
-            pooled[number * SHARD : (number + 1) * SHARD] = np.load(shard / POOLED, mmap_mode="r")
+            pooled[number * TEXTS_PER_SHARD : (number + 1) * TEXTS_PER_SHARD] = np.load(
+                shard / POOLED_VECTORS_FILE, mmap_mode="r"
+            )
             if self.tokens:
-                offsets.append(np.load(shard / OFFSETS)[1:] + offsets[-1][-1])
-                name = token_file(number)
-                _link(shard / TOKENS, aside / name)
-                files[name] = read_json(shard / MANIFEST)["files"][TOKENS]
+                offsets.append(np.load(shard / TOKEN_OFFSETS_FILE)[1:] + offsets[-1][-1])
+                name = token_file_name(number)
+                _hard_link_or_copy(shard / TOKEN_STATES_FILE, aside / name)
+                files[name] = read_json(shard / ENCODINGS_MANIFEST_FILE)["files"][TOKEN_STATES_FILE]
         pooled.flush()
         if self.tokens:
-            np.save(aside / OFFSETS, np.concatenate(offsets))
+            np.save(aside / TOKEN_OFFSETS_FILE, np.concatenate(offsets))
         return files
 
 
-def token_file(number: int) -> str:
+def token_file_name(number: int) -> str:
     """Name of a shard's token states in an entry."""
     return f"tokens-{number:05d}.npy"
 
 
-def encode_shard(texts: Sequence[str], kind: Kind, encoder: Encoder, folder: Path, tokens: bool) -> Iterator[int]:
-    """Write one shard, whole or not at all, yielding once for every text encoded.
+def encode_shard(texts: Sequence[str], kind: TextKind, encoder: Encoder, folder: Path, tokens: bool) -> Iterator[int]:
+    """Write one shard, whole or not at all; yield once for every encoded text.
 
     Memory holds the token ids and one batch.
     """
-    with write_aside(folder) as aside:
+    with write_atomically(folder) as aside:
         aside.mkdir()
         tokenized = encoder.tokenize(texts, kind)
-        pooled = np.lib.format.open_memmap(aside / POOLED, "w+", np.float32, (len(texts), encoder.dim))
+        pooled = np.lib.format.open_memmap(aside / POOLED_VECTORS_FILE, "w+", np.float32, (len(texts), encoder.dim))
         states: np.ndarray | None = None
         if tokens:
-            np.save(aside / OFFSETS, tokenized.offsets)
+            np.save(aside / TOKEN_OFFSETS_FILE, tokenized.offsets)
             shape = (int(tokenized.offsets[-1]), encoder.dim)
-            states = np.lib.format.open_memmap(aside / TOKENS, "w+", np.uint16, shape)
-        for encoded in encoder.batches(tokenized):
+            states = np.lib.format.open_memmap(aside / TOKEN_STATES_FILE, "w+", np.uint16, shape)
+        for encoded in encoder.encode_batches(tokenized):
             pooled[encoded.rows] = encoded.pooled.cpu().numpy()
             if states is not None:
                 _write_states(encoded, states, tokenized.offsets)
@@ -115,29 +135,29 @@ def encode_shard(texts: Sequence[str], kind: Kind, encoder: Encoder, folder: Pat
         pooled.flush()
         if isinstance(states, np.memmap):
             states.flush()
-        seal(aside, {})
+        seal_folder(aside, {})
 
 
-def _write_states(encoded: Encoded, states: np.ndarray, offsets: np.ndarray) -> None:
+def _write_states(encoded: EncodedBatch, states: np.ndarray, offsets: np.ndarray) -> None:
     bits = encoded.states.bfloat16().view(torch.int16).cpu().numpy().view(np.uint16)
     for own, start, end in zip(bits, offsets[encoded.rows], offsets[encoded.rows + 1], strict=True):
         states[start:end] = own[: end - start]
 
 
-def _whole(shard: Path) -> bool:
+def _is_whole(shard: Path) -> bool:
     try:
-        unseal(shard)
+        verify_sealed_folder(shard)
     except BundleError:
         return False
     return True
 
 
-def _listed(path: Path) -> dict[str, Any]:
-    return {"bytes": path.stat().st_size, "sha256": sha256(path)}
+def _describe_file(path: Path) -> dict[str, Any]:
+    return {"bytes": path.stat().st_size, "sha256": hash_file(path)}
 
 
-def _link(source: Path, target: Path) -> None:
-    """A second name for a file; a copy where the file system has no such thing."""
+def _hard_link_or_copy(source: Path, target: Path) -> None:
+    """Hard-link a file; copy it where the file system cannot."""
     try:
         os.link(source, target)
     except OSError:

@@ -1,1 +1,1 @@
-"""How good is a ranking, at which level, and beside whom."""
+"""Quality and speed of rankings: metrics per level, exact top-k, paired tests, latency, plots."""

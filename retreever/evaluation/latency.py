@@ -1,4 +1,4 @@
-"""How long does one query take? One thread, one query at a time, everything warm."""
+"""Latency of single queries: one thread, one query at a time, after warm-up calls."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -9,20 +9,20 @@ import numba
 import numpy as np
 import torch
 
-T = TypeVar("T")
-WARM = 3  # calls before the clock starts
+QueryT = TypeVar("QueryT")
+UNTIMED_CALLS = 3  # warm-up calls before the clock starts
 
 
 class Latency(NamedTuple):
-    """Milliseconds a query."""
+    """Milliseconds per query."""
 
     median: float
     p95: float
 
 
-def measure(ask: Callable[[T], object], queries: Sequence[T]) -> Latency:
-    """Time `ask` on each of `queries`; call it inside `one_thread`."""
-    for query in queries[:WARM]:
+def measure_query_latency(ask: Callable[[QueryT], object], queries: Sequence[QueryT]) -> Latency:
+    """Time `ask` on each of `queries`; call it inside `limit_to_one_thread`."""
+    for query in queries[:UNTIMED_CALLS]:
         ask(query)
     seconds = []
     for query in queries:
@@ -34,7 +34,7 @@ def measure(ask: Callable[[T], object], queries: Sequence[T]) -> Latency:
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
+def limit_to_one_thread() -> Iterator[None]:
     """Keep torch, numba, BLAS and OpenMP (and so faiss) to one thread each."""
     from threadpoolctl import threadpool_limits
 

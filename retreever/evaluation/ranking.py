@@ -1,8 +1,7 @@
-"""The best k passages of every query, by brute force: what every faster search is measured against.
+"""The k best passages of every query, by brute force: the reference for every faster search.
 
-Decides how equal scores are ordered (the lower passage row first), so that two runs give the same ranking.
-Works in blocks, so memory does not grow with queries times passages. Knows nothing of trees: a row is any
-vector.
+Decides the order of equal scores (the lower passage row first), so that two runs give the same ranking. Works in
+blocks, so memory does not grow with queries times passages. Knows nothing about trees: a row is any vector.
 """
 
 from typing import Literal
@@ -12,22 +11,22 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
-Similarity = Literal["inner", "bhattacharyya", "ntvd"]
-QUERIES, PASSAGES = 256, 65_536  # a block of scores: 64 MiB of float32
+SimilarityName = Literal["inner", "bhattacharyya", "ntvd"]
+QUERIES_PER_BLOCK, PASSAGES_PER_BLOCK = 256, 65_536  # a block of scores: 64 MiB of float32
 
 
 def top_k(
     queries: Float[np.ndarray, "queries dim"],
     passages: Float[np.ndarray, "passages dim"],
     k: int,
-    similarity: Similarity,
+    similarity: SimilarityName,
 ) -> tuple[Int[np.ndarray, "queries k"], Float[np.ndarray, "queries k"]]:
-    """Rows and scores of the k most similar passages, best first; equal scores by row. Exact.
+    """Find rows and scores of the k most similar passages, best first; equal scores by row. Exact.
 
     Args:
-        k: where fewer passages exist, all of them are returned.
+        k: passages to return; all of them where fewer exist.
         similarity: `inner` for any vectors. For vectors of probabilities `bhattacharyya`, the sum of
-            sqrt(a * b), in [0, 1], and `ntvd`, the sum of min(a, b) less one, in [-1, 0].
+            sqrt(a * b), in [0, 1], and `ntvd`, the sum of min(a, b) minus one, in [-1, 0].
 
     >>> rows, scores = top_k(np.float32([[0.9, 0.1]]), np.float32([[0.2, 0.8], [0.8, 0.2]]), 1, "ntvd")
     >>> rows.tolist(), scores.round(4).tolist()
@@ -36,27 +35,27 @@ def top_k(
     k = min(k, len(passages))
     rows = np.empty((len(queries), k), np.int64)
     scores = np.empty((len(queries), k), np.float32)
-    buffer = np.empty(min(QUERIES, len(queries)) * min(PASSAGES, len(passages)), np.float32)
-    for first in range(0, len(passages), PASSAGES):
-        block = _prepare(passages[first : first + PASSAGES], similarity)
-        for start in range(0, len(queries), QUERIES):
-            part = slice(start, start + QUERIES)
-            some = _prepare(queries[part], similarity)
+    buffer = np.empty(min(QUERIES_PER_BLOCK, len(queries)) * min(PASSAGES_PER_BLOCK, len(passages)), np.float32)
+    for first in range(0, len(passages), PASSAGES_PER_BLOCK):
+        block = _prepare_vectors(passages[first : first + PASSAGES_PER_BLOCK], similarity)
+        for start in range(0, len(queries), QUERIES_PER_BLOCK):
+            part = slice(start, start + QUERIES_PER_BLOCK)
+            some = _prepare_vectors(queries[part], similarity)
             out = buffer[: len(some) * len(block)].reshape(len(some), len(block))
-            new_rows, new_scores = best(_score(some, block, similarity, out), k)
+            new_rows, new_scores = select_top_k(_score_block(some, block, similarity, out), k)
             seen, known = min(first, k), min(first + len(block), k)
-            rows[part, :known], scores[part, :known] = _merge(
+            rows[part, :known], scores[part, :known] = _merge_top_k(
                 rows[part, :seen], scores[part, :seen], new_rows + first, new_scores, k
             )
     return rows, scores
 
 
-def best(
+def select_top_k(
     scores: Float[np.ndarray, "queries passages"], k: int
 ) -> tuple[Int[np.ndarray, "queries k"], Float[np.ndarray, "queries k"]]:
-    """Columns and values of the k highest scores in each row, highest first; equal values by column.
+    """Find columns and values of the k highest scores in each row, highest first; equal values by column.
 
-    >>> best(np.float32([[1, 3, 3, 2]]), 3)[0].tolist()
+    >>> select_top_k(np.float32([[1, 3, 3, 2]]), 3)[0].tolist()
     [[1, 2, 3]]
     """
     k = min(k, scores.shape[1])
@@ -64,7 +63,7 @@ def best(
         return np.empty((len(scores), k), np.int64), np.empty((len(scores), k), np.float32)
     values, chosen = (t.numpy() for t in torch.topk(torch.from_numpy(scores), k, sorted=False))
     last = values.min(axis=1, keepdims=True)
-    for i in np.flatnonzero((scores >= last).sum(axis=1) > k):  # topk picks any of those that tie for the last place
+    for i in np.flatnonzero((scores >= last).sum(axis=1) > k):  # topk picks any of those that tie for the last rank
         above = np.flatnonzero(scores[i] > last[i])
         chosen[i] = np.concatenate([above, np.flatnonzero(scores[i] == last[i])[: k - len(above)]])
     chosen.sort(axis=1)
@@ -73,12 +72,12 @@ def best(
     return np.take_along_axis(chosen, order, axis=1), np.take_along_axis(values, order, axis=1)
 
 
-def _prepare(vectors: np.ndarray, similarity: Similarity) -> np.ndarray:
+def _prepare_vectors(vectors: np.ndarray, similarity: SimilarityName) -> np.ndarray:
     vectors = np.ascontiguousarray(vectors, dtype=np.float32)
     return np.sqrt(vectors) if similarity == "bhattacharyya" else vectors
 
 
-def _score(queries: np.ndarray, passages: np.ndarray, similarity: Similarity, out: np.ndarray) -> np.ndarray:
+def _score_block(queries: np.ndarray, passages: np.ndarray, similarity: SimilarityName, out: np.ndarray) -> np.ndarray:
     if similarity == "ntvd":
         sum_of_min(queries, passages, out)
         out -= 1
@@ -86,12 +85,12 @@ def _score(queries: np.ndarray, passages: np.ndarray, similarity: Similarity, ou
     return np.matmul(queries, passages.T, out=out)
 
 
-def _merge(
+def _merge_top_k(
     rows: np.ndarray, scores: np.ndarray, new_rows: np.ndarray, new_scores: np.ndarray, k: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """The best k of two rankings, (queries, k) and (queries, new); rows of the first precede the second's.
 
-    Column order of the joined ranking is then the order of ties: within each half equals are by row already.
+    Each ranking orders equal scores by row already, so the stable sort of the joined columns orders ties by row.
     """
     rows, scores = np.hstack([rows, new_rows]), np.hstack([scores, new_scores])
     order = np.argsort(-scores, axis=1, kind="stable")[:, :k]

@@ -1,6 +1,6 @@
-"""Figures of a sweep, as PNG files: all trials by size, by setting, what matters, the Pareto front, and an answer.
+"""Plots of a sweep as PNG files: trials by size and by setting, importances, Pareto front, answer.
 
-Draws the figures it is given and decides nothing.
+Draws the values it receives and decides nothing.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from retreever.evaluation.training_plots import INK, MARKERS, PALETTE, figure_of, size_axis
+from retreever.evaluation.training_plots import MARKERS, PALETTE, TEXT_COLOR, draw_figure, set_size_axis
 
-NDCG = "dev NDCG@10"
+NDCG_AXIS_LABEL = "dev NDCG@10"
 
 
-class Curve(NamedTuple):
-    """One value of the setting asked about, at every level.
+class LevelCurve(NamedTuple):
+    """NDCG@10 at every level, for one run or for one value of the compared setting.
 
     Attributes:
         dimensions: 2**level, ascending.
@@ -31,22 +31,22 @@ class Curve(NamedTuple):
 
 
 def plot_trials(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Dev NDCG@10 of a sweep's trials against representation size; colour by split, marker by scheduler.
+    """Plot dev NDCG@10 of a sweep's trials against representation size; colour by split, marker by scheduler.
 
     Args:
-        rows: each with `dimensions`, `ndcg_at_10`, `split` and `scheduler`; a trial may give one row or one a
+        rows: each with `dimensions`, `ndcg_at_10`, `split` and `scheduler`; a trial has one row, or one per
             level.
     """
     splits, schedulers = (sorted({row[key] for row in rows}) for key in ("split", "scheduler"))
     colour, marker = dict(zip(splits, cycle(PALETTE))), dict(zip(schedulers, cycle(MARKERS)))
-    with figure_of(path, 1, "Trials of the sweep", width=7.5) as (figure, (ax,)):
+    with draw_figure(path, 1, "Trials of the sweep", width=7.5) as (figure, (ax,)):
         for row in rows:
             ax.plot(
                 row["dimensions"], row["ndcg_at_10"], linestyle="", color=colour[row["split"]],
                 marker=marker[row["scheduler"]], markersize=8, alpha=0.75, markeredgecolor="white",
             )  # fmt: skip
-        size_axis(ax, [row["dimensions"] for row in rows])
-        ax.set_ylabel(NDCG, color=INK)
+        set_size_axis(ax, [row["dimensions"] for row in rows])
+        ax.set_ylabel(NDCG_AXIS_LABEL, color=TEXT_COLOR)
         keys = [(f"split: {name}", "o", colour[name]) for name in splits]
         keys += [(f"scheduler: {name}", marker[name], "#777777") for name in schedulers]
         for label, shape, ink in keys:
@@ -54,8 +54,8 @@ def plot_trials(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         figure.legend(loc="outside right upper", frameon=False, fontsize=9)
 
 
-def plot_parallel(names: Sequence[str], points: Sequence[Sequence[Any]], worth: Sequence[float], path: Path) -> None:
-    """A line for each trial through its settings, coloured by dev NDCG@10, the best on top.
+def plot_parallel(names: Sequence[str], points: Sequence[Sequence[Any]], scores: Sequence[float], path: Path) -> None:
+    """Plot a line for each trial through its settings, coloured by dev NDCG@10, the best on top.
 
     Args:
         names: of the settings.
@@ -63,95 +63,99 @@ def plot_parallel(names: Sequence[str], points: Sequence[Sequence[Any]], worth: 
     """
     from matplotlib import colormaps
 
-    columns = [_positions([point[i] for point in points]) for i in range(len(names))]
-    columns.append(_scaled(worth))
-    low, high = min(worth), max(worth)
-    with figure_of(path, 1, "Settings of the trials", width=max(7.0, 1.7 * len(columns))) as (_, (ax,)):
-        for i in np.argsort(worth):
-            shade = colormaps["viridis"]((worth[i] - low) / max(high - low, 1e-12))
+    columns = [_place_on_axis([point[i] for point in points]) for i in range(len(names))]
+    columns.append(_scale_to_unit(scores))
+    low, high = min(scores), max(scores)
+    with draw_figure(path, 1, "Settings of the trials", width=max(7.0, 1.7 * len(columns))) as (_, (ax,)):
+        for i in np.argsort(scores):
+            shade = colormaps["viridis"]((scores[i] - low) / max(high - low, 1e-12))
             ax.plot(range(len(columns)), [column[i] for column in columns], color=shade, linewidth=1.6, alpha=0.8)
         for i in range(len(names)):
             shown: dict[float, str] = {}
             for point, position in zip(points, columns[i], strict=True):
                 shown.setdefault(round(position, 2), "all" if point[i] is None else str(point[i]))
             for position, text in list(shown.items())[:12]:
-                ax.annotate(text, (i, position), fontsize=8, color=INK, xytext=(4, 3), textcoords="offset points")
+                ax.annotate(
+                    text, (i, position), fontsize=8, color=TEXT_COLOR, xytext=(4, 3), textcoords="offset points"
+                )
         for value in (low, high):
-            ax.annotate(f"{value:.3f}", (len(names), _scaled([*worth, value])[-1]), fontsize=8, color=INK)
-        ax.set_xticks(range(len(columns)), [*(name.rpartition(".")[2] for name in names), NDCG], fontsize=9)
+            ax.annotate(
+                f"{value:.3f}", (len(names), _scale_to_unit([*scores, value])[-1]), fontsize=8, color=TEXT_COLOR
+            )
+        ax.set_xticks(range(len(columns)), [*(name.rpartition(".")[2] for name in names), NDCG_AXIS_LABEL], fontsize=9)
         ax.set_xlim(-0.1, len(columns) - 0.6)
         ax.set_yticks([])
 
 
-def _positions(values: Sequence[Any]) -> list[float]:
+def _place_on_axis(values: Sequence[Any]) -> list[float]:
     """Heights in [0, 1]: numbers by size, on a logarithmic scale where they span decades; words by their order."""
     numbers = [float(v) for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
     if len(numbers) == len(values):
         wide = min(numbers) > 0 and max(numbers) / min(numbers) >= 8
-        return _scaled([float(np.log(v)) for v in numbers] if wide else numbers)
+        return _scale_to_unit([float(np.log(v)) for v in numbers] if wide else numbers)
     order = {value: i for i, value in enumerate(sorted({str(value) for value in values}))}
-    return _scaled([float(order[str(value)]) for value in values])
+    return _scale_to_unit([float(order[str(value)]) for value in values])
 
 
-def _scaled(values: Sequence[float]) -> list[float]:
+def _scale_to_unit(values: Sequence[float]) -> list[float]:
     low, high = min(values), max(values)
     return [0.5 if high == low else (value - low) / (high - low) for value in values]
 
 
 def plot_importances(importances: Mapping[str, float], path: Path) -> None:
-    """How much of the variance of dev NDCG@10 over the trials each setting explains (fANOVA)."""
-    with figure_of(path, 1, "What matters", width=6.5) as (_, (ax,)):
+    """Plot the share of the variance of dev NDCG@10 over the trials that each setting explains (fANOVA)."""
+    with draw_figure(path, 1, "Importance of settings", width=6.5) as (_, (ax,)):
         names = list(importances)[::-1]
         ax.barh(names, [importances[name] for name in names], color=PALETTE[0], height=0.6)
         ax.set_xlim(0, 1)
-        ax.set_xlabel(f"share of the variance of {NDCG}", color=INK)
+        ax.set_xlabel(f"share of the variance of {NDCG_AXIS_LABEL}", color=TEXT_COLOR)
 
 
 def plot_pareto(points: Sequence[Sequence[float]], front: Sequence[int], names: Sequence[str], path: Path) -> None:
-    """The trials by their first two objectives, the front joined.
+    """Plot the trials by their first two objectives, with a line through the Pareto front.
 
     Args:
         points: for each trial its objectives.
-        front: positions of those that no other beats.
+        front: positions of the trials that no other dominates.
     """
-    with figure_of(path, 1, "Pareto front", width=6.5) as (_, (ax,)):
+    with draw_figure(path, 1, "Pareto front", width=6.5) as (_, (ax,)):
         ordered = sorted((points[i][1], points[i][0]) for i in front)
         ax.plot(*zip(*ordered, strict=True), color=PALETTE[1], marker="o", markersize=8, linewidth=2, label="front")
         others = [point for i, point in enumerate(points) if i not in front]
         if others:
             x, y = [point[1] for point in others], [point[0] for point in others]
-            ax.plot(x, y, linestyle="", marker="s", color=PALETTE[0], alpha=0.6, label="beaten")
+            ax.plot(x, y, linestyle="", marker="s", color=PALETTE[0], alpha=0.6, label="dominated")
         if names[1] == "bytes_per_document":
-            size_axis(ax, [int(point[1]) for point in points])
-        ax.set_xlabel(names[1].replace("_", " "), color=INK)
-        ax.set_ylabel(f"dev {names[0].replace('_', ' ')}", color=INK)
+            set_size_axis(ax, [int(point[1]) for point in points])
+        ax.set_xlabel(names[1].replace("_", " "), color=TEXT_COLOR)
+        ax.set_ylabel(f"dev {names[0].replace('_', ' ')}", color=TEXT_COLOR)
         ax.legend(frameon=False, fontsize=9)
 
 
-def plot_comparison(curves: Sequence[Curve], per_query: np.ndarray, path: Path) -> None:
-    """Two runs: NDCG@10 by size, and the sorted differences of single queries at the last level in common."""
-    with figure_of(path, 2, " against ".join(curve.label for curve in curves), width=5.5) as (_, (sizes, queries)):
+def plot_comparison(curves: Sequence[LevelCurve], per_query: np.ndarray, path: Path) -> None:
+    """Plot two runs: NDCG@10 by size, and the sorted differences of single queries at the last common level."""
+    with draw_figure(path, 2, " against ".join(curve.label for curve in curves), width=5.5) as (_, (sizes, queries)):
         for curve, colour, marker in zip(curves, PALETTE, MARKERS, strict=False):
             sizes.plot(curve.dimensions, curve.means, color=colour, marker=marker, linewidth=2, label=curve.label)
-        size_axis(sizes, curves[0].dimensions)
-        sizes.set_ylabel(NDCG, color=INK)
+        set_size_axis(sizes, curves[0].dimensions)
+        sizes.set_ylabel(NDCG_AXIS_LABEL, color=TEXT_COLOR)
         sizes.legend(frameon=False, fontsize=9)
         ordered = np.sort(per_query)[::-1]
         for part, colour in ((np.maximum(ordered, 0), PALETTE[0]), (np.minimum(ordered, 0), PALETTE[1])):
             queries.fill_between(np.arange(len(ordered)), part, color=colour, linewidth=0, step="mid")
-        queries.set_xlabel("queries, from won to lost", color=INK)
-        queries.set_ylabel(f"difference of {NDCG}", color=INK)
+        queries.set_xlabel("queries, by falling difference", color=TEXT_COLOR)
+        queries.set_ylabel(f"difference of {NDCG_AXIS_LABEL}", color=TEXT_COLOR)
 
 
-def plot_answer(curves: Sequence[Curve], about: str, path: Path) -> None:
-    """NDCG@10 against representation size, a curve for each value of the setting asked about."""
-    with figure_of(path, 1, f"By {about}", width=7.5) as (figure, (ax,)):
+def plot_answer(curves: Sequence[LevelCurve], about: str, path: Path) -> None:
+    """Plot NDCG@10 against representation size, one curve for each value of the setting `about`."""
+    with draw_figure(path, 1, f"By {about}", width=7.5) as (figure, (ax,)):
         for curve, colour, marker in zip(curves, cycle(PALETTE), cycle(MARKERS), strict=False):
             ax.errorbar(
                 curve.dimensions, curve.means, yerr=curve.spreads, color=colour, marker=marker, markersize=6,
                 linewidth=2, capsize=3, label=curve.label,
             )  # fmt: skip
-        size_axis(ax, [size for curve in curves for size in curve.dimensions])
-        ax.set_ylabel(NDCG, color=INK)
+        set_size_axis(ax, [size for curve in curves for size in curve.dimensions])
+        ax.set_ylabel(NDCG_AXIS_LABEL, color=TEXT_COLOR)
         ax.set_ylim(bottom=0)
         figure.legend(loc="outside right upper", frameon=False, fontsize=9)

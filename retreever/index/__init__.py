@@ -1,4 +1,4 @@
-"""Search over a corpus routed by a tree."""
+"""Search over a corpus that a tree has routed; texts and encoders are not known here."""
 
 from retreever.index.index_layout import Layout
 from retreever.index.tree_index import TreeIndex

@@ -1,4 +1,7 @@
-"""What an index holds at one moment: its segments, which of their passages are alive, and the codes' settings."""
+"""What an index holds at one moment: segments, which of their passages are alive, fitted codes.
+
+A state is immutable. How it is searched and how it gets to disk are not known here.
+"""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -7,40 +10,42 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Bool
 
-from retreever.index.codes.passage_code import Code
+from retreever.index.codes.passage_code import PassageCode
 from retreever.index.index_layout import Layout
-from retreever.index.segment import Segment, View
+from retreever.index.segment import Segment, SegmentView
+
+IndexFilter = Bool[np.ndarray, " numbers"] | Sequence[str]  # a mask by number, or ids
 
 
 @dataclass(frozen=True)
-class State:
-    """Never changed; a change of the index makes another.
+class IndexState:
+    """Segments and codes; a change of the index makes a new state.
 
     Attributes:
         views: segments in the order of their passages' numbers.
-        codes: of every coded level; none while no segment has needed them.
-        next: the number that the next passage added will have.
+        codes: by coded level; empty until a segment is large enough to need codes.
+        next_number: the number that the next passage will get.
     """
 
-    views: tuple[View, ...]
-    codes: Mapping[int, Code]
-    next: int
+    views: tuple[SegmentView, ...]
+    codes: Mapping[int, PassageCode]
+    next_number: int
 
     @cached_property
-    def alive(self) -> int:
-        """How many passages are alive."""
+    def alive_count(self) -> int:
+        """Number of passages that are alive."""
         return sum(int(view.rows_alive.sum()) for view in self.views)
 
-    def number(self, name: str) -> int | None:
-        """Number of the living passage of that id; None where there is none."""
+    def find_number(self, name: str) -> int | None:
+        """The number of the living passage with this id; None where there is none."""
         for view in reversed(self.views):
-            row = view.segment.row_of.get(name)
+            row = view.segment.row_by_id.get(name)
             if row is not None and view.rows_alive[row]:
                 return int(view.segment.numbers[row])
         return None
 
-    def named(self) -> Iterator[tuple[str, int]]:
-        """Ids and numbers of the living, in order."""
+    def iterate_ids(self) -> Iterator[tuple[str, int]]:
+        """Ids and numbers of the living passages, in the order of their numbers."""
         for view in self.views:
             for name, number, alive in zip(
                 view.segment.ids, view.segment.numbers.tolist(), view.rows_alive.tolist(), strict=True
@@ -48,49 +53,50 @@ class State:
                 if alive:
                     yield name, number
 
-    def numbers_of(self, ids: Iterable[str]) -> np.ndarray:
-        """Numbers of living passages.
+    def find_numbers(self, ids: Iterable[str]) -> np.ndarray:
+        """Numbers of living passages by id.
 
         Raises:
-            ValueError: an id that no living passage has.
+            ValueError: no living passage has one of the ids.
         """
-        found = {name: self.number(name) for name in ids}
-        unknown = [name for name, number in found.items() if number is None]
+        numbers = {name: self.find_number(name) for name in ids}
+        unknown = [name for name, number in numbers.items() if number is None]
         if unknown:
             raise ValueError(f"ids: the index has no {', '.join(map(repr, unknown[:3]))}" + _more(len(unknown) - 3))
-        return np.array(list(found.values()), np.int64)
+        return np.array(list(numbers.values()), np.int64)
 
-    def living(self) -> np.ndarray:
-        """Numbers of the living, in order."""
+    def list_numbers(self) -> np.ndarray:
+        """Numbers of the living passages, ascending."""
         return np.concatenate([*(v.segment.numbers[v.rows_alive > 0] for v in self.views), np.empty(0, np.int64)])
 
-    def vectors(self, numbers: np.ndarray, level: int, layout: Layout) -> np.ndarray:
-        """Vectors of a level in stored form, float32, by number; zeros for a number that no passage has.
+    def read_vectors(self, numbers: np.ndarray, level: int, layout: Layout) -> np.ndarray:
+        """Vectors of a level in stored form, float32 (numbers, nodes); zeros for a number that no passage has.
 
-        Of a compact index they are what the codes stand for.
+        Of a compact index they are decoded from the codes.
         """
-        found = np.zeros((len(numbers), 2**level), np.float32)
+        vectors = np.zeros((len(numbers), 2**level), np.float32)
         for view in self.views:
             rows = np.searchsorted(view.segment.numbers, numbers).clip(max=len(view.segment) - 1)
             here = view.segment.numbers[rows] == numbers
             if here.any():
-                found[here] = layout.coarser(self._stored(view.segment, rows[here], level, layout), level)
-        return found
+                stored = self._read_stored_vectors(view.segment, rows[here], level, layout)
+                vectors[here] = layout.merge_to_level(stored, level)
+        return vectors
 
-    def _stored(self, segment: Segment, rows: np.ndarray, level: int, layout: Layout) -> np.ndarray:
+    def _read_stored_vectors(self, segment: Segment, rows: np.ndarray, level: int, layout: Layout) -> np.ndarray:
         if not layout.compact:
-            return segment.at(level)[rows].astype(np.float32)
+            return segment.get_vectors(level)[rows].astype(np.float32)
         places = np.empty(len(segment), np.int64)
         places[segment.rows[segment.rows >= 0]] = np.flatnonzero(segment.rows >= 0)
-        known = self.codes[layout.depth].decoded(segment.codes[layout.depth], places[rows])
-        leaves = 2**layout.depth // known.shape[1]  # nTVD: of a node that bytes are kept of
-        return np.repeat(known / np.float32(leaves), leaves, axis=1)
+        decoded = self.codes[layout.depth].decode(segment.codes[layout.depth], places[rows])
+        leaves = 2**layout.depth // decoded.shape[1]  # below each coded node, which nTVD may have fewer of
+        return np.repeat(decoded / np.float32(leaves), leaves, axis=1)
 
-    def ids_of(self, numbers: Sequence[int] | np.ndarray) -> list[str]:
+    def find_ids(self, numbers: Sequence[int] | np.ndarray) -> list[str]:
         """Ids by number.
 
         Raises:
-            ValueError: a number that no passage has.
+            ValueError: no passage has one of the numbers.
         """
         firsts = np.array([view.segment.numbers[0] for view in self.views])
         ids = []
@@ -102,12 +108,30 @@ class State:
             ids.append(view.segment.ids[row])
         return ids
 
-    def only(self, kept: Bool[np.ndarray, " numbers"]) -> "State":
-        """The state in which of the living only those remain whose number is marked."""
+    def make_mask(self, where: IndexFilter) -> Bool[np.ndarray, " numbers"]:
+        """A filter as a mask by number.
+
+        Raises:
+            ValueError: the mask has another length or type, or no living passage has one of the ids.
+        """
+        if isinstance(where, np.ndarray):
+            if where.dtype != bool or where.shape != (self.next_number,):
+                raise ValueError(
+                    f"where: must be ids or a bool for each of {self.next_number} numbers, got {where.shape} of "
+                    f"{where.dtype}"
+                )
+            return where
+        mask = np.zeros(self.next_number, bool)
+        mask[self.find_numbers(where)] = True
+        return mask
+
+    def restrict(self, kept: Bool[np.ndarray, " numbers"]) -> "IndexState":
+        """The state in which only those living passages remain whose number is marked."""
         views = tuple(
-            View.of(view.segment, view.rows_alive.astype(bool) & kept[view.segment.numbers]) for view in self.views
+            SegmentView.of(view.segment, view.rows_alive.astype(bool) & kept[view.segment.numbers])
+            for view in self.views
         )
-        return State(views, self.codes, self.next)
+        return IndexState(views, self.codes, self.next_number)
 
 
 def _more(count: int) -> str:

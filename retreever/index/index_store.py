@@ -1,15 +1,15 @@
-"""An index on disk: `manifest.json` names the segments and what was deleted; `codes/` has the codes' settings.
+"""An index on disk: a manifest, segments that never change, and the fitted codes.
 
-    index/manifest.json          what the index is for, its segments, the next number
+    index/manifest.json          layout, segments, the next number
           codes/level_10_basis.npy ...
           segments/NAME/*.npy    sealed with sizes and checksums
-          deleted/NAME.npy       numbers of passages that are deleted and not yet left out of their segment
+          deleted/NAME.npy       numbers of deleted passages whose segment has not been rewritten yet
+          writer.lock            locked by the process that changes the index
 
-The manifest is renamed over the old one when everything it names is in place. What it does not name is left from an
-interrupted change, and removed by the next one.
+A new manifest replaces the old one when everything it names is in place. A file that it does not name comes from an
+interrupted change; the next change removes it. Searches are not known here.
 """
 
-import fcntl
 import os
 import shutil
 import uuid
@@ -20,199 +20,208 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from retreever.errors import BundleError
 from retreever.index import segment as segments
-from retreever.index.build.segment_builder import code_for
-from retreever.index.codes.passage_code import Code
+from retreever.index.build.segment_builder import choose_code
+from retreever.index.codes.passage_code import PassageCode
 from retreever.index.index_layout import Layout
-from retreever.index.index_state import State
-from retreever.index.segment import Segment, View
-from retreever.system.files import flush, read_json, seal, unseal, write_aside, write_json
+from retreever.index.index_state import IndexState
+from retreever.index.segment import Segment, SegmentView
+from retreever.system.files import (
+    flush_to_disk,
+    read_json,
+    seal_folder,
+    verify_sealed_folder,
+    write_atomically,
+    write_json,
+)
 
-FORMAT = 3
-MANIFEST = "manifest.json"
+INDEX_FORMAT = 3
+INDEX_MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredIndex:
     """Where a state lies on disk.
 
     Attributes:
-        names: of its segments, by identity.
-        edition: what tells this state of the folder from any other.
+        segment_names: folder names of its segments, by the segment object's `id`.
+        edition: distinguishes this state of the folder from any other.
     """
 
-    names: Mapping[int, str] = field(default_factory=dict)
+    segment_names: Mapping[int, str] = field(default_factory=dict)
     edition: tuple[Any, ...] = ()
 
 
 @contextmanager
-def writer(folder: Path) -> Iterator[None]:
-    """The right to change an index.
+def lock_for_writing(folder: Path) -> Iterator[None]:
+    """Lock an index for changes; the operating system releases the lock when the process ends, however it ends.
 
     Raises:
-        BundleError: another process is changing it.
+        BundleError: another process is changing the index; there is no waiting.
     """
-    with open(folder / "writer.lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise BundleError(f"{folder}: another process is changing this index") from None
+    try:  # never the soft lock, which outlives a killed process
+        lock = FileLock(folder / "writer.lock", timeout=0, fallback_to_soft=False).acquire()
+    except Timeout:
+        raise BundleError(f"{folder}: another process is changing this index") from None
+    with lock:
         yield
 
 
-def keep(folder: Path, layout: Layout, segment: Segment, name: str = "") -> tuple[str, Segment]:
-    """Write a segment into an index that is being made; returns its name, and the segment as mapped from disk."""
+def store_segment(folder: Path, layout: Layout, segment: Segment, name: str = "") -> tuple[str, Segment]:
+    """Write a segment into an index that is being built; returns its name, and the segment mapped from disk."""
     name = name or uuid.uuid4().hex
-    segments.save(segment, folder / "segments" / name)
-    return name, segments.load(folder / "segments" / name, layout, mmap=True)
+    segments.save_segment(segment, folder / "segments" / name)
+    return name, segments.load_segment(folder / "segments" / name, layout, mmap=True)
 
 
-def kept(folder: Path, layout: Layout, name: str) -> Segment | None:
-    """A segment that was written whole before, with its checksums compared; None where there is none."""
+def find_stored_segment(folder: Path, layout: Layout, name: str) -> Segment | None:
+    """Map a segment that an earlier call wrote, and compare its checksums; None if it is missing or damaged."""
     try:
-        return segments.load(folder / "segments" / name, layout, mmap=True, checksums=True)
+        return segments.load_segment(folder / "segments" / name, layout, mmap=True, checksums=True)
     except BundleError:
         return None
 
 
-def finish(folder: Path, layout: Layout, names: Sequence[str], codes: Mapping[int, Code]) -> None:
-    """Make an index of segments that were written one by one, in the order of their passages' numbers."""
-    opened = {name: segments.load(folder / "segments" / name, layout, mmap=True) for name in names}
-    count = sum(len(segment) for segment in opened.values())
-    state = State(tuple(View.of(segment) for segment in opened.values()), codes, count)
-    publish(folder, layout, state, {id(segment): name for name, segment in opened.items()})
+def finish_index(folder: Path, layout: Layout, segment_names: Sequence[str], codes: Mapping[int, PassageCode]) -> None:
+    """Write the manifest of segments that are on disk already, named in the order of their passages' numbers."""
+    segments_by_name = {
+        name: segments.load_segment(folder / "segments" / name, layout, mmap=True) for name in segment_names
+    }
+    count = sum(len(segment) for segment in segments_by_name.values())
+    state = IndexState(tuple(SegmentView.of(segment) for segment in segments_by_name.values()), codes, count)
+    publish_state(folder, layout, state, {id(segment): name for name, segment in segments_by_name.items()})
 
 
-def edition(folder: Path) -> tuple[Any, ...]:
-    """What tells one state of an index on disk from another."""
-    return _edition(read_json(folder / MANIFEST))
+def read_edition(folder: Path) -> tuple[Any, ...]:
+    """Edition of the state on disk now; see `StoredIndex`."""
+    return _make_edition(read_json(folder / INDEX_MANIFEST))
 
 
-def _edition(manifest: dict[str, Any]) -> tuple[Any, ...]:
+def _make_edition(manifest: dict[str, Any]) -> tuple[Any, ...]:
     return tuple(manifest.get("segments", [])), manifest.get("deleted"), manifest.get("next")
 
 
-def publish(folder: Path, layout: Layout, state: State, names: Mapping[int, str]) -> Stored:
-    """Write what is new of a state, then the manifest.
+def publish_state(folder: Path, layout: Layout, state: IndexState, stored_names: Mapping[int, str]) -> StoredIndex:
+    """Write the new segments and codes of a state, then the manifest. A loss of power does not undo it.
 
     Args:
-        names: of the segments that are on disk already, by identity.
-
-    Returns:
-        Where the state lies now; a loss of power does not undo it.
+        stored_names: of the segments that are on disk already; see `StoredIndex`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if state.codes and not (folder / "codes").is_dir():
         _save_codes(folder / "codes", state)
-    now = {}
+    names = {}
     for view in state.views:
         key = id(view.segment)
-        now[key] = names.get(key) or uuid.uuid4().hex
-        if key not in names:
-            segments.save(view.segment, folder / "segments" / now[key])
-            _flush(folder / "segments" / now[key])
+        names[key] = stored_names.get(key) or uuid.uuid4().hex
+        if key not in stored_names:
+            segments.save_segment(view.segment, folder / "segments" / names[key])
+            _flush_folder(folder / "segments" / names[key])
     values = {
-        "format": FORMAT,
+        "format": INDEX_FORMAT,
         **vars(layout),
-        "segments": [now[id(view.segment)] for view in state.views],
+        "segments": [names[id(view.segment)] for view in state.views],
         "passages": [len(view.segment) for view in state.views],
         "deleted": _save_deleted(folder / "deleted", state),
-        "next": state.next,
+        "next": state.next_number,
     }
-    flush(folder)
-    write_json(folder / MANIFEST, values, durable=True)
-    _clean(folder, set(now.values()), values["deleted"])
-    return Stored(now, _edition(values))
+    flush_to_disk(folder)
+    write_json(folder / INDEX_MANIFEST, values, durable=True)
+    _remove_unnamed(folder, set(names.values()), values["deleted"])
+    return StoredIndex(names, _make_edition(values))
 
 
-def _save_codes(folder: Path, state: State) -> None:
-    with write_aside(folder) as aside:
+def _save_codes(folder: Path, state: IndexState) -> None:
+    with write_atomically(folder) as aside:
         aside.mkdir()
         for level, code in state.codes.items():
             for name in code.files:
                 np.save(aside / f"level_{level:02d}_{name}.npy", getattr(code, name))
-        seal(aside, {"levels": list(state.codes)})
-    _flush(folder)
+        seal_folder(aside, {"levels": list(state.codes)})
+    _flush_folder(folder)
 
 
-def _save_deleted(folder: Path, state: State) -> str | None:
+def _save_deleted(folder: Path, state: IndexState) -> str | None:
     dead = [view.segment.numbers[view.rows_alive == 0] for view in state.views]
     numbers = np.concatenate([*dead, np.empty(0, np.int64)])
     if not len(numbers):
         return None
     name = uuid.uuid4().hex
-    with write_aside(folder / f"{name}.npy") as aside, open(aside, "wb") as file:
+    with write_atomically(folder / f"{name}.npy") as aside, open(aside, "wb") as file:
         np.save(file, numbers)
         file.flush()
         os.fsync(file.fileno())
-    flush(folder)
+    flush_to_disk(folder)
     return name
 
 
-def _flush(folder: Path) -> None:
+def _flush_folder(folder: Path) -> None:
     for path in (*folder.iterdir(), folder, folder.parent):
-        flush(path)
+        flush_to_disk(path)
 
 
-def _clean(folder: Path, kept: set[str], deleted: str | None) -> None:
+def _remove_unnamed(folder: Path, named: set[str], deleted: str | None) -> None:
     for path in (folder / "segments").glob("*"):
-        if path.name not in kept:
+        if path.name not in named:
             shutil.rmtree(path, ignore_errors=True)
     for path in (folder / "deleted").glob("*"):
         if path.stem != deleted:
             path.unlink(missing_ok=True)
 
 
-def open_index(folder: Path, mmap: bool, checksums: bool) -> tuple[Layout, State, Stored]:
-    """Read an index; once more where it was changed meanwhile.
+def open_index(folder: Path, mmap: bool, checksums: bool) -> tuple[Layout, IndexState, StoredIndex]:
+    """Read an index; read again if another process changed it meanwhile.
 
     Raises:
-        BundleError: a file is missing, damaged or of another size, or the format is another.
+        BundleError: a file is missing, damaged or of another size, or the index has another format.
     """
-    manifest = read_json(folder / MANIFEST)
+    manifest = read_json(folder / INDEX_MANIFEST)
     try:
-        return _opened(folder, manifest, mmap, checksums)
+        return _read_index(folder, manifest, mmap, checksums)
     except BundleError:
-        if read_json(folder / MANIFEST) == manifest:
+        if read_json(folder / INDEX_MANIFEST) == manifest:
             raise
         return open_index(folder, mmap, checksums)
 
 
-def _opened(folder: Path, manifest: dict[str, Any], mmap: bool, checksums: bool) -> tuple[Layout, State, Stored]:
-    layout = _layout(folder, manifest)
+def _read_index(
+    folder: Path, manifest: dict[str, Any], mmap: bool, checksums: bool
+) -> tuple[Layout, IndexState, StoredIndex]:
+    layout = _read_layout(folder, manifest)
     dead = np.zeros(manifest["next"], bool)
     if manifest["deleted"] is not None:
         dead[segments.load_array(folder / "deleted" / f"{manifest['deleted']}.npy", mmap=False)] = True
     views, names = [], {}
     for name, passages in zip(manifest["segments"], manifest["passages"], strict=True):
-        segment = segments.load(folder / "segments" / name, layout, mmap, checksums)
+        segment = segments.load_segment(folder / "segments" / name, layout, mmap, checksums)
         if len(segment) != passages:
             raise BundleError(f"{folder / 'segments' / name}: holds {len(segment)} passages, the index says {passages}")
-        views.append(View.of(segment, ~dead[segment.numbers]))
+        views.append(SegmentView.of(segment, ~dead[segment.numbers]))
         names[id(segment)] = name
-    state = State(tuple(views), _codes(folder, layout, checksums), manifest["next"])
-    return layout, state, Stored(names, _edition(manifest))
+    state = IndexState(tuple(views), _read_codes(folder, layout, checksums), manifest["next"])
+    return layout, state, StoredIndex(names, _make_edition(manifest))
 
 
-def _layout(folder: Path, manifest: dict[str, Any]) -> Layout:
-    if manifest.get("format") != FORMAT:
-        raise BundleError(f"{folder}: index format {manifest.get('format')}, this version reads {FORMAT}")
+def _read_layout(folder: Path, manifest: dict[str, Any]) -> Layout:
+    if manifest.get("format") != INDEX_FORMAT:
+        raise BundleError(f"{folder}: index format {manifest.get('format')}, this version reads {INDEX_FORMAT}")
     wanted = [*Layout.__dataclass_fields__, "segments", "passages", "deleted", "next"]
     missing = [name for name in wanted if name not in manifest]
     if missing:
-        raise BundleError(f"{folder / MANIFEST}: says nothing about {', '.join(missing)}")
+        raise BundleError(f"{folder / INDEX_MANIFEST}: says nothing about {', '.join(missing)}")
     return Layout(**{name: manifest[name] for name in Layout.__dataclass_fields__})
 
 
-def _codes(folder: Path, layout: Layout, checksums: bool) -> dict[int, Code]:
+def _read_codes(folder: Path, layout: Layout, checksums: bool) -> dict[int, PassageCode]:
     if not (folder / "codes").is_dir():
         return {}
-    unseal(folder / "codes", checksums=checksums)
-    kind = code_for(layout.similarity)
+    verify_sealed_folder(folder / "codes", checksums=checksums)
+    kind = choose_code(layout.similarity)
 
-    def setting(level: int, name: str) -> np.ndarray:
+    def load_setting(level: int, name: str) -> np.ndarray:
         return segments.load_array(folder / "codes" / f"level_{level:02d}_{name}.npy", mmap=False)
 
-    return {d: kind(*(setting(d, name) for name in kind.files)) for d in layout.coded_levels}
+    return {d: kind(*(load_setting(d, name) for name in kind.files)) for d in layout.coded_levels}

@@ -1,9 +1,9 @@
-"""Some passages of an index, never changed once made: ids, vectors and codes.
+"""A segment: some passages of an index with ids, vectors and codes, immutable once built.
 
-An index is a list of segments, so that adding passages rewrites nothing and shards can be built side by side. Vectors
-lie in the order the passages came in (*row* of the segment); codes lie in an order in which a strip of them holds
-passages that are alike (*place*). A segment of few passages has no codes: scoring
-them all costs less.
+An index is a list of segments, so that adding passages rewrites nothing and shards can be built in parallel. Vectors
+lie in the order in which the passages came (*row* of the segment). Codes lie in blocks of passages that are alike
+(*place*). A segment of few passages has no codes: scoring them all costs less. Which passages were deleted, and how
+segments are searched, is not known here.
 """
 
 from collections.abc import Mapping
@@ -15,20 +15,28 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from retreever.errors import BundleError
-from retreever.index.codes.passage_code import Code, Coded
-from retreever.index.codes.passage_order import alike
+from retreever.index.codes.passage_code import PackedCodes, PassageCode
+from retreever.index.codes.passage_order import order_by_similarity
 from retreever.index.index_layout import Layout
-from retreever.index.kernels.similarity_kernels import STRIP, widen_rows
-from retreever.index.string_array import Names
-from retreever.system.files import seal, unseal, write_aside
-from retreever.system.threads import side_by_side
+from retreever.index.kernels.float16_kernels import widen_rows
+from retreever.index.kernels.similarity_kernels import BLOCK_PASSAGES
+from retreever.index.string_array import StringArray
+from retreever.system.files import seal_folder, verify_sealed_folder, write_atomically
+from retreever.system.threads import map_in_threads
 
-FLAT = 2_048  # a segment of fewer passages has no codes
-LARGEST = 2**18  # passages of a segment; half a GiB of float16 at 1,024 leaves
-CODE_FILES = tuple(Coded.__dataclass_fields__)
-ORDERING = 32  # digits that places are ordered by
-CHUNK = 1_024  # rows widened at once while a segment is made
-CHUNKS = 16  # that a thread works on in the same room: fresh memory costs as much as what is done in it
+MIN_CODED_PASSAGES = 2_048  # a segment of fewer passages has no codes
+MAX_SEGMENT_PASSAGES = 2**18  # passages of a segment; half a GiB of float16 at 1,024 leaves
+PACKED_CODE_FILES = {  # on disk, by attribute of `PackedCodes`
+    "blocks": "strips",
+    "lower": "lower",
+    "base": "base",
+    "residuals": "beside",
+    "units": "units",
+    "centres": "centres",
+}
+ORDERING_DIGITS = 32  # digits of a code that passages are ordered by
+ENCODING_CHUNK_ROWS = 1_024  # rows widened at once while a segment is built
+ENCODING_CHUNKS_PER_TASK = 16  # chunks for which a thread reuses its buffers: fresh memory costs as much as the work
 
 
 @dataclass(frozen=True)
@@ -36,18 +44,18 @@ class Segment:
     """Passages with their vectors and codes.
 
     Attributes:
-        numbers: of the passages in the index, int64 (rows,): the order in which they were added.
+        numbers: permanent numbers of the passages, int64 (rows,), ascending.
         ids: by row.
-        vectors: in stored form, (rows, nodes), of every level that is kept in full; none in a compact index.
-        rows: of every place, int32 (places,); places that fill up the last strip have -1.
-        codes: of every coded level; none in a small segment.
+        vectors: in stored form, (rows, nodes), by level; empty in a compact index.
+        rows: the row at each place, int32 (places,); -1 at places that fill up the last block.
+        codes: by coded level; empty in a small segment.
     """
 
     numbers: np.ndarray
-    ids: Names
+    ids: StringArray
     vectors: Mapping[int, np.ndarray]
     rows: np.ndarray
-    codes: Mapping[int, Coded]
+    codes: Mapping[int, PackedCodes]
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -55,25 +63,25 @@ class Segment:
     @property
     def nbytes(self) -> int:
         """Bytes of all its arrays."""
-        return sum(array.nbytes for array in _arrays(self).values())
+        return sum(array.nbytes for array in _segment_arrays(self).values())
 
     @cached_property
-    def row_of(self) -> dict[str, int]:
+    def row_by_id(self) -> dict[str, int]:
         """Rows by id."""
         return {name: row for row, name in enumerate(self.ids)}
 
-    def at(self, level: int) -> np.ndarray:
-        """Vectors of the coarsest level kept in full that is not coarser than `level`."""
+    def get_vectors(self, level: int) -> np.ndarray:
+        """Vectors of `level` or, where it is not stored, of the nearest finer level that is."""
         return self.vectors[min(d for d in self.vectors if d >= level)]
 
 
 @dataclass(frozen=True)
-class View:
-    """A segment and which of its passages count.
+class SegmentView:
+    """A segment, and which of its passages are alive.
 
     Attributes:
-        rows_alive: uint8 (rows,).
-        places_alive: uint8 (places,).
+        rows_alive: 1 where the passage is alive, uint8 (rows,).
+        places_alive: the same by place, uint8 (places,); 0 at places without a passage.
     """
 
     segment: Segment
@@ -81,61 +89,67 @@ class View:
     places_alive: np.ndarray
 
     @classmethod
-    def of(cls, segment: Segment, alive: np.ndarray | None = None) -> "View":
-        """All passages of a segment, or those of which `alive`, bool (rows,), is true."""
+    def of(cls, segment: Segment, alive: np.ndarray | None = None) -> "SegmentView":
+        """A view of all passages of a segment, or of those where `alive`, bool (rows,), is true."""
         rows_alive = np.ones(len(segment), np.uint8) if alive is None else alive.astype(np.uint8)
         places = segment.rows >= 0
         return cls(segment, rows_alive, (rows_alive[segment.rows] * places).astype(np.uint8))
 
 
-def make(
+def make_segment(
     numbers: np.ndarray,
-    ids: Names,
+    ids: StringArray,
     vectors: Mapping[int, np.ndarray],
     layout: Layout,
-    codes: Mapping[int, Code],
+    codes: Mapping[int, PassageCode],
 ) -> Segment:
-    """A segment of vectors in stored form."""
-    if len(numbers) < FLAT and not layout.compact:
+    """Build a segment of vectors in stored form.
+
+    Args:
+        numbers: int64 (rows,), ascending.
+        vectors: (rows, nodes) by stored level.
+        codes: fitted codes by coded level; not used where the segment is too small for codes.
+    """
+    if len(numbers) < MIN_CODED_PASSAGES and not layout.compact:
         return Segment(numbers, ids, vectors, np.empty(0, np.int32), {})
-    with threadpool_limits(1, user_api="blas"):  # chunks and levels are worked on side by side already
-        encoded = _encoded(codes, vectors, layout)
-        rows = _places(np.ascontiguousarray(encoded[max(encoded)][0][:, :ORDERING]))
-        filled = np.where(rows < 0, len(numbers) - 1, rows)  # filling places repeat a row and are never alive
-        laid = side_by_side(lambda d: codes[d].coded(*encoded[d], filled), layout.coded_levels)
-    coded = dict(zip(layout.coded_levels, laid, strict=True))
+    with threadpool_limits(1, user_api="blas"):  # chunks and levels are encoded in parallel already
+        encoded = _encode_rows(codes, vectors, layout)
+        rows = _order_places(np.ascontiguousarray(encoded[max(encoded)][0][:, :ORDERING_DIGITS]))
+        padded_rows = np.where(rows < 0, len(numbers) - 1, rows)  # padding repeats a row and is never alive
+        packed = map_in_threads(lambda d: codes[d].pack(*encoded[d], padded_rows), layout.coded_levels)
+    coded = dict(zip(layout.coded_levels, packed, strict=True))
     return Segment(numbers, ids, {} if layout.compact else vectors, rows, coded)
 
 
-def _places(points: np.ndarray) -> np.ndarray:
-    """Rows in the order of their places; the rest of the last strip is -1."""
-    rows = np.full(-(-len(points) // STRIP) * STRIP, -1, np.int32)
-    rows[: len(points)] = alike(points, STRIP)
+def _order_places(points: np.ndarray) -> np.ndarray:
+    """Rows in the order of their places; the rest of the last block is -1."""
+    rows = np.full(-(-len(points) // BLOCK_PASSAGES) * BLOCK_PASSAGES, -1, np.int32)
+    rows[: len(points)] = order_by_similarity(points, BLOCK_PASSAGES)
     return rows
 
 
-def _encoded(
-    codes: Mapping[int, Code], vectors: Mapping[int, np.ndarray], layout: Layout
+def _encode_rows(
+    codes: Mapping[int, PassageCode], vectors: Mapping[int, np.ndarray], layout: Layout
 ) -> dict[int, tuple[np.ndarray, np.ndarray]]:
-    """Digits and terms of all rows, by coded level; groups of chunks side by side, each row widened once."""
+    """Digits and terms of all rows by coded level; groups of chunks run in parallel, and each row is widened once."""
     last, rows = max(vectors), len(vectors[max(vectors)])
     levels = sorted({last, *layout.coded_levels}, reverse=True)
 
-    def encoded(first: int) -> list[list[tuple[np.ndarray, np.ndarray]]]:
-        room = {d: np.empty((CHUNK, 2**d), np.float32) for d in levels}
-        group = range(first, min(first + CHUNK * CHUNKS, rows), CHUNK)
-        return [chunk(slice(start, min(start + CHUNK, rows)), room) for start in group]
+    def encode_group(first: int) -> list[list[tuple[np.ndarray, np.ndarray]]]:
+        buffers = {d: np.empty((ENCODING_CHUNK_ROWS, 2**d), np.float32) for d in levels}
+        group = range(first, min(first + ENCODING_CHUNK_ROWS * ENCODING_CHUNKS_PER_TASK, rows), ENCODING_CHUNK_ROWS)
+        return [encode_chunk(slice(start, min(start + ENCODING_CHUNK_ROWS, rows)), buffers) for start in group]
 
-    def chunk(part: slice, room: Mapping[int, np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
-        wide = {d: array[: part.stop - part.start] for d, array in room.items()}
+    def encode_chunk(part: slice, buffers: Mapping[int, np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
+        wide = {d: array[: part.stop - part.start] for d, array in buffers.items()}
         for finer, d in zip((0, *levels), levels, strict=False):
             if d in vectors:
                 widen_rows(vectors[d][part], wide[d])
             else:
-                layout.merge(wide[finer], wide[d])
+                layout.merge_into(wide[finer], wide[d])
         return [codes[d].encode(wide[d]) for d in layout.coded_levels]
 
-    groups = side_by_side(encoded, range(0, rows, CHUNK * CHUNKS))
+    groups = map_in_threads(encode_group, range(0, rows, ENCODING_CHUNK_ROWS * ENCODING_CHUNKS_PER_TASK))
     by_level = zip(*(parts for group in groups for parts in group), strict=True)
     return {
         d: (np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts], axis=1))
@@ -143,16 +157,16 @@ def _encoded(
     }
 
 
-def save(segment: Segment, folder: Path) -> None:
+def save_segment(segment: Segment, folder: Path) -> None:
     """Write a segment to `folder`, whole or not at all."""
-    with write_aside(folder) as aside:
+    with write_atomically(folder) as aside:
         aside.mkdir()
-        for name, array in _arrays(segment).items():
+        for name, array in _segment_arrays(segment).items():
             np.save(aside / f"{name}.npy", array)
-        seal(aside, {"passages": len(segment), "levels": list(segment.vectors), "coded": list(segment.codes)})
+        seal_folder(aside, {"passages": len(segment), "levels": list(segment.vectors), "coded": list(segment.codes)})
 
 
-def _arrays(segment: Segment) -> dict[str, np.ndarray]:
+def _segment_arrays(segment: Segment) -> dict[str, np.ndarray]:
     arrays = {
         "numbers": segment.numbers,
         "letters": segment.ids.letters,
@@ -161,48 +175,54 @@ def _arrays(segment: Segment) -> dict[str, np.ndarray]:
     }
     arrays |= {f"level_{d:02d}": vectors for d, vectors in segment.vectors.items()}
     for d, coded in segment.codes.items():
-        arrays |= {f"code_{d:02d}_{name}": getattr(coded, name) for name in CODE_FILES}
+        arrays |= {f"code_{d:02d}_{file}": getattr(coded, name) for name, file in PACKED_CODE_FILES.items()}
     return arrays
 
 
-def load(folder: Path, layout: Layout, mmap: bool, checksums: bool = False) -> Segment:
-    """Open a segment; sizes are checked, contents only where `checksums`.
+def load_segment(folder: Path, layout: Layout, mmap: bool, checksums: bool = False) -> Segment:
+    """Open a segment and check the sizes of its files.
+
+    Args:
+        checksums: also read every file and compare its digest.
 
     Raises:
-        BundleError: a file is missing, of another size, or does not hold what the index says.
+        BundleError: a file is missing or damaged, or does not hold what the layout says.
     """
-    manifest = unseal(folder, checksums=checksums)
+    manifest = verify_sealed_folder(folder, checksums=checksums)
     levels, coded = manifest.get("levels"), manifest.get("coded")
     if levels != ([] if layout.compact else list(layout.stored_levels)) or coded not in ([], list(layout.coded_levels)):
         raise BundleError(f"{folder}: holds levels {levels} and codes {coded}, the index has others")
 
-    def opened(name: str) -> np.ndarray:
+    def open_array(name: str) -> np.ndarray:
         return load_array(folder / f"{name}.npy", mmap)
 
-    ids = Names(opened("letters"), opened("starts"))
-    vectors = {d: opened(f"level_{d:02d}") for d in levels}
+    ids = StringArray(open_array("letters"), open_array("starts"))
+    vectors = {d: open_array(f"level_{d:02d}") for d in levels}
     for d, array in vectors.items():
         if array.shape != (len(ids), 2**d) or array.dtype != layout.dtype:
             raise BundleError(
                 f"{folder / f'level_{d:02d}.npy'}: holds {array.shape} of {array.dtype}, "
                 f"the index says {(len(ids), 2**d)} of {layout.dtype}"
             )
-    codes = {d: Coded(*(opened(f"code_{d:02d}_{name}") for name in CODE_FILES)) for d in coded}
-    return Segment(opened("numbers"), ids, vectors, opened("rows"), codes)
+    codes = {
+        d: PackedCodes(**{name: open_array(f"code_{d:02d}_{file}") for name, file in PACKED_CODE_FILES.items()})
+        for d in coded
+    }
+    return Segment(open_array("numbers"), ids, vectors, open_array("rows"), codes)
 
 
 def load_array(path: Path, mmap: bool) -> np.ndarray:
-    """Open an array of numbers.
+    """Open an array of numbers; a mapped one must not be written to.
 
     Raises:
-        BundleError: the file holds none.
+        BundleError: the file holds no such array.
     """
     try:
-        # A plain array: numpy's own class of mapped ones is slow to take parts of, and numba to recognise. Copied where
-        # written to, which never happens: kernels are compiled for arrays that may be written, and need no others.
+        # A plain array, since numpy.memmap is slow to slice, and slow for numba to recognise. Mapped as copy-on-write,
+        # so that numba sees a writable array and compiles one variant of each kernel; nobody writes.
         array = np.asarray(np.load(path, mmap_mode="c" if mmap else None, allow_pickle=False))
     except (OSError, ValueError) as error:
-        if mmap and path.is_file() and "empty" in str(error):  # an array of nothing cannot be mapped
+        if mmap and path.is_file() and "empty" in str(error):  # an empty array cannot be mapped
             return load_array(path, mmap=False)
         raise BundleError(f"{path}: is no array of numbers ({error})") from None
     return array

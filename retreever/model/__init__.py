@@ -1,47 +1,50 @@
-"""The paper's model, on torch alone: a tree of routing probabilities, and what trains and watches it."""
+"""The paper's model, on torch alone: the tree, its loss, its health.
+
+Settings have no defaults here: they stand in `retreever/config.py`.
+"""
 
 from retreever.model import health
-from retreever.model.attention import CrossAttention
-from retreever.model.depth import level_probabilities, level_shares, level_weights, levels_at
-from retreever.model.loss import Beliefs, ContrastiveLoss, negatives_mask
+from retreever.model.attention import CrossAttentionSplit
+from retreever.model.depth import level_probabilities, level_shares, level_weights, levels_at_step
+from retreever.model.loss import ContrastiveLoss, SoftTargets, negatives_mask
 from retreever.model.propagation import (
-    Consistent,
-    LeafSoftmax,
-    Learned,
-    LearnedPerNode,
-    Product,
+    ConsistentPropagation,
+    LeafSoftmaxPropagation,
+    LearnedPerNodePropagation,
+    LearnedPropagation,
+    ProductPropagation,
     Propagation,
 )
 from retreever.model.router import RoutingTree
-from retreever.model.similarity import bhattacharyya, ntvd, similarity
-from retreever.model.split import MLP, Linear, Split
+from retreever.model.similarity import bhattacharyya, get_similarity, ntvd
+from retreever.model.split import LinearSplit, MLPSplit, SplitFunction
 from retreever.model.spread import Spread
 from retreever.model.tree import Tree, default_levels
 
 __all__ = [
-    "MLP",
-    "Beliefs",
-    "Consistent",
+    "ConsistentPropagation",
     "ContrastiveLoss",
-    "CrossAttention",
-    "LeafSoftmax",
-    "Learned",
-    "LearnedPerNode",
-    "Linear",
-    "Product",
+    "CrossAttentionSplit",
+    "LeafSoftmaxPropagation",
+    "LearnedPerNodePropagation",
+    "LearnedPropagation",
+    "LinearSplit",
+    "MLPSplit",
+    "ProductPropagation",
     "Propagation",
     "RoutingTree",
-    "Split",
+    "SoftTargets",
+    "SplitFunction",
     "Spread",
     "Tree",
     "bhattacharyya",
     "default_levels",
+    "get_similarity",
     "health",
     "level_probabilities",
     "level_shares",
     "level_weights",
-    "levels_at",
+    "levels_at_step",
     "negatives_mask",
     "ntvd",
-    "similarity",
 ]

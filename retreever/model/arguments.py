@@ -1,16 +1,16 @@
-"""The rules that constructor arguments of this package keep, and how a broken one is named.
+"""Rules that constructor arguments of this package keep, and the messages for broken ones.
 
-Every message has the field, the rule and the value found. What the fields mean is not known here.
+Every message has the field, the rule and the value found. This module does not know what the fields mean.
 """
 
 import math
 from collections.abc import Collection
 
 
-def at_least(name: str, value: int, low: int) -> int:
+def require_at_least(name: str, value: int, low: int) -> int:
     """`value`, if it is at least `low`.
 
-    >>> at_least("hidden", 0, 1)
+    >>> require_at_least("hidden", 0, 1)
     Traceback (most recent call last):
     ValueError: hidden: must be at least 1, got 0
     """
@@ -19,10 +19,10 @@ def at_least(name: str, value: int, low: int) -> int:
     return value
 
 
-def within(name: str, value: int, low: int, high: int) -> int:
+def require_within(name: str, value: int, low: int, high: int) -> int:
     """`value`, if it lies in low..high, both included.
 
-    >>> within("depth", 11, 1, 10)
+    >>> require_within("depth", 11, 1, 10)
     Traceback (most recent call last):
     ValueError: depth: must lie in 1..10, got 11
     """
@@ -31,10 +31,10 @@ def within(name: str, value: int, low: int, high: int) -> int:
     return value
 
 
-def positive(name: str, value: float) -> float:
+def require_positive(name: str, value: float) -> float:
     """`value`, if it is finite and above zero.
 
-    >>> positive("scale", 0.0)
+    >>> require_positive("scale", 0.0)
     Traceback (most recent call last):
     ValueError: scale: must be finite and above 0, got 0.0
     """
@@ -43,10 +43,10 @@ def positive(name: str, value: float) -> float:
     return value
 
 
-def fraction(name: str, value: float) -> float:
+def require_fraction(name: str, value: float) -> float:
     """`value`, if it is at least zero and below one.
 
-    >>> fraction("dropout", 1.0)
+    >>> require_fraction("dropout", 1.0)
     Traceback (most recent call last):
     ValueError: dropout: must be at least 0 and below 1, got 1.0
     """
@@ -55,10 +55,10 @@ def fraction(name: str, value: float) -> float:
     return value
 
 
-def one_of(name: str, value: str, choices: Collection[str]) -> str:
+def require_one_of(name: str, value: str, choices: Collection[str]) -> str:
     """`value`, if it is one of `choices`.
 
-    >>> one_of("values", "half", ("full", "projected"))
+    >>> require_one_of("values", "half", ("full", "projected"))
     Traceback (most recent call last):
     ValueError: values: must be one of full, projected; got 'half'
     """

@@ -8,7 +8,7 @@
 
 Everything is in logarithms, so that a path of small probabilities keeps its gradient. Every level's
 probabilities sum to one. Where a parent is the sum of its children (`exact_hierarchy`), a coarse level bounds
-the finer ones, as certified search needs. Where the scores come from is not known here.
+the finer ones, as certified search needs. This module does not know where the scores come from.
 """
 
 from abc import ABC, abstractmethod
@@ -19,12 +19,12 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from retreever.model.arguments import at_least, fraction, within
-from retreever.model.dropout import dropped
+from retreever.model.arguments import require_at_least, require_fraction, require_within
+from retreever.model.dropout import apply_dropout
 from retreever.model.tree import Tree
 
-FACTOR = (1e-4, 30.0)  # range of e^tau, from the paper's release
-TEXTS = 256  # whose paths are gathered at once: more do not fit a CPU's cache
+TEMPERATURE_RANGE = (1e-4, 30.0)  # range of e^tau, from the paper's release
+TEXTS_PER_PATH_BLOCK = 256  # texts whose paths are looked up at once: more do not fit a CPU's cache
 
 
 class Propagation(nn.Module, ABC):
@@ -39,7 +39,7 @@ class Propagation(nn.Module, ABC):
 
     def __init__(self, depth: int):
         super().__init__()
-        self.tree = Tree(at_least("depth", depth, 1))
+        self.tree = Tree(require_at_least("depth", depth, 1))
 
     @property
     def inputs(self) -> int:
@@ -48,7 +48,7 @@ class Propagation(nn.Module, ABC):
 
     @abstractmethod
     def scores_for(self, depth: int) -> int:
-        """How many scores, counted from the first, the levels down to `depth` take."""
+        """Number of scores, counted from the first, that the levels down to `depth` take."""
 
     def forward(self, scores: Float[Tensor, "batch scores"], depth: int | None = None) -> Float[Tensor, "batch nodes"]:
         """Log-probabilities of the nodes down to level `depth` (None: the last), the root first.
@@ -59,7 +59,7 @@ class Propagation(nn.Module, ABC):
         Raises:
             ValueError: no such level, or too few scores.
         """
-        depth = within("depth", self.tree.depth if depth is None else depth, 1, self.tree.depth)
+        depth = require_within("depth", self.tree.depth if depth is None else depth, 1, self.tree.depth)
         needed = self.scores_for(depth)
         if scores.shape[1] < needed:
             raise ValueError(f"scores: level {depth} needs at least {needed}, got {scores.shape[1]}")
@@ -70,19 +70,19 @@ class Propagation(nn.Module, ABC):
 
     @property
     def groups(self) -> tuple[slice, ...]:
-        """Scores that may be scaled together, so that their length is the same for every text: none."""
+        """Slices of scores that level norm scales together, so that each has one length for all texts; none here."""
         return ()
 
-    def contrast(self, growth: float) -> Float[Tensor, " scores"]:
-        """How far each score is spread at the start, relative to their mean: all alike."""
+    def initial_contrast(self, growth: float) -> Float[Tensor, " scores"]:
+        """Spread of each score at the start, relative to their mean: equal for all."""
         return torch.ones(self.inputs)
 
-    def balance(self, scores: Float[Tensor, "batch scores"]) -> Float[Tensor, " scores"]:
+    def balancing_offsets(self, scores: Float[Tensor, "batch scores"]) -> Float[Tensor, " scores"]:
         """Offsets that start the tree balanced on a first batch: minus the mean of each score."""
         return -scores.mean(0)
 
 
-class Product(Propagation):
+class ProductPropagation(Propagation):
     """The product of branch probabilities along the path; 2**depth - 1 scores, one a split."""
 
     def scores_for(self, depth: int) -> int:
@@ -99,21 +99,21 @@ class Product(Propagation):
 
     @property
     def groups(self) -> tuple[slice, ...]:
-        """The splits above level 4, which are too few to be scaled level by level, and those of each level below."""
+        """The splits above level 4 together, too few to be scaled level by level, and each level below by itself."""
         first = min(4, self.tree.depth)
         return slice(0, Tree(first).splits), *(self.tree.level(d) for d in range(first, self.tree.depth))
 
-    def contrast(self, growth: float) -> Float[Tensor, " scores"]:
-        """2**(growth * level), by the level of the split.
+    def initial_contrast(self, growth: float) -> Float[Tensor, " scores"]:
+        """2**(growth * level of the split), divided by the mean (ours).
 
-        A level of 2**d splits is reached with probability 2**-d each, so that with equal spread the one split at the
-        root weighs as much in a similarity as all 512 of level 9. With a growth of 1/2 every split weighs the same, and
-        a random tree starts near the quality of its encoder (ours).
+        Each of the 2**d splits of a level is reached with probability 2**-d. With equal spread the one split at the
+        root therefore weighs as much in a similarity as all 512 of level 9. With a growth of 1/2 every split weighs the
+        same, and a random tree starts near the quality of its encoder.
         """
         spread = torch.cat([torch.full((2**d,), 2.0 ** (growth * d)) for d in range(self.tree.depth)])
         return spread / spread.mean()
 
-    def balance(self, scores: Float[Tensor, "batch scores"]) -> Float[Tensor, " scores"]:
+    def balancing_offsets(self, scores: Float[Tensor, "batch scores"]) -> Float[Tensor, " scores"]:
         """Minus the mean score of each split, texts weighted by their probability of reaching it."""
         offsets = torch.zeros_like(scores[0])
         reach = torch.ones_like(scores[:, :1])
@@ -126,8 +126,8 @@ class Product(Propagation):
         return offsets
 
 
-class LeafSoftmax(Propagation):
-    """One softmax over 2**depth leaf scores, parents by summing; every level needs all scores."""
+class LeafSoftmaxPropagation(Propagation):
+    """One softmax over 2**depth leaf scores; parents are sums. Every level needs all scores."""
 
     def scores_for(self, depth: int) -> int:
         return self.tree.leaves
@@ -136,19 +136,19 @@ class LeafSoftmax(Propagation):
         return _sum_upwards(scores.log_softmax(1), depth)
 
 
-class Learned(Propagation):
-    """An MLP over the scores of a node and its ancestors, then a softmax over each level; a score a node.
+class LearnedPropagation(Propagation):
+    """An MLP over the scores of a node and its ancestors, then a softmax over each level; one score a node.
 
     Args:
-        dropout: on the hidden units of the MLP.
+        dropout: on the hidden units of the MLP, in [0, 1).
     """
 
     exact_hierarchy = False
     per_node = False
 
-    def __init__(self, depth: int, dropout: float = 0.1):
+    def __init__(self, depth: int, dropout: float):
         super().__init__(depth)
-        fraction("propagation_dropout", dropout)
+        require_fraction("propagation_dropout", dropout)
         self.mlp = PathMLP(self.tree, self.tree.nodes if self.per_node else 1, dropout)
         self.tau = nn.Parameter(torch.zeros(()))
 
@@ -156,24 +156,24 @@ class Learned(Propagation):
         return Tree(depth).nodes
 
     def _propagate(self, scores: Tensor, depth: int) -> Tensor:
-        logits = self.mlp(scores, slice(0, scores.shape[1])) * self._factor()
+        logits = self.mlp(scores, slice(0, scores.shape[1])) * self._temperature()
         levels = logits.split([2**d for d in range(depth + 1)], 1)
         return torch.cat([level.log_softmax(1) for level in levels], 1)
 
-    def _factor(self) -> Tensor:
+    def _temperature(self) -> Tensor:
         """e^tau within its range. The gradient ignores the clamp, so that tau can come back from outside."""
-        clamped = self.tau.clamp(log(FACTOR[0]), log(FACTOR[1]))
+        clamped = self.tau.clamp(log(TEMPERATURE_RANGE[0]), log(TEMPERATURE_RANGE[1]))
         return (self.tau + (clamped - self.tau).detach()).exp()
 
 
-class LearnedPerNode(Learned):
-    """As `Learned`, with an MLP of its own for every node."""
+class LearnedPerNodePropagation(LearnedPropagation):
+    """As `LearnedPropagation`, with an MLP of its own for every node."""
 
     per_node = True
 
 
-class Consistent(Learned):
-    """Learned logits of the leaves under one softmax, parents by summing; every level needs all scores."""
+class ConsistentPropagation(LearnedPropagation):
+    """One softmax over learned logits of the leaves; parents are sums. Every level needs all scores."""
 
     exact_hierarchy = True
 
@@ -181,37 +181,37 @@ class Consistent(Learned):
         return self.tree.nodes
 
     def _propagate(self, scores: Tensor, depth: int) -> Tensor:
-        leaves = self.mlp(scores, self.tree.level(self.tree.depth)) * self._factor()
+        leaves = self.mlp(scores, self.tree.level(self.tree.depth)) * self._temperature()
         return _sum_upwards(leaves.log_softmax(1), depth)
 
 
 class PathMLP(nn.Module):
     """Linear(D + 1 -> (D + 1) // 2), ReLU, dropout, Linear(-> 1) over a node's own and its ancestors' scores.
 
-    The path is ordered self, parent, ..., root and filled up with zeros to D + 1.
+    The path is ordered self, parent, ..., root and padded with zeros to D + 1.
 
     Args:
-        mlps: 1, shared by all nodes, or one for each node.
+        mlps: number of MLPs: 1, shared by all nodes, or one for each node.
     """
 
     def __init__(self, tree: Tree, mlps: int, dropout: float):
         super().__init__()
         length = tree.depth + 1
         hidden = length // 2
-        self.inner = nn.Parameter(_uniform((mlps, hidden, length), length))
-        self.inner_bias = nn.Parameter(_uniform((mlps, hidden, 1), length))
-        self.outer = nn.Parameter(_uniform((mlps, 1, hidden), hidden))
-        self.outer_bias = nn.Parameter(_uniform((mlps, 1, 1), hidden))
+        self.inner = nn.Parameter(_init_uniform((mlps, hidden, length), length))
+        self.inner_bias = nn.Parameter(_init_uniform((mlps, hidden, 1), length))
+        self.outer = nn.Parameter(_init_uniform((mlps, 1, hidden), hidden))
+        self.outer_bias = nn.Parameter(_init_uniform((mlps, 1, 1), hidden))
         self.dropout = dropout
-        self.register_buffer("paths", _paths(tree), persistent=False)
+        self.register_buffer("paths", _build_paths(tree), persistent=False)
 
     def forward(self, scores: Float[Tensor, "batch scores"], nodes: slice) -> Float[Tensor, "batch nodes"]:
         """One logit for each of `nodes`, whose paths must lie within `scores`."""
-        return torch.cat([self._logits(part, nodes) for part in scores.split(TEXTS)])
+        return torch.cat([self._logits(part, nodes) for part in scores.split(TEXTS_PER_PATH_BLOCK)])
 
     def _logits(self, scores: Tensor, nodes: slice) -> Tensor:
         padded = F.pad(scores, (1, 0)).T.contiguous()
-        # (1 + scores, batch): row 0 is the filling
+        # (1 + scores, batch): row 0 is the padding
         path = F.embedding(self.paths[nodes], padded)
         # (nodes, D + 1, batch)
         inner, inner_bias, outer, outer_bias = (
@@ -220,17 +220,17 @@ class PathMLP(nn.Module):
         )
         hidden = torch.baddbmm(inner_bias, inner, path).relu()
         # (nodes, hidden, batch)
-        hidden = dropped(hidden, self.dropout if self.training else 0.0)
+        hidden = apply_dropout(hidden, self.dropout if self.training else 0.0)
         return torch.baddbmm(outer_bias, outer, hidden).squeeze(1).T
 
 
-def _uniform(shape: tuple[int, ...], inputs: int) -> Tensor:
-    """The usual start of a linear layer of so many inputs."""
+def _init_uniform(shape: tuple[int, ...], inputs: int) -> Tensor:
+    """Uniform in (-1, 1) / sqrt(inputs), the usual start of a linear layer."""
     return (torch.rand(shape) * 2 - 1) / inputs**0.5
 
 
-def _paths(tree: Tree) -> Tensor:
-    """1 + the nodes on the way from each node to the root, then zeros: (nodes, depth + 1)."""
+def _build_paths(tree: Tree) -> Tensor:
+    """1 + the nodes on the path from each node to the root, then zeros: (nodes, depth + 1)."""
     columns = [torch.arange(1, tree.nodes + 1)]
     for _ in range(tree.depth):
         columns.append(columns[-1] // 2)  # counted from 1, the parent of t is t // 2 and of the root 0

@@ -1,10 +1,10 @@
-"""How alike two level vectors are: every query's distribution over a level against every document's.
+"""Similarity of level vectors: every query's distribution over a level against every passage's.
 
     ntvd           sim(a, b) = -1/2 sum_l |a_l - b_l| = sum_l min(a_l, b_l) - 1    in [-1, 0]; section 3.3
     bhattacharyya  sim(a, b) = sum_l sqrt(a_l b_l)                                 in [0, 1]; ours, a matrix product
 
 For both, merging leaves into their parents can only raise the similarity (the data-processing inequality), so with
-an exact hierarchy a coarse level bounds the finer ones from above. Which level is compared is not known here.
+an exact hierarchy a coarse level bounds the finer ones from above. This module does not know which level it compares.
 """
 
 from collections.abc import Callable
@@ -17,57 +17,59 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from retreever.model.arguments import one_of
+from retreever.model.arguments import require_one_of
 
-Similarity = Callable[[Tensor, Tensor], Tensor]
-# Of the logarithm of a square root of a probability: nothing beside one. Smaller ones would multiply to denormal
-# numbers, which make a processor a hundred times slower.
-FLOOR = -30.0
-LEAST = 2 * exp(FLOOR)  # smaller roots are zero
-BLOCK = 2**20  # numbers held at once by the Manhattan distance
+SimilarityFunction = Callable[[Tensor, Tensor], Tensor]
+# Lower bound of the logarithm of a probability's square root. e**-30 does not change a sum of about one, and smaller
+# roots would multiply to denormal numbers, which make a processor a hundred times slower.
+MIN_LOG_ROOT = -30.0
+MIN_ROOT = 2 * exp(MIN_LOG_ROOT)  # smaller roots are zero
+NUMBERS_PER_DISTANCE_BLOCK = 2**20  # numbers held at once by the Manhattan distance
 
 
-def similarity(name: str) -> Similarity:
-    """The similarity of that name, `ntvd` or `bhattacharyya`.
+def get_similarity(name: str) -> SimilarityFunction:
+    """Look up a similarity by its name, `ntvd` or `bhattacharyya`.
 
     Raises:
         ValueError: there is no such similarity.
 
     >>> a, b = torch.tensor([[0.9, 0.1]]).log(), torch.tensor([[0.8, 0.2]]).log()
-    >>> round(similarity("ntvd")(a, b).item(), 4)
+    >>> round(get_similarity("ntvd")(a, b).item(), 4)
     -0.1
     """
-    known: dict[str, Similarity] = {"ntvd": ntvd, "bhattacharyya": bhattacharyya}
-    return known[one_of("similarity", name, known)]
+    known: dict[str, SimilarityFunction] = {"ntvd": ntvd, "bhattacharyya": bhattacharyya}
+    return known[require_one_of("similarity", name, known)]
 
 
 def ntvd(
-    queries: Float[Tensor, "queries leaves"], documents: Float[Tensor, "documents leaves"]
-) -> Float[Tensor, "queries documents"]:
+    queries: Float[Tensor, "queries leaves"], passages: Float[Tensor, "passages leaves"]
+) -> Float[Tensor, "queries passages"]:
     """Negative total variation distance of every pair, from log-probabilities.
 
-    Nothing of size (queries, documents, leaves) is built.
+    Nothing of size (queries, passages, leaves) is built.
     """
-    a, b = (logarithms.clamp_min(2 * FLOOR).exp() for logarithms in (queries, documents))
+    a, b = (logarithms.clamp_min(2 * MIN_LOG_ROOT).exp() for logarithms in (queries, passages))
     return -0.5 * (_Manhattan.apply(a, b) if a.device.type == "cpu" else torch.cdist(a, b, p=1.0))
 
 
 def bhattacharyya(
-    queries: Float[Tensor, "queries leaves"], documents: Float[Tensor, "documents leaves"]
-) -> Float[Tensor, "queries documents"]:
+    queries: Float[Tensor, "queries leaves"], passages: Float[Tensor, "passages leaves"]
+) -> Float[Tensor, "queries passages"]:
     """Bhattacharyya coefficient of every pair, from log-probabilities.
 
-    Halving them is the square root, with a gradient that stays finite where a probability is zero.
+    Half a logarithm is that of the square root, and its gradient stays finite where a probability is zero.
     """
-    return _Root.apply(queries) @ _Root.apply(documents).T
+    return _Root.apply(queries) @ _Root.apply(passages).T
 
 
 class _Root(torch.autograd.Function):
-    """Square roots of probabilities, from their logarithms; zero where they are nothing beside one."""
+    """Square roots of probabilities, from their logarithms; zero below MIN_ROOT."""
 
     @staticmethod
     def forward(ctx: Any, logarithms: Tensor) -> Tensor:
-        roots = F.threshold_((logarithms * 0.5).clamp_(min=FLOOR).exp_(), LEAST, 0.0)  # exp is slow far below
+        roots = F.threshold_(
+            (logarithms * 0.5).clamp_(min=MIN_LOG_ROOT).exp_(), MIN_ROOT, 0.0
+        )  # exp is slow far below that
         ctx.save_for_backward(roots)
         return roots
 
@@ -81,15 +83,15 @@ class _Root(torch.autograd.Function):
 class _Manhattan(torch.autograd.Function):
     """The Manhattan distance of every pair of rows, |a - b| = a + b - 2 min(a, b).
 
-    What `torch.cdist` computes, three times faster on one core: a row at a time against all others stays in the cache
-    and in vector registers.
+    It equals `torch.cdist` and is three times faster on one core: one row against all others stays in the cache and in
+    vector registers.
     """
 
     @staticmethod
     def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
         ctx.save_for_backward(a, b)
         shared = a.new_empty(len(a), len(b))
-        rows = max(1, BLOCK // max(1, b.numel()))
+        rows = max(1, NUMBERS_PER_DISTANCE_BLOCK // max(1, b.numel()))
         for i in range(0, len(a), rows):
             torch.sum(torch.minimum(a[i : i + rows, None], b), 2, out=shared[i : i + rows])
         return a.sum(1, keepdim=True) + b.sum(1) - 2 * shared

@@ -5,8 +5,8 @@
     cross_attention  s_t = sum_h sum_n a_(t,h,n) (u_(t,h) . x_n) + o_t    (`attention.py`)
 
 x is the pooled encoding of a text, x_n the state of its n-th token. Every u_t starts at a length of about one, so that
-one learning rate and one weight decay fit them all; how far scores are spread is `spread.py`'s business, what a score
-means (a branch, a node, a leaf) the propagation's.
+one learning rate and one weight decay fit them all. `spread.py` decides how far scores are spread; the propagation
+decides what a score means (a branch, a node, a leaf).
 """
 
 from abc import ABC, abstractmethod
@@ -16,13 +16,17 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from retreever.model.arguments import at_least, fraction, within
+from retreever.model.arguments import require_at_least, require_fraction, require_within
 
-Encoding = Float[Tensor, "batch dim"] | Float[Tensor, "batch tokens dim"]
+TextEncoding = Float[Tensor, "batch dim"] | Float[Tensor, "batch tokens dim"]
 
 
-class Split(nn.Module, ABC):
-    """Scores = (something linear in `readout`) + `offset`.
+class SplitFunction(nn.Module, ABC):
+    """A map from encodings to scores that is linear in `readout`, plus `offset`.
+
+    Args:
+        dim: width of the encodings.
+        outputs: number of scores.
 
     Attributes:
         readout: the last linear map, of length about one for each output.
@@ -33,32 +37,32 @@ class Split(nn.Module, ABC):
 
     def __init__(self, dim: int, outputs: int):
         super().__init__()
-        at_least("dim", dim, 1)
-        at_least("outputs", outputs, 1)
+        require_at_least("dim", dim, 1)
+        require_at_least("outputs", outputs, 1)
         self.offset = nn.Parameter(torch.zeros(outputs))
 
     def forward(
-        self, x: Encoding, mask: Bool[Tensor, "batch tokens"] | None = None, outputs: int | None = None
+        self, x: TextEncoding, mask: Bool[Tensor, "batch tokens"] | None = None, outputs: int | None = None
     ) -> Float[Tensor, "batch scores"]:
         """Scores of every text.
 
         Args:
             x: pooled encodings, or token states together with `mask`.
             mask: true where a token counts; needed with token states, whose mean `linear` and `mlp` take.
-            outputs: only the first so many scores (in heap order: a coarser tree); None for all.
+            outputs: number of scores to return, the first in heap order (a coarser tree); None: all.
 
         Raises:
             ValueError: token states without mask, a text without a token that counts, or too many outputs.
         """
         total = len(self.offset)
-        outputs = within("outputs", total if outputs is None else outputs, 1, total)
+        outputs = require_within("outputs", total if outputs is None else outputs, 1, total)
         return self._linear(x, mask, outputs) + self.offset[:outputs]
 
     @abstractmethod
     def _linear(self, x: Tensor, mask: Tensor | None, outputs: int) -> Tensor: ...
 
 
-class Linear(Split):
+class LinearSplit(SplitFunction):
     """One linear score per split, on pooled encodings."""
 
     def __init__(self, dim: int, outputs: int):
@@ -66,33 +70,33 @@ class Linear(Split):
         self.readout = nn.Parameter(torch.randn(outputs, dim) / dim**0.5)
 
     def _linear(self, x: Tensor, mask: Tensor | None, outputs: int) -> Tensor:
-        return F.linear(pooled(x, mask), self.readout[:outputs])
+        return F.linear(pool_tokens(x, mask), self.readout[:outputs])
 
 
-class MLP(Split):
+class MLPSplit(SplitFunction):
     """One hidden layer shared by all splits, on pooled encodings.
 
     Args:
         hidden: width of the hidden layer.
-        dropout: on the hidden layer, before the activation.
+        dropout: on the hidden layer, before the activation, in [0, 1).
     """
 
-    def __init__(self, dim: int, outputs: int, hidden: int = 128, dropout: float = 0.2):
+    def __init__(self, dim: int, outputs: int, hidden: int, dropout: float):
         super().__init__(dim, outputs)
-        at_least("hidden", hidden, 1)
-        fraction("mlp_dropout", dropout)
+        require_at_least("hidden", hidden, 1)
+        require_fraction("mlp_dropout", dropout)
         first = nn.Linear(dim, hidden)
-        # Of length about one like the read-out's rows, so that the same learning rate fits them.
+        # Rows of length about one, like those of the readout, so that the same learning rate fits them.
         nn.init.normal_(first.weight, std=dim**-0.5)
         nn.init.zeros_(first.bias)
         self.hidden = nn.Sequential(first, nn.Dropout(dropout), nn.ReLU())
         self.readout = nn.Parameter(torch.randn(outputs, hidden) / hidden**0.5)
 
     def _linear(self, x: Tensor, mask: Tensor | None, outputs: int) -> Tensor:
-        return F.linear(self.hidden(pooled(x, mask)), self.readout[:outputs])
+        return F.linear(self.hidden(pool_tokens(x, mask)), self.readout[:outputs])
 
 
-def pooled(x: Encoding, mask: Bool[Tensor, "batch tokens"] | None) -> Float[Tensor, "batch dim"]:
+def pool_tokens(x: TextEncoding, mask: Bool[Tensor, "batch tokens"] | None) -> Float[Tensor, "batch dim"]:
     """The mean state of the tokens that count; pooled encodings pass through.
 
     Raises:
@@ -102,13 +106,13 @@ def pooled(x: Encoding, mask: Bool[Tensor, "batch tokens"] | None) -> Float[Tens
         return x
     if mask is None:
         raise ValueError(f"mask: token states of shape {tuple(x.shape)} need a mask, got None")
-    refuse_empty(mask)
+    refuse_texts_without_tokens(mask)
     weights = mask.to(x.dtype) / mask.sum(1, keepdim=True)
     return torch.bmm(weights.unsqueeze(1), x).squeeze(1)
 
 
-def refuse_empty(mask: Bool[Tensor, "batch tokens"]) -> None:
-    """Raise ValueError where a text has no token left: its mean or softmax would be NaN."""
+def refuse_texts_without_tokens(mask: Bool[Tensor, "batch tokens"]) -> None:
+    """Raise ValueError where no token of a text counts: its mean or softmax would be NaN."""
     kept = mask.any(1)
     if not kept.all():
         rows = (~kept).nonzero().flatten().tolist()

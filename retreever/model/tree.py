@@ -1,4 +1,4 @@
-"""A perfect binary tree in heap order: integers only, nothing is learned here.
+"""A perfect binary tree in heap order: integers only, without anything learned.
 
 The root is node 0; node t has the children 2t + 1 (left) and 2t + 2 (right). A level is a slice of the nodes,
 and the nodes down to a level are a prefix, so one (batch, nodes) tensor holds every level of a
@@ -7,7 +7,7 @@ representation.
 
 from dataclasses import dataclass
 
-from retreever.model.arguments import at_least, within
+from retreever.model.arguments import require_at_least, require_within
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Tree:
     depth: int
 
     def __post_init__(self) -> None:
-        at_least("depth", self.depth, 0)
+        require_at_least("depth", self.depth, 0)
 
     @property
     def splits(self) -> int:
@@ -43,7 +43,7 @@ class Tree:
         return 2 ** (self.depth + 1) - 1
 
     def level(self, d: int) -> slice:
-        """Where the 2**d nodes of level `d` lie among all nodes; level 0 is the root.
+        """The slice of all nodes that holds the 2**d nodes of level `d`; level 0 is the root.
 
         Raises:
             ValueError: the tree has no such level.
@@ -51,7 +51,7 @@ class Tree:
         >>> Tree(3).level(2)
         slice(3, 7, None)
         """
-        within("level", d, 0, self.depth)
+        require_within("level", d, 0, self.depth)
         return slice(2**d - 1, 2 ** (d + 1) - 1)
 
     def children(self, node: int) -> tuple[int, int]:
@@ -63,11 +63,11 @@ class Tree:
         >>> Tree(3).children(1)
         (3, 4)
         """
-        within("node", node, 0, self.splits - 1)
+        require_within("node", node, 0, self.splits - 1)
         return 2 * node + 1, 2 * node + 2
 
     def parent(self, node: int) -> int:
-        """The node above.
+        """The parent of a node.
 
         Raises:
             ValueError: `node` is the root or no node at all.
@@ -75,16 +75,16 @@ class Tree:
         >>> Tree(3).parent(4)
         1
         """
-        within("node", node, 1, self.nodes - 1)
+        require_within("node", node, 1, self.nodes - 1)
         return (node - 1) // 2
 
     def ancestors(self, node: int) -> tuple[int, ...]:
-        """Every node above, the parent first and the root last; empty for the root.
+        """All ancestors of a node, the parent first and the root last; empty for the root.
 
         >>> Tree(3).ancestors(9)
         (4, 1, 0)
         """
-        within("node", node, 0, self.nodes - 1)
+        require_within("node", node, 0, self.nodes - 1)
         above = []
         while node:
             node = (node - 1) // 2

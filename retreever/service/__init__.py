@@ -1,1 +1,1 @@
-"""The Ray Serve application: HTTP, versions of the model at work, and the page."""
+"""The Ray Serve application: HTTP interface, page, running versions, and the controller that swaps them."""

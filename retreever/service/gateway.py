@@ -1,163 +1,155 @@
-"""What stands behind the HTTP interface: versions at work, which of them is asked, what waits, what is measured.
+"""Chooses the version that answers a request, queues searches, and measures them.
 
-Where the versions run is not known here: in this process, or in Ray's.
+Where versions and controller run, in this process or in Ray's, is not known here.
 """
 
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from retreever.data.dataset import Passage
-from retreever.service.http.prometheus_metrics import Metrics
-from retreever.service.refusal import Refused
-from retreever.service.request_batcher import Gather
+from retreever.service.contract import ControlPlane, ReadMethod, Reply, SearchAnswer, VersionReader
+from retreever.service.http.prometheus_metrics import ServiceMetrics
+from retreever.service.refusal import RefusalError
+from retreever.service.request_batcher import RequestBatcher
 from retreever.service.schema import EmbedRequest, ModelState, SearchRequest, VersionInfo
-from retreever.service.version.answers import Answer
-from retreever.service.version.engine import Look
 
-LARGEST = 16  # queries of a batch
-COMPARED = 16  # comparisons under way; beyond that they are left out
+MAX_BATCH_QUERIES = 16  # queries of a batch
+MAX_SHADOW_REQUESTS = 16  # shadow requests that run at the same time; beyond it a canary's answer is not compared
 
 
-class Working(Protocol):
-    """A version at work."""
-
-    async def search(self, asked: list[SearchRequest]) -> list[Answer | Exception]:
-        """Answers to requests that came together."""
-
-    async def embed(self, asked: EmbedRequest) -> bytes | Refused:
-        """Texts as probabilities of a level, in JSON."""
-
-    async def look(self, what: Look, *arguments: Any) -> bytes | Refused:
-        """The tree, a node, or documents, in JSON."""
-
-
-class Writing(Protocol):
-    """Who changes the corpus and the versions."""
-
-    async def add(self, passages: Sequence[Passage]) -> bytes | Refused:
-        """Add passages."""
-
-    async def delete(self, ids: Sequence[str]) -> bytes | Refused:
-        """Delete passages."""
-
-    async def reload(self) -> None:
-        """See whether another version is to serve."""
-
-
-class Live:
-    """A version as seen from here, and the searches that wait for it.
+class LiveVersion:
+    """A running version with the searches that wait for it.
 
     Args:
-        most: queries that may wait.
-        at_once: batches under way; the more there are, the smaller they are.
+        max_waiting: queries that may wait; further searches are refused.
+        max_concurrent: batches that run at the same time; the more there are, the smaller they are.
     """
 
-    def __init__(self, info: VersionInfo, working: Working, metrics: Metrics, most: int, at_once: int = 2):
-        self.info, self.working, self._metrics = info, working, metrics
-        self._gather: Gather[SearchRequest, Answer] = Gather(self._run, LARGEST, at_once, most)
+    def __init__(
+        self,
+        info: VersionInfo,
+        engine: VersionReader,
+        metrics: ServiceMetrics,
+        max_waiting: int,
+        max_concurrent: int = 2,
+    ):
+        self.info, self.engine, self._metrics = info, engine, metrics
+        self._batcher: RequestBatcher[SearchRequest, SearchAnswer] = RequestBatcher(
+            self._search_batch, MAX_BATCH_QUERIES, max_concurrent, max_waiting
+        )
 
-    async def _run(self, asked: list[SearchRequest]) -> list[Answer | Exception]:
-        self._metrics.batches.observe(sum(len(one.texts) for one in asked))
-        return await self.working.search(asked)
+    async def _search_batch(self, requests: list[SearchRequest]) -> list[SearchAnswer | Exception]:
+        self._metrics.batches.observe(sum(len(request.texts) for request in requests))
+        return await self.engine.search(requests)
 
-    async def search(self, asked: SearchRequest) -> Answer:
-        """An answer.
+    async def search(self, request: SearchRequest) -> SearchAnswer:
+        """Search as soon as a batch starts.
 
         Raises:
-            Refused: too much waits, or the request asks for what is not there.
+            RefusalError: too many queries wait, or the version refuses the request.
         """
         try:
-            answer, waited = await self._gather.ask(asked, len(asked.texts))
+            answer, waited = await self._batcher.submit(request, len(request.texts))
         finally:
-            self._metrics.waiting.set(self._gather.waiting)
+            self._metrics.waiting.set(self._batcher.waiting)
         for stage, seconds in {"wait": waited, **answer.stages}.items():
             self._metrics.stages.labels(stage, answer.level, self.info.version).observe(seconds)
         return answer
 
 
-class Front:
-    """The backend of the HTTP interface.
+class Gateway:
+    """The service behind the HTTP interface.
 
     Args:
-        exposition: the figures of all such processes; of this one alone where it is None.
-        look_up: takes over at once which versions serve.
+        collect_metrics: returns the metrics of all gateways; without it, this gateway's alone are shown.
+        update_versions: fetches which versions serve; called after a reload.
 
     Attributes:
         champion, canary: the versions that serve; None where there is none.
-        faults: why what is asked for as champion and as canary does not serve.
+        faults: why the desired champion and the desired canary do not serve; None where they do.
     """
 
     def __init__(
         self,
-        writing: Writing,
-        metrics: Metrics,
-        exposition: Callable[[], Awaitable[str]] | None = None,
-        look_up: Callable[[], Awaitable[None]] | None = None,
+        control: ControlPlane,
+        metrics: ServiceMetrics,
+        collect_metrics: Callable[[], Awaitable[str]] | None = None,
+        update_versions: Callable[[], Awaitable[None]] | None = None,
     ):
-        self._writing, self.metrics, self._exposition, self._look_up = writing, metrics, exposition, look_up
-        self.champion: Live | None = None
-        self.canary: Live | None = None
+        self._control, self.metrics = control, metrics
+        self._collect_metrics, self._update_versions = collect_metrics, update_versions
+        self.champion: LiveVersion | None = None
+        self.canary: LiveVersion | None = None
         self.faults: tuple[str | None, str | None] = (None, None)
-        self._comparisons: set[asyncio.Task[None]] = set()
+        self._shadow_requests: set[asyncio.Task[None]] = set()
 
-    def _serving(self) -> Live:
+    def _require_champion(self) -> LiveVersion:
         if self.champion is None:
-            raise Refused(503, self.faults[0] or "no version serves yet", retry_after=2)
+            raise RefusalError(503, self.faults[0] or "no version serves yet", retry_after=2)
         return self.champion
 
-    async def search(self, asked: SearchRequest) -> bytes:
-        """Best passages. A share of the searches goes to the canary; explanations belong to the champion's tree."""
-        champion, canary = self._serving(), self.canary
-        if canary is None or asked.explain or random.random() >= canary.info.share:
-            return (await champion.search(asked)).body
+    async def search(self, request: SearchRequest) -> bytes:
+        """Find the best passages, in JSON.
+
+        The canary answers a share of the searches. The champion answers all that ask for an explanation: the page
+        draws its tree.
+
+        Raises:
+            RefusalError: no version serves, or the version refuses the request.
+        """
+        champion, canary = self._require_champion(), self.canary
+        if canary is None or request.explain or random.random() >= canary.info.share:
+            return (await champion.search(request)).body
         try:
-            answer = await canary.search(asked)
-        except Refused as refused:
+            answer = await canary.search(request)
+        except RefusalError as refused:
             if refused.status < 500 and refused.status != 429:
                 raise
-            return (await champion.search(asked)).body  # who is tried must not make callers wait
-        if len(self._comparisons) < COMPARED:
-            task = asyncio.create_task(self._compare(asked, answer, champion, canary))
-            self._comparisons.add(task)
-            task.add_done_callback(self._comparisons.discard)
+            return (await champion.search(request)).body  # a canary that is lost or busy must not fail callers
+        if len(self._shadow_requests) < MAX_SHADOW_REQUESTS:
+            task = asyncio.create_task(self._compare_answers(request, answer, champion, canary))
+            self._shadow_requests.add(task)
+            task.add_done_callback(self._shadow_requests.discard)
         return answer.body
 
-    async def _compare(self, asked: SearchRequest, answer: Answer, champion: Live, canary: Live) -> None:
+    async def _compare_answers(
+        self, request: SearchRequest, answer: SearchAnswer, champion: LiveVersion, canary: LiveVersion
+    ) -> None:
         try:
-            other = await champion.search(asked)
-        except Refused:  # busy: callers go first
+            other = await champion.search(request)
+        except RefusalError:  # the champion is busy; callers go first
             return
         share = len(set(answer.ids) & set(other.ids)) / max(1, len(answer.ids))
         self.metrics.agreement.labels(champion.info.version, canary.info.version).observe(share)
 
-    async def embed(self, asked: EmbedRequest) -> bytes:
-        """Texts at a level."""
-        return _given(await self._serving().working.embed(asked))
+    async def embed(self, request: EmbedRequest) -> Reply:
+        """Embed texts with the champion."""
+        return await self._require_champion().engine.embed(request)
 
-    async def look(self, what: Look, *arguments: Any) -> bytes:
-        """The tree, a node, or documents."""
-        return _given(await self._serving().working.look(what, *arguments))
+    async def read(self, method: ReadMethod, *arguments: Any) -> Reply:
+        """Read the champion's tree, a node, or documents."""
+        return await self._require_champion().engine.read(method, *arguments)
 
-    async def add(self, passages: Sequence[Passage]) -> bytes:
+    async def add(self, passages: Sequence[Passage]) -> Reply:
         """Add passages."""
-        self._serving()
-        return _given(await self._writing.add(passages))
+        self._require_champion()
+        return await self._control.add(passages)
 
-    async def delete(self, ids: Sequence[str]) -> bytes:
+    async def delete(self, ids: Sequence[str]) -> Reply:
         """Delete passages."""
-        self._serving()
-        return _given(await self._writing.delete(ids))
+        self._require_champion()
+        return await self._control.delete(ids)
 
     async def reload(self) -> None:
-        """See whether another version is to serve, and wait until it does or has failed to."""
-        await self._writing.reload()
-        if self._look_up is not None:
-            await self._look_up()
+        """Look for another version to serve; wait until it serves or has failed to load."""
+        await self._control.reload()
+        if self._update_versions is not None:
+            await self._update_versions()
 
-    def state(self) -> ModelState | None:
-        """The versions that serve."""
+    def get_state(self) -> ModelState | None:
+        """Describe the versions that serve; None where there is no champion."""
         if self.champion is None:
             return None
         fault, canary_fault = self.faults
@@ -168,16 +160,10 @@ class Front:
             canary_fault=canary_fault,
         )
 
-    def fault(self) -> str | None:
-        """Why what is asked for does not serve."""
+    def get_fault(self) -> str | None:
+        """Say why the desired champion does not serve; None where it does."""
         return self.faults[0]
 
-    async def exposition(self) -> str:
-        """All figures."""
-        return self.metrics.text() if self._exposition is None else await self._exposition()
-
-
-def _given(reply: bytes | Refused) -> bytes:
-    if isinstance(reply, Refused):
-        raise reply
-    return reply
+    async def expose_metrics(self) -> str:
+        """Write the metrics in Prometheus' text format."""
+        return self.metrics.render_text() if self._collect_metrics is None else await self._collect_metrics()

@@ -1,14 +1,15 @@
-"""A refusal as it travels from where it is found to the caller."""
+"""A refused request: the one error that becomes an HTTP status. HTTP itself is not known here."""
 
 from typing import Any
 
 
-class Refused(Exception):
-    """A request that is not answered, with its HTTP status.
+class RefusalError(Exception):
+    """A request that is not answered.
 
     Attributes:
-        detail: what is wrong; faults with their fields, or words.
-        retry_after: seconds after which it may be tried again; None where that would not help.
+        status: HTTP status.
+        detail: the reason: a sentence, or a list of faults with their fields.
+        retry_after: seconds after which a retry makes sense; None where it does not.
     """
 
     def __init__(self, status: int, detail: list[dict[str, Any]] | str, retry_after: int | None = None):
@@ -16,6 +17,6 @@ class Refused(Exception):
         self.status, self.detail, self.retry_after = status, detail, retry_after
 
     @classmethod
-    def field(cls, name: str, rule: str, status: int = 422, place: str = "body") -> "Refused":
-        """Of one field of the request."""
+    def for_field(cls, name: str, rule: str, status: int = 422, place: str = "body") -> "RefusalError":
+        """Make a refusal because of one field of the request."""
         return cls(status, [{"loc": [place, name], "msg": rule}])

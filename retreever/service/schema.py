@@ -1,4 +1,4 @@
-"""What the service is asked and what it answers, as documented in its OpenAPI page, and the limits of both."""
+"""Requests and answers of the HTTP interface with their limits; the OpenAPI page is made of them."""
 
 from typing import Annotated, Any, Literal, Self
 
@@ -6,16 +6,16 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, S
 
 from retreever.bundle.tree_view import HitPath, NodeMass
 
-LONGEST_QUERY = 20_000  # characters
-LONGEST_TEXT = 100_000  # characters of a document
-LARGEST_K = 1000
-MOST_QUERIES = 64  # of a request
-MOST_HITS = 10_000  # of a request: queries times k
-MOST_DOCUMENTS = 64  # of a request
-LARGEST_BODY = 4 * 2**20  # bytes
+MAX_QUERY_CHARACTERS = 20_000  # characters
+MAX_TEXT_CHARACTERS = 100_000  # characters of a document
+MAX_K = 1000  # hits of a query
+MAX_QUERIES = 64  # queries of a request
+MAX_HITS = 10_000  # hits of a request: queries times k
+MAX_DOCUMENTS = 64  # documents of a request
+MAX_BODY_BYTES = 4 * 2**20  # bytes
 
 
-def _plain(text: str) -> str:
+def _check_plain(text: str) -> str:
     if "\0" in text:
         raise ValueError("must not hold null characters")
     if any("\ud800" <= character <= "\udfff" for character in text):
@@ -23,38 +23,45 @@ def _plain(text: str) -> str:
     return text
 
 
-def _readable(text: str) -> str:
+def _check_readable(text: str) -> str:
     if not text.strip():
         raise ValueError("must not be empty")
-    return _plain(text)
+    return _check_plain(text)
 
 
-Plain = Annotated[str, AfterValidator(_plain)]
+PlainText = Annotated[str, AfterValidator(_check_plain)]
 QueryText = Annotated[
-    str, Field(min_length=1, max_length=LONGEST_QUERY, description="what to look for"), AfterValidator(_readable)
+    str,
+    Field(min_length=1, max_length=MAX_QUERY_CHARACTERS, description="text to search for"),
+    AfterValidator(_check_readable),
 ]
-Name = Annotated[str, Field(min_length=1, max_length=512), AfterValidator(_readable)]
-FieldName = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_plain)]
-Number = StrictBool | StrictInt | Annotated[StrictFloat, Field(allow_inf_nan=False)]
-Value = Annotated[str, Field(max_length=1000), AfterValidator(_plain)] | Number | None
-Level = Annotated[int, Field(ge=1, strict=True, description="of the tree, 2**level dimensions; null: the finest")]
+DocumentId = Annotated[str, Field(min_length=1, max_length=512), AfterValidator(_check_readable)]
+FieldName = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_check_plain)]
+MetadataNumber = StrictBool | StrictInt | Annotated[StrictFloat, Field(allow_inf_nan=False)]
+MetadataValue = Annotated[str, Field(max_length=1000), AfterValidator(_check_plain)] | MetadataNumber | None
+Level = Annotated[
+    int, Field(ge=1, strict=True, description="level of the tree: vectors of 2**level dimensions; null: the finest")
+]
 
 
-class _Asked(BaseModel):
+class _RequestModel(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class SearchRequest(_Asked):
-    """One query or several, how many passages each wants, and at which level of the tree."""
+class SearchRequest(_RequestModel):
+    """One query or several, the number of passages for each, and the level of the tree to search."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"query": "how do I read a csv file", "k": 3}]})
 
-    query: QueryText | None = Field(None, description="what to look for; or give `queries`")
-    queries: list[QueryText] | None = Field(None, min_length=1, max_length=MOST_QUERIES, description="several at once")
-    k: Annotated[int, Field(ge=1, le=LARGEST_K, strict=True, description="passages to return for a query")] = 10
+    query: QueryText | None = Field(None, description="text to search for; or give `queries`")
+    queries: list[QueryText] | None = Field(
+        None, min_length=1, max_length=MAX_QUERIES, description="several texts to search for"
+    )
+    k: Annotated[int, Field(ge=1, le=MAX_K, strict=True, description="passages to return for each query")] = 10
     level: Level | None = None
     max_bytes: Annotated[
-        int | None, Field(ge=1, strict=True, description="choose the finest level whose vectors take no more bytes")
+        int | None,
+        Field(ge=1, strict=True, description="choose the finest level whose vectors take at most this many bytes"),
     ] = None
     budget_ms: Annotated[
         float | None,
@@ -62,24 +69,26 @@ class SearchRequest(_Asked):
             gt=0,
             strict=True,
             allow_inf_nan=False,
-            description="choose the finest level that lately took no more time to search",
+            description="choose the finest level whose recent searches took at most this many milliseconds",
         ),
     ] = None
-    where: dict[FieldName, Value | Annotated[list[Value], Field(max_length=100)]] | None = Field(
-        None, max_length=16, description="only passages whose metadata has these values; of a list, one of them"
+    where: dict[FieldName, MetadataValue | Annotated[list[MetadataValue], Field(max_length=100)]] | None = Field(
+        None,
+        max_length=16,
+        description="only passages whose metadata has these values; a list matches any of its values",
     )
     explain: StrictBool = Field(
-        False, description="also say how each query goes through the tree and why passages are found"
+        False, description="add each query's flow through the tree and the nodes by which a passage was found"
     )
 
     @model_validator(mode="after")
-    def _one_way(self) -> Self:
+    def _check_choices(self) -> Self:
         if (self.query is None) == (self.queries is None):
             raise ValueError("give either query or queries")
         if sum(value is not None for value in (self.level, self.max_bytes, self.budget_ms)) > 1:
             raise ValueError("give only one of level, max_bytes and budget_ms")
-        if len(self.texts) * self.k > MOST_HITS:
-            raise ValueError(f"queries times k must be at most {MOST_HITS}, got {len(self.texts)} times {self.k}")
+        if len(self.texts) * self.k > MAX_HITS:
+            raise ValueError(f"queries times k must be at most {MAX_HITS}, got {len(self.texts)} times {self.k}")
         return self
 
     @property
@@ -88,58 +97,58 @@ class SearchRequest(_Asked):
         return self.queries or ([] if self.query is None else [self.query])
 
 
-class PassageFound(BaseModel):
-    """A passage; the higher its score, the more alike."""
+class SearchHit(BaseModel):
+    """A passage found; a higher score is a better match."""
 
     id: str
     score: float
     title: str
     text: str
     metadata: dict[str, Any]
-    why: HitPath | None = Field(None, description="with `explain`: the nodes and leaves by which it was found")
+    why: HitPath | None = Field(None, description="with `explain`: nodes and leaves by which it was found")
 
 
 class ModelInfo(BaseModel):
-    """Which model answered."""
+    """The model that answered."""
 
-    version: str = Field(description="of the registered model, or the folder it was loaded from")
+    version: str = Field(description="version of the registered model, or the folder it was loaded from")
     digest: str
     depth: int
     similarity: str
     encoder: str
 
 
-class Found(BaseModel):
+class QueryResult(BaseModel):
     """The best passages for a query, best first."""
 
     query: str
-    hits: list[PassageFound]
-    flow: list[NodeMass] | None = Field(None, description="with `explain`: where the query goes")
+    hits: list[SearchHit]
+    flow: list[NodeMass] | None = Field(None, description="with `explain`: probability of the query at each node")
 
 
-class SearchResponse(Found):
-    """What was found for the one query, and what it took without waiting and HTTP."""
+class SearchResponse(QueryResult):
+    """The result of a single query; `took_ms` leaves out waiting, encoding and HTTP."""
 
     level: int
     took_ms: float
     model: ModelInfo
 
 
-class ManyResponse(BaseModel):
-    """What was found for each of several queries, in their order."""
+class MultiSearchResponse(BaseModel):
+    """The results of several queries, in their order."""
 
-    results: list[Found]
+    results: list[QueryResult]
     level: int
     took_ms: float
     model: ModelInfo
 
 
-class EmbedRequest(_Asked):
+class EmbedRequest(_RequestModel):
     """Texts to route through the tree."""
 
-    texts: list[Annotated[str, Field(min_length=1, max_length=LONGEST_QUERY), AfterValidator(_readable)]] = Field(
-        min_length=1, max_length=MOST_QUERIES
-    )
+    texts: list[
+        Annotated[str, Field(min_length=1, max_length=MAX_QUERY_CHARACTERS), AfterValidator(_check_readable)]
+    ] = Field(min_length=1, max_length=MAX_QUERIES)
     kind: Literal["query", "passage"] = "query"
     level: Level | None = None
 
@@ -153,23 +162,25 @@ class EmbedResponse(BaseModel):
     model: ModelInfo
 
 
-class Document(_Asked):
+class Document(_RequestModel):
     """A passage of the corpus."""
 
-    id: Name
-    text: Annotated[str, Field(min_length=1, max_length=LONGEST_TEXT), AfterValidator(_readable)]
-    title: Annotated[str, Field(max_length=LONGEST_QUERY), AfterValidator(_plain)] = ""
-    metadata: dict[FieldName, Value | Annotated[list[Value], Field(max_length=100)]] = Field({}, max_length=64)
+    id: DocumentId
+    text: Annotated[str, Field(min_length=1, max_length=MAX_TEXT_CHARACTERS), AfterValidator(_check_readable)]
+    title: Annotated[str, Field(max_length=MAX_QUERY_CHARACTERS), AfterValidator(_check_plain)] = ""
+    metadata: dict[FieldName, MetadataValue | Annotated[list[MetadataValue], Field(max_length=100)]] = Field(
+        {}, max_length=64
+    )
 
 
-class AddRequest(_Asked):
+class AddRequest(_RequestModel):
     """Passages to add."""
 
-    documents: list[Document] = Field(min_length=1, max_length=MOST_DOCUMENTS)
+    documents: list[Document] = Field(min_length=1, max_length=MAX_DOCUMENTS)
 
 
-class DocumentHeld(BaseModel):
-    """A passage as it is kept."""
+class StoredDocument(BaseModel):
+    """A passage as it is stored."""
 
     id: str
     title: str
@@ -180,16 +191,16 @@ class DocumentHeld(BaseModel):
 class DocumentPage(BaseModel):
     """Passages in the order in which they were added."""
 
-    documents: list[DocumentHeld]
+    documents: list[StoredDocument]
     total: int
-    next: int | None = Field(description="give it as `after` for those that follow; null: there are none")
+    next: int | None = Field(description="`after` of the next page; null: this is the last")
 
 
-class Changed(BaseModel):
-    """The corpus was changed: on disk, and seen by the next search."""
+class ChangeResponse(BaseModel):
+    """A change of the corpus: it is on disk, and the next search sees it."""
 
     changed: int = Field(description="passages added or deleted")
-    total: int = Field(description="passages there are now")
+    total: int = Field(description="passages in the corpus now")
     model: ModelInfo
 
 
@@ -197,30 +208,32 @@ class VersionInfo(ModelInfo):
     """A version that serves, and where it comes from."""
 
     uri: str
-    run_id: str | None = Field(description="of the MLflow run that trained it")
-    run_url: str | None = Field(description="the run's page, where the tracking server has one")
-    data: str | None = Field(description="the data set it was trained on")
-    metrics: dict[str, float] = Field(description="as measured when it was promoted")
+    run_id: str | None = Field(description="MLflow run that trained it")
+    run_url: str | None = Field(description="page of the run, if the tracking server has one")
+    data: str | None = Field(description="data set it was trained on")
+    metrics: dict[str, float] = Field(description="metrics measured when it was promoted")
     documents: int
-    share: float = Field(description="of the searches that it answers")
+    share: float = Field(description="share of the searches that it answers")
 
 
 class ModelState(VersionInfo):
-    """The version that serves, what is tried beside it, and what did not load."""
+    """The version that serves, the canary, and why either failed to load."""
 
-    fault: str | None = Field(description="why what is asked for does not serve; null: it does")
-    canary: VersionInfo | None = Field(description="the version that answers a share of the searches")
-    canary_fault: str | None
+    fault: str | None = Field(description="why the desired version does not serve; null: it does")
+    canary: VersionInfo | None = Field(description="version that is tried on a share of the searches")
+    canary_fault: str | None = Field(
+        description="why the desired canary does not serve; null: it does, or there is none"
+    )
 
 
 class Health(BaseModel):
-    """The service answers."""
+    """The process is alive."""
 
     status: Literal["ok"] = "ok"
 
 
 class Readiness(BaseModel):
-    """Whether searches are answered, and what stands in the way of what was asked for."""
+    """Whether searches are answered, and why the desired version does not serve."""
 
     ready: bool
     version: str | None

@@ -1,4 +1,4 @@
-"""Arguments of the application, as in the `args` of a Serve configuration."""
+"""The settings of the service: `args` in a Serve configuration, options of `retreever serve`."""
 
 import os
 from typing import Self
@@ -7,49 +7,52 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from retreever.system.workspace import Workspace
 
-CHAMPION = "models:/retreever@champion"
+CHAMPION_URI = "models:/retreever@champion"
 
 
-class AppArguments(BaseModel):
-    """What is served, and with how much."""
+class ServiceSettings(BaseModel):
+    """Which versions are served, by how many replicas, on what resources."""
 
     model_config = ConfigDict(extra="forbid")
 
-    model: str = Field(CHAMPION, min_length=1, description="an alias or version in MLflow, a run, or a bundle's folder")
-    workspace: str = Field(
-        default_factory=lambda: str(Workspace.default().root), description="where copies are kept; seen by every node"
+    model: str = Field(
+        CHAMPION_URI, min_length=1, description="an alias or version in MLflow, a run, or a bundle's folder"
     )
-    canary: str | None = Field(None, description="the version that is tried, named as `model` is")
-    canary_share: float = Field(0.1, ge=0, le=1, description="of the searches that the canary answers")
-    poll_s: float = Field(5, ge=0.1, description="how often an alias is looked up")
-    min_replicas: int = Field(1, ge=1, description="of encoder and retriever, each")
+    workspace: str = Field(
+        default_factory=lambda: str(Workspace.default().root),
+        description="folder for the service's copies of bundles; every node must see it",
+    )
+    canary: str | None = Field(None, description="version to try on a share of the searches, named as `model` is")
+    canary_share: float = Field(0.1, ge=0, le=1, description="share of the searches that the canary answers")
+    poll_s: float = Field(5, ge=0.1, description="seconds between looks at the alias")
+    min_replicas: int = Field(1, ge=1, description="replicas of the encoder and of the retriever")
     max_replicas: int = Field(1, ge=1)
     ingress_replicas: int = Field(1, ge=1)
     threads: int | None = Field(
-        None, ge=1, description="of an encoder or retriever; null: processors of a machine but one, over max_replicas"
+        None, ge=1, description="threads of a replica; null: processors of a machine minus one, over max_replicas"
     )
-    encoder_cpus: float = Field(0.25, ge=0, description="CPUs that Ray sets aside for an encoder")
+    encoder_cpus: float = Field(0.25, ge=0, description="CPUs that Ray reserves for an encoder")
     encoder_gpus: float | None = Field(
-        None, ge=0, description="GPUs, or the fraction of one, of an encoder; null: a quarter where there is one"
+        None, ge=0, description="GPUs of an encoder, or a fraction of one; null: a quarter if the cluster has a GPU"
     )
-    retriever_cpus: float = Field(0.125, ge=0)
-    waiting: int = Field(64, ge=1, description="queries that may wait in an ingress; beyond them callers get 429")
+    retriever_cpus: float = Field(0.125, ge=0, description="CPUs that Ray reserves for a retriever")
+    waiting: int = Field(64, ge=1, description="queries that may wait in an ingress; beyond it callers get 429")
     timeout_s: float = Field(
-        30, gt=0, description="after which a request is answered with 504; a lost replica is replaced in less, mostly"
+        30, gt=0, description="seconds until a read is answered with 504; a lost replica is mostly replaced sooner"
     )
-    start_s: float = Field(300, gt=0, description="that a version may take to come up")
+    start_s: float = Field(300, gt=0, description="seconds that a version may take to start")
 
     @property
     def threads_each(self) -> int:
-        """Threads of an encoder or retriever.
+        """Threads of a replica.
 
-        A team of threads waits for its slowest: it loses more than it wins where another team, or the processes that
-        answer, take one of its processors.
+        A team of threads waits for its slowest thread. It loses more than it gains where another team, or the
+        processes that answer HTTP, take one of its processors.
         """
         return self.threads or max(1, ((os.cpu_count() or 1) - 1) // self.max_replicas)
 
     @model_validator(mode="after")
-    def _ordered(self) -> Self:
+    def _check_replicas(self) -> Self:
         if self.min_replicas > self.max_replicas:
             raise ValueError(f"min_replicas ({self.min_replicas}) must be at most max_replicas ({self.max_replicas})")
         return self

@@ -1,33 +1,33 @@
-"""How a search space is written: YAML that mirrors the configuration tree, with a domain where a setting varies.
+"""The syntax of a search space: YAML that mirrors the configuration, with a domain where a setting varies.
 
 ```yaml
 name: demo
 search: random           # grid (every combination, the default), random, or optuna
 budget: {trials: 24}     # random and optuna: points; `minutes`: no trial starts later than that in one call
-objectives: [ndcg_at_10, bytes_per_document]   # the first one ranks; two or more make optuna seek a Pareto front
+objectives: [ndcg_at_10, bytes_per_document]   # the first ranks trials; optuna takes several: a Pareto front
 scheduler: asha          # or: median, none
 seeds: 3                 # every point with train.seed 0, 1, 2
 about: tree.split        # the setting that the question is about: the sweep ends with an answer in words
-config:                  # as a configuration file; what is not named keeps its default
+config:                  # as a configuration file; settings not named keep their defaults
   tree:
     depth: {grid: [8, 10]}
     split: {choice: [linear, mlp]}
     hidden: {int: [64, 256], when: {tree.split: mlp}}
   train:
     lr: {loguniform: [1e-3, 5e-2]}
-final:                   # laid over the winner when it is trained once more
+final:                   # overrides for the final training of the best trial
   train: {steps: 900}
 ```
-What the domains may be: `domains.py`.
+`domains.py` lists the domains, `search_space.py` gives a space its meaning.
 """
 
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from retreever.config import Count, Section
+from retreever.config import ConfigSection, Count
 
-DIRECTIONS: dict[str, Literal["maximize", "minimize"]] = {
+OBJECTIVE_DIRECTIONS: dict[str, Literal["maximize", "minimize"]] = {
     "ndcg_at_10": "maximize",
     "recall_at_10": "maximize",
     "recall_at_100": "maximize",
@@ -36,33 +36,33 @@ DIRECTIONS: dict[str, Literal["maximize", "minimize"]] = {
     "latency_ms": "minimize",
     "seconds": "minimize",
 }
-"""What a sweep may seek, and which way is better: dev figures of the last level, size and search time of one document
-and one query there, seconds of training."""
+"""The figures that a sweep can optimise, and their better direction: dev metrics of the last level, bytes of a document
+and milliseconds of a search there, seconds of training."""
 
 
-class AshaConfig(Section):
+class AshaConfig(ConfigSection):
     """Asynchronous successive halving over validations."""
 
-    grace: Count = Field(1, description="validations every trial gets")
-    reduction: int = Field(2, ge=2, description="one trial in so many goes on at each rung")
+    grace: Count = Field(1, description="validations that every trial gets")
+    reduction: int = Field(2, ge=2, description="at each rung one trial in this many continues")
 
 
-class MedianConfig(Section):
-    """Stop a trial whose best so far is below the median of the others' running means."""
+class MedianConfig(ConfigSection):
+    """Stop a trial whose best figure so far is below the median of the other trials' running means."""
 
-    grace: Count = Field(1, description="validations every trial gets")
-    trials: Count = Field(3, description="trials there must be before one is stopped")
+    grace: Count = Field(1, description="validations that every trial gets")
+    trials: Count = Field(3, description="trials needed before one is stopped")
 
 
-class Budget(Section):
-    """Where a sweep ends."""
+class Budget(ConfigSection):
+    """Limits of a sweep."""
 
     trials: Count | None = Field(None, description="points that random and optuna try")
-    minutes: float | None = Field(None, gt=0, description="no trial starts later than this in one call")
+    minutes: float | None = Field(None, gt=0, description="no trial starts later than this in a call")
 
 
-class SearchSpace(Section):
-    """The file as written; `space.py` and `search.py` say what it means."""
+class SearchSpace(ConfigSection):
+    """The fields of the file."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
     search: Literal["grid", "random", "optuna"] = "grid"
@@ -72,17 +72,19 @@ class SearchSpace(Section):
     asha: AshaConfig = AshaConfig()
     median: MedianConfig = MedianConfig()
     budget: Budget = Budget()
-    seeds: int | tuple[int, ...] | None = Field(None, description="how many seeds, or which, every point is run with")
+    seeds: int | tuple[int, ...] | None = Field(
+        None, description="seeds that every point is run with: how many, or which"
+    )
     workers: Count = Field(1, description="workers of one trial; above 1 a trial is a Ray Train run of its own")
     about: str | None = Field(None, description="the varied setting that the sweep's answer compares")
     config: dict[str, Any] = Field(default_factory=dict)
     final: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
-    def _agrees(self) -> Self:
-        unknown = [name for name in self.objectives if name not in DIRECTIONS]
+    def _check_consistency(self) -> Self:
+        unknown = [name for name in self.objectives if name not in OBJECTIVE_DIRECTIONS]
         if unknown:
-            raise ValueError(f"objectives: {unknown} must be among {', '.join(DIRECTIONS)}")
+            raise ValueError(f"objectives: {unknown} must be among {', '.join(OBJECTIVE_DIRECTIONS)}")
         if self.search == "grid" and self.budget.trials is not None:
             raise ValueError("budget.trials: a grid has as many as it has; use search: random or optuna")
         if self.search != "grid" and self.budget.trials is None:
@@ -95,7 +97,7 @@ class SearchSpace(Section):
 
 
 def seeds_of(given: int | tuple[int, ...]) -> tuple[int, ...]:
-    """The seeds that a space names, or as many as it says from 0.
+    """The seeds that a space lists, or the first ones from 0.
 
     >>> seeds_of(3), seeds_of((7, 9))
     ((0, 1, 2), (7, 9))

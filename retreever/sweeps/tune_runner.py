@@ -1,4 +1,7 @@
-"""Ray Tune's part of a sweep: places trials, stops the weak, and asks a `Feed` what comes next when one has ended."""
+"""Ray Tune's part of a sweep: it places trials, stops weak ones, and asks a `TrialFeed` for the next one.
+
+What a trial is, and how a sweep resumes, is not known here.
+"""
 
 import logging
 import re
@@ -12,97 +15,100 @@ from ray.exceptions import OutOfMemoryError
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 from ray.tune.search import Searcher
 
-from retreever.cluster.ray_runtime import DRIVER
-from retreever.cluster.train_worker import LAST
+from retreever.cluster.ray_runtime import DRIVER_RESOURCE
+from retreever.cluster.train_worker import LAST_REPORT_KEY
 from retreever.config import Config
 from retreever.errors import ConfigError
 from retreever.evaluation.metrics import METRIC
 from retreever.sweeps.space_grammar import SearchSpace
-from retreever.sweeps.trial_worker import ACTOR, TreeTrial, train_driver
+from retreever.sweeps.trial_worker import ACTOR_FILE, TreeTrial, run_train_trial
 from retreever.system.files import read_json
 
-COLOURS = re.compile("\x1b\\[[0-9;]*m")
-"""What Ray puts into a traceback for a terminal."""
+ANSI_COLORS = re.compile("\x1b\\[[0-9;]*m")
+"""Escape codes that Ray puts into a traceback for a terminal."""
 
 
-class Feed(Protocol):
-    """What a sweep gives to Tune and hears of it. A trial is known by its key."""
+class TrialFeed(Protocol):
+    """What a sweep gives to Tune and learns from it. A trial is identified by its key."""
 
     def next(self) -> dict[str, Any] | None:
-        """The next trial in plain values, with its `key`; None when there is no more."""
+        """The next trial in plain values, with its `key`; None if no trial remains."""
 
-    def reported(self, key: str, epoch: int, metric: float) -> None: ...
+    def record_validation(self, key: str, epoch: int, metric: float) -> None: ...
 
-    def ended(self, key: str, finished: bool, figures: dict[str, Any], traceback: str | None) -> None: ...
+    def record_end(self, key: str, finished: bool, figures: dict[str, Any], traceback: str | None) -> None: ...
 
 
-def run(feed: Feed, space: SearchSpace, folder: Path, longest: int) -> bool:
-    """Run all that `feed` has on the cluster joined; returns when it has no more, or at Ctrl-C.
+def run_tune(feed: TrialFeed, space: SearchSpace, folder: Path, longest: int) -> bool:
+    """Run all trials of `feed` on the cluster that this process has joined; return when none remains, or at Ctrl-C.
 
-    Tune gives up where Ray kills a trial for memory: that trial has ended then, others have been interrupted.
+    Tune gives up if Ray kills a trial for memory: that trial has then ended, and the others were interrupted.
 
     Args:
         longest: validations of the longest trial.
 
     Returns:
-        Whether it came to its end; false where a trial was killed for memory.
+        Whether no trial remains; false if a trial was killed for memory.
 
     Raises:
-        ConfigError: the cluster can never hold one trial.
+        ConfigError: the cluster is too small for one trial.
     """
-    recorder = _Recorder(feed)
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # it looks for files that we have it not write
-    trainable, resources = (TreeTrial, {"CPU": 1}) if space.workers == 1 else (train_driver, {DRIVER: 1})
+    callback = _FeedCallback(feed)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # it warns about files that we tell it not to write
+    trainable, resources = (TreeTrial, {"CPU": 1}) if space.workers == 1 else (run_train_trial, {DRIVER_RESOURCE: 1})
     tuner = tune.Tuner(
         tune.with_resources(trainable, resources),
         param_space={},
         tune_config=tune.TuneConfig(
             metric=METRIC,
             mode="max",
-            search_alg=_Asker(feed.next),
+            search_alg=_FeedSearcher(feed.next),
             num_samples=-1,
-            scheduler=scheduler(space, longest),
+            scheduler=make_scheduler(space, longest),
             reuse_actors=space.workers == 1,
             trial_dirname_creator=lambda trial: trial.config["trial"]["key"],
-            max_concurrent_trials=concurrent(space),
+            max_concurrent_trials=count_concurrent_trials(space),
         ),
-        run_config=tune.RunConfig(name="tune", storage_path=str(folder), verbose=0, callbacks=[recorder]),
+        run_config=tune.RunConfig(name="tune", storage_path=str(folder), verbose=0, callbacks=[callback]),
     )
     try:
         tuner.fit()
     except RuntimeError as error:
-        if not (isinstance(error.__cause__, OutOfMemoryError) and recorder.killed(str(error.__cause__))):
+        if not (isinstance(error.__cause__, OutOfMemoryError) and callback.end_killed_trials(str(error.__cause__))):
             raise
         return False
     return True
 
 
-def concurrent(space: SearchSpace) -> int:
-    """How many trials fit on the cluster joined at once.
+def count_concurrent_trials(space: SearchSpace) -> int:
+    """How many trials fit at once on the cluster that this process has joined.
 
     Raises:
-        ConfigError: not even one; the message says what is missing.
+        ConfigError: none fits; the message says what is missing.
     """
     have = ray.cluster_resources()
-    cpus, drivers = have.get("CPU", 0), have.get(DRIVER, 0)
+    cpus, drivers = have.get("CPU", 0), have.get(DRIVER_RESOURCE, 0)
     fit = int(cpus // space.workers)
     if space.workers > 1:
         fit = min(fit, int(drivers))
     if fit < 1:
-        needs = f"{space.workers} CPUs" + (f" and 1 {DRIVER}" if space.workers > 1 else "")
+        needs = f"{space.workers} CPUs" + (f" and 1 {DRIVER_RESOURCE}" if space.workers > 1 else "")
         raise ConfigError(
-            [f"sweep {space.name}: a trial needs {needs}; the cluster has {cpus:g} CPUs and {drivers:g} {DRIVER}"]
+            [
+                f"sweep {space.name}: a trial needs {needs}; the cluster has {cpus:g} CPUs and {drivers:g} "
+                f"{DRIVER_RESOURCE}"
+            ]
         )
     return fit
 
 
-def validations(configs: Iterable[Config]) -> int:
-    """Validations of the longest of these trainings."""
+def count_validations(configs: Iterable[Config]) -> int:
+    """Number of validations of the longest of these trainings."""
     return max(-(-config.train.steps // config.train.eval_every) for config in configs)
 
 
-def scheduler(space: SearchSpace, longest: int) -> TrialScheduler:
-    """What stops trials early. Time is counted in validations."""
+def make_scheduler(space: SearchSpace, longest: int) -> TrialScheduler:
+    """The scheduler that stops trials early. It counts time in validations."""
     if space.scheduler == "none":
         return FIFOScheduler()
     if space.scheduler == "median":
@@ -113,19 +119,19 @@ def scheduler(space: SearchSpace, longest: int) -> TrialScheduler:
         time_attr="epoch",
         grace_period=min(space.asha.grace, longest),
         reduction_factor=space.asha.reduction,
-        max_t=longest + 1,  # a trial ends by itself; stopped at max_t its last words would be lost
+        max_t=longest + 1,  # a trial ends by itself; one stopped at max_t would lose its last report
     )
 
 
-class _Unsaved:
-    """Tune pickles what it is given for a restore that we do not use; this saves nothing."""
+class _NotPickled:
+    """Pickles to nothing: Tune pickles its parts for a restore that we do not use."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
 
 
-class _Asker(_Unsaved, Searcher):
-    """Hands Tune what the feed has next; the feed itself hears of ends through `_Recorder`."""
+class _FeedSearcher(_NotPickled, Searcher):
+    """Hands the feed's next trial to Tune; `_FeedCallback` tells the feed how trials end."""
 
     def __init__(self, ask: Callable[[], dict[str, Any] | None]):
         super().__init__()
@@ -139,28 +145,28 @@ class _Asker(_Unsaved, Searcher):
         return Searcher.FINISHED if plain is None else {"trial": plain}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Heard by the recorder."""
+        """Do nothing: `_FeedCallback` records the end."""
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing."""
+        """Save nothing."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Nothing."""
+        """Restore nothing."""
 
 
-class _Recorder(_Unsaved, tune.Callback):
-    """Hands Tune's events to the feed as they come."""
+class _FeedCallback(_NotPickled, tune.Callback):
+    """Passes Tune's events to the feed."""
 
-    def __init__(self, feed: Feed):
+    def __init__(self, feed: TrialFeed):
         self._feed = feed
-        self._folders: dict[str, Path] = {}  # of the trials that run
+        self._folders: dict[str, Path] = {}  # of running trials, by key
 
-    def killed(self, message: str) -> bool:
-        """End the trials whose actors Ray says it has killed; whether there were any."""
-        actors = {key: folder / ACTOR for key, folder in self._folders.items() if (folder / ACTOR).is_file()}
+    def end_killed_trials(self, message: str) -> bool:
+        """Record the end of the trials whose actors Ray's message names as killed; return whether there are any."""
+        actors = {key: folder / ACTOR_FILE for key, folder in self._folders.items() if (folder / ACTOR_FILE).is_file()}
         victims = [key for key, file in actors.items() if read_json(file)["actor"] in message]
         for key in victims:
-            self._feed.ended(key, False, {}, f"killed by Ray, the node is short of memory\n{message}")
+            self._feed.record_end(key, False, {}, f"killed by Ray, the node is short of memory\n{message}")
         return bool(victims)
 
     def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
@@ -168,14 +174,14 @@ class _Recorder(_Unsaved, tune.Callback):
         self._folders[plain["key"]] = Path(plain["job"]["folder"])
 
     def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
-        self._feed.reported(trial.config["trial"]["key"], result["epoch"], result[METRIC])
+        self._feed.record_validation(trial.config["trial"]["key"], result["epoch"], result[METRIC])
 
     def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         last = trial.last_result
         self._folders.pop(trial.config["trial"]["key"], None)
-        self._feed.ended(trial.config["trial"]["key"], bool(last.get(LAST)), last, None)
+        self._feed.record_end(trial.config["trial"]["key"], bool(last.get(LAST_REPORT_KEY)), last, None)
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         text = Path(trial.error_file).read_text(encoding="utf-8") if trial.error_file else "unknown error"
         self._folders.pop(trial.config["trial"]["key"], None)
-        self._feed.ended(trial.config["trial"]["key"], False, trial.last_result or {}, COLOURS.sub("", text))
+        self._feed.record_end(trial.config["trial"]["key"], False, trial.last_result or {}, ANSI_COLORS.sub("", text))

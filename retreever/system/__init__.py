@@ -1,1 +1,1 @@
-"""What the machine offers: files, storage, locks, threads, memory and progress; nothing of retrieval is known here."""
+"""The machine: files, storage, locks, threads, memory and progress. It knows nothing of retrieval."""

@@ -1,4 +1,4 @@
-"""Python's garbage collector, paused where much is made that stays: it would look through it over and over."""
+"""Python's garbage collector, paused where many lasting objects are made: it would scan them repeatedly."""
 
 import gc
 from collections.abc import Iterator
@@ -6,8 +6,8 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def collector_paused() -> Iterator[None]:
-    """No garbage is collected in this block, in any thread; afterwards as before."""
+def pause_garbage_collection() -> Iterator[None]:
+    """Collect no garbage within the block, in any thread; restore the former state afterwards."""
     running = gc.isenabled()
     gc.disable()
     try:

@@ -1,45 +1,35 @@
-"""One driver at a time for a folder: a lock that the system drops with the process that holds it, whatever ends it."""
+"""One driver at a time for a folder: the operating system releases the lock when its process ends, however it ends."""
 
-import fcntl
 import os
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from retreever.errors import ConfigError
 
-LOCK = "driver.lock"
+LOCK_FILE = "driver.lock"
 
 
 @contextmanager
-def held(folder: Path, what: str, patience: float = 10.0) -> Iterator[None]:
-    """Hold `folder` for this process.
+def lock_folder(folder: Path, what: str, patience: float = 10.0) -> Iterator[None]:
+    """Lock `folder` for this process.
 
     Args:
         what: named in the error.
-        patience: seconds to wait for a holder that is just ending.
+        patience: seconds to wait for a holder that is about to end.
 
     Raises:
-        ConfigError: another process holds it; the message has its id.
+        ConfigError: another process holds the lock; the message has its id.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / LOCK, "a+", encoding="utf-8") as file:
-        deadline = time.monotonic() + patience
-        while not _taken(file.fileno()):
-            if time.monotonic() > deadline:
-                file.seek(0)
-                raise ConfigError([f"{what}: process {file.read().strip()} is running it ({folder}); wait or stop it"])
-            time.sleep(0.1)
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
+    file = folder / LOCK_FILE
+    try:  # never the soft lock, which outlives a killed process
+        lock = FileLock(file, timeout=patience, poll_interval=0.1, fallback_to_soft=False).acquire()
+    except Timeout:
+        holder = file.read_text(encoding="utf-8").strip()
+        raise ConfigError([f"{what}: process {holder} is running it ({folder}); wait or stop it"]) from None
+    with lock:
+        file.write_text(f"{os.getpid()}\n", encoding="utf-8")
         yield
-
-
-def _taken(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

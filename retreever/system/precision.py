@@ -1,14 +1,14 @@
-"""Where products in bfloat16 are faster than in float32: on a GPU, and on a CPU with wide instructions for them."""
+"""Devices that multiply bfloat16 faster than float32: GPUs, and CPUs with wide instructions for it."""
 
 import torch
 
 
 def bfloat16_is_fast(device: str) -> bool:
-    """Whether a device, a name of torch, multiplies bfloat16 numbers faster than float32.
+    """Whether `device` (a torch device name) multiplies bfloat16 numbers faster than float32.
 
-    On a CPU: with Intel's matrix units (AMX), and with AVX-512's instructions for bfloat16 on an AMD processor, where
-    they reach twice float32's speed (416 and 194 GFLOP/s on 2 cores). An Intel processor whose matrix units a virtual
-    machine hides has the same instructions and reaches half of it (167 and 319), so they do not count there.
+    A CPU does with Intel's matrix units (AMX), or with AVX-512's bfloat16 instructions on an AMD processor, where they
+    reach twice float32's speed (416 and 194 GFLOP/s on 2 cores). An Intel processor whose matrix units a virtual
+    machine hides has these instructions too, but reaches half of float32's speed (167 and 319), so it does not count.
     """
     if device != "cpu":
         return True

@@ -1,21 +1,21 @@
-"""How long work tells how far it is, without knowing about terminals.
+"""Progress of long work, without knowledge of terminals.
 
 Library code takes a `Track`: a function that passes an iterable through and shows its progress. The command line
-hands in one that draws bars; everybody else gets `silent`.
+passes one that draws bars; the default is `track_silently`.
 """
 
 from collections.abc import Iterable, Iterator
 from typing import Protocol, TypeVar
 
-T = TypeVar("T")
+Item = TypeVar("Item")
 
 
 class Track(Protocol):
-    """`for item in track(items, "encoding passages", total=n): ...`"""
+    """A function used as `for item in track(items, "encoding passages", total=n): ...`."""
 
-    def __call__(self, items: Iterable[T], label: str, total: float | None = None) -> Iterator[T]: ...
+    def __call__(self, items: Iterable[Item], label: str, total: float | None = None) -> Iterator[Item]: ...
 
 
-def silent(items: Iterable[T], label: str, total: float | None = None) -> Iterator[T]:
+def track_silently(items: Iterable[Item], label: str, total: float | None = None) -> Iterator[Item]:
     """Pass `items` through and show nothing."""
     yield from items

@@ -1,22 +1,24 @@
-"""Work that does not hold Python's lock, side by side."""
+"""Parallel work in threads, for functions that release Python's global lock."""
 
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-PROCESSORS = os.cpu_count() or 1
-Item = TypeVar("Item")
-Result = TypeVar("Result")
+PROCESSOR_COUNT = os.cpu_count() or 1
+ThreadItem = TypeVar("ThreadItem")
+ThreadResult = TypeVar("ThreadResult")
 
 
-def side_by_side(function: Callable[[Item], Result], items: Sequence[Item], threads: int | None = None) -> list[Result]:
-    """What a function makes of items, in their order.
+def map_in_threads(
+    function: Callable[[ThreadItem], ThreadResult], items: Sequence[ThreadItem], threads: int | None = None
+) -> list[ThreadResult]:
+    """Apply a function to items in parallel; return its results in the items' order.
 
     Args:
-        threads: how many are worked on at a time; as many as there are processors where it is None.
+        threads: number of threads; None: one a processor.
     """
-    workers = min(len(items), threads or PROCESSORS)
+    workers = min(len(items), threads or PROCESSOR_COUNT)
     if workers < 2:
         return [function(item) for item in items]
     with ThreadPoolExecutor(workers) as pool:

@@ -1,6 +1,6 @@
-"""Where everything that retreever makes is kept: one folder, so that nothing else on a machine is touched.
+"""The workspace: one folder for everything that retreever writes, so that it touches nothing else on a machine.
 
-With RETREEVER_STORAGE, a folder or URI that all machines reach, data, encodings and runs are kept there too.
+RETREEVER_STORAGE may name a folder or URI that all machines reach; data, encodings and runs are then kept there too.
 """
 
 import os
@@ -11,48 +11,48 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from retreever.system.storage import Storage
 
-VARIABLE = "RETREEVER_WORKSPACE"
-STORAGE = "RETREEVER_STORAGE"
+WORKSPACE_VARIABLE = "RETREEVER_WORKSPACE"
+STORAGE_VARIABLE = "RETREEVER_STORAGE"
 
 
 @dataclass(frozen=True)
 class Workspace:
-    """Paths under one root. Absolute, because Ray's workers run in folders of their own."""
+    """Paths under one root. They are absolute, because Ray's workers run in folders of their own."""
 
     root: Path
 
     @classmethod
     def default(cls) -> "Workspace":
         """The folder named by RETREEVER_WORKSPACE, or `workspace/` in the current folder."""
-        return cls.at(Path(os.environ.get(VARIABLE, "workspace")))
+        return cls.at(Path(os.environ.get(WORKSPACE_VARIABLE, "workspace")))
 
     @classmethod
     def at(cls, root: Path) -> "Workspace":
-        """The workspace at `root`, which is made when something is first written."""
+        """The workspace at `root`; the folder is created with the first file in it."""
         return cls(Path(root).expanduser().resolve())
 
-    def dataset(self, name: str) -> Path:
+    def dataset_folder(self, name: str) -> Path:
         """Folder of a data set in BEIR layout: `name` itself where it is an existing folder, else data/NAME."""
         given = Path(name).expanduser()
         return given.resolve() if given.is_dir() else self.root / "data" / name
 
-    def storage(self) -> "Storage | None":
-        """What RETREEVER_STORAGE names, with the same folders under the same names as this workspace.
+    def open_storage(self) -> "Storage | None":
+        """The storage named by RETREEVER_STORAGE, with this workspace's folders under the same names; None without it.
 
         Raises:
-            StorageError: no file system knows it.
+            StorageError: no file system knows its URI.
         """
-        uri = os.environ.get(STORAGE)
+        uri = os.environ.get(STORAGE_VARIABLE)
         if not uri:
             return None
         from retreever.system.storage import Storage  # pyarrow takes a while to import
 
         return Storage(uri)
 
-    def named(self, folder: Path) -> str:
+    def storage_name(self, folder: Path) -> str:
         """Name in shared storage of a folder of this workspace.
 
-        >>> Workspace.at(Path("/w")).named(Path("/w/runs/best"))
+        >>> Workspace.at(Path("/w")).storage_name(Path("/w/runs/best"))
         'runs/best'
         """
         return folder.relative_to(self.root).as_posix()
@@ -68,9 +68,9 @@ class Workspace:
         return self.root / "runs"
 
     @property
-    def rivals(self) -> Path:
-        """Tuned and trained rivals, kept so that a second comparison trains nothing."""
-        return self.root / "rivals"
+    def baselines(self) -> Path:
+        """Cache of fitted baselines, so that a second comparison trains nothing."""
+        return self.root / "baselines"
 
     @property
     def sweeps(self) -> Path:

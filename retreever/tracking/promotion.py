@@ -1,4 +1,4 @@
-"""Which run becomes the champion: named, or the best on dev within limits; let through by the gates of `gates.py`."""
+"""Which run becomes the champion: a named run, or the best on dev within limits, if `promotion_gates.py` accepts it."""
 
 import json
 from collections.abc import Iterator
@@ -13,17 +13,23 @@ from retreever.bundle.make_bundle import make_bundle
 from retreever.errors import PromotionError, TrackingError
 from retreever.evaluation.metrics import METRIC
 from retreever.system.files import read_json
-from retreever.system.progress import Track, silent
+from retreever.system.progress import Track, track_silently
 from retreever.system.workspace import Workspace
 from retreever.tracking import promotion_gates, run_catalog
-from retreever.tracking.model_registry import CHAMPION, MODEL, locate, register, version
-from retreever.tracking.promotion_gates import LATENCY, Limits, Measured
-from retreever.tracking.run_record import BYTES
+from retreever.tracking.model_registry import (
+    CHAMPION_ALIAS,
+    REGISTERED_MODEL,
+    find_version,
+    locate_model,
+    register_bundle,
+)
+from retreever.tracking.promotion_gates import GATE_LATENCY, BundleMeasurement, Limits
+from retreever.tracking.run_record import BYTES_METRIC, RUN_RECORD
 from retreever.tracking.tracker import Tracker
 from retreever.trained_tree import load_model
 
-TRIED = 10
-"""Candidates whose speed is measured, best first, where none is named."""
+MAX_TIMED_CANDIDATES = 10
+"""How many candidates are timed, best first, when no run is named."""
 
 
 @dataclass(frozen=True)
@@ -32,106 +38,110 @@ class Promotion:
 
     Attributes:
         uri: the version's own, `models:/retreever/3`.
-        found: why it may, in words.
+        finding: why the version was promoted, in words.
     """
 
     uri: str
-    found: str
+    finding: str
 
 
 def promote_run(
     name: str,
     workspace: Workspace,
     *,
-    alias: str = CHAMPION,
+    alias: str = CHAMPION_ALIAS,
     limits: Limits | None = None,
     split: str = "test",
     force: bool = False,
-    track: Track = silent,
+    track: Track = track_silently,
 ) -> Promotion:
-    """Promote a run, if it keeps the limits and is significantly better than what `alias` points at.
+    """Promote a run if it meets the limits and is significantly better than the version `alias` points at.
 
-    A run that `alias` points at already is left as it is. One that has no bundle yet is indexed first.
+    Nothing changes if `alias` points at the run already. A run without a bundle is indexed first.
 
     Args:
-        name: of a run in the workspace, or a run's id or name in MLflow (a trial of a sweep, say).
-        split: the queries on which candidate and champion meet.
-        force: promote what is not significantly better, or serves other data. Limits hold all the same.
+        name: of a run in the workspace, or a run's id or name in MLflow (for example, a trial of a sweep).
+        split: the queries on which candidate and champion are compared.
+        force: promote a run that is not significantly better, or serves other data. The limits still apply.
 
     Raises:
-        TrackingError: there is no such run, or it has not been trained to its end.
-        PromotionError: a limit is missed, or the champion is not beaten.
+        TrackingError: there is no such run, or its training did not finish.
+        PromotionError: the run misses a limit, or is not significantly better than the champion.
     """
     tracker = Tracker.of(workspace)
-    bundle, run = _bundle(name, workspace, tracker, track)
-    present = version(tracker, alias)
+    bundle, run = _find_or_make_bundle(name, workspace, tracker, track)
+    present = find_version(tracker, alias)
     if present is not None and present.run_id == run.info.run_id:
-        return Promotion(f"models:/{MODEL}/{present.version}", f"it is models:/{MODEL}@{alias} already")
+        return Promotion(
+            f"models:/{REGISTERED_MODEL}/{present.version}", f"it is models:/{REGISTERED_MODEL}@{alias} already"
+        )
     config = load_model(bundle)[1]
-    candidate = promotion_gates.measure(bundle, config, workspace, split, track)
-    promotion_gates.refuse_beyond(limits or Limits(), candidate, name)
-    found = _judged(name, candidate, present, workspace, split, force, track)
-    notes = _notes(bundle, candidate, split, found, run)
-    return Promotion(register(bundle, run.info.run_id, tracker, alias=alias, notes=notes), found)
+    candidate = promotion_gates.measure_bundle(bundle, config, workspace, split, track)
+    promotion_gates.check_limits(limits or Limits(), candidate, name)
+    finding = _check_against_champion(name, candidate, present, workspace, split, force, track)
+    tags = _version_tags(bundle, candidate, split, finding, run)
+    return Promotion(register_bundle(bundle, run.info.run_id, tracker, alias=alias, tags=tags), finding)
 
 
-def pick(
+def pick_run(
     workspace: Workspace,
     *,
     metric: str = METRIC,
     space: str | None = None,
     limits: Limits | None = None,
-    track: Track = silent,
+    track: Track = track_silently,
 ) -> str:
-    """The id of the finished run with the largest dev `metric` among those that keep the limits.
+    """The id of the finished run with the largest dev `metric` among those that meet the limits.
 
-    Recall (on dev) and size are asked of MLflow; speed is measured on one candidate after the other.
+    MLflow holds recall (on dev) and size; latency is measured, one candidate after the other.
 
     Raises:
-        TrackingError: no run is within the limits that MLflow can tell.
+        TrackingError: no run meets the limits on recall and size.
         PromotionError: none of the first candidates is fast enough.
     """
-    tracker, asked = Tracker.of(workspace), limits or Limits()
-    within = {k: v for k, v in (("recall_at_10", asked.recall), (BYTES, asked.bytes)) if v is not None}
-    candidates = run_catalog.ranked(run_catalog.listed(tracker, workspace, space=space), metric, within)
-    if asked.latency_ms is None:
+    tracker, limits = Tracker.of(workspace), limits or Limits()
+    within = {k: v for k, v in (("recall_at_10", limits.recall), (BYTES_METRIC, limits.bytes)) if v is not None}
+    candidates = run_catalog.rank_runs(run_catalog.list_runs(tracker, workspace, space=space), metric, within)
+    if limits.latency_ms is None:
         return str(candidates[0].info.run_id)
     slow: list[str] = []
-    for run in candidates[:TRIED]:
-        took = promotion_gates.latency(_bundle(run.info.run_id, workspace, tracker, track)[0], workspace)
-        if took <= asked.latency_ms:
+    for run in candidates[:MAX_TIMED_CANDIDATES]:
+        took = promotion_gates.measure_bundle_latency(
+            _find_or_make_bundle(run.info.run_id, workspace, tracker, track)[0], workspace
+        )
+        if took <= limits.latency_ms:
             return str(run.info.run_id)
         slow.append(f"{run.info.run_name} {took:.3g} ms")
-    raise PromotionError(f"{LATENCY}: above --max-latency-ms {asked.latency_ms:g}: {', '.join(slow)}")
+    raise PromotionError(f"{GATE_LATENCY}: above --max-latency-ms {limits.latency_ms:g}: {', '.join(slow)}")
 
 
-def _bundle(name: str, workspace: Workspace, tracker: Tracker, track: Track) -> tuple[Path, Run]:
-    """A run's bundle, made where it is missing, and the run."""
+def _find_or_make_bundle(name: str, workspace: Workspace, tracker: Tracker, track: Track) -> tuple[Path, Run]:
+    """A run and its bundle, which is built if it is missing."""
     folder = workspace.runs / name
-    if (folder / "run.json").is_file():
-        run, bundle = tracker.run(read_json(folder / "run.json")["run_id"]), folder / "bundle"
+    if (folder / RUN_RECORD).is_file():
+        run, bundle = tracker.get_run(read_json(folder / RUN_RECORD)["run_id"]), folder / "bundle"
     else:
-        run = run_catalog.find(tracker, workspace, name)
-        bundle = workspace.root / "bundles" / run.info.run_id / "bundle"  # MLflow keeps the last name
+        run = run_catalog.find_run(tracker, workspace, name)
+        bundle = workspace.root / "bundles" / run.info.run_id / "bundle"  # MLflow keeps the folder's name
     if not bundle.is_dir():
-        model = folder / "model" if (folder / "model").is_dir() else _model(tracker, run)
+        model = folder / "model" if (folder / "model").is_dir() else _download_model(tracker, run)
         make_bundle(model, bundle, workspace, track)
     return bundle, run
 
 
-def _model(tracker: Tracker, run: Run) -> Path:
-    """The model that a run keeps among its artifacts."""
+def _download_model(tracker: Tracker, run: Run) -> Path:
+    """The model among a run's artifacts."""
     try:
         return Path(tracker.client.download_artifacts(run.info.run_id, "checkpoint"))
     except (MlflowException, OSError):
         raise TrackingError(
-            f"run {run.info.run_name} ({run.info.run_id}): has not been trained to its end, it keeps no model"
+            f"run {run.info.run_name} ({run.info.run_id}): has no model; its training did not finish"
         ) from None
 
 
-def _judged(
+def _check_against_champion(
     name: str,
-    candidate: Measured,
+    candidate: BundleMeasurement,
     present: ModelVersion | None,
     workspace: Workspace,
     split: str,
@@ -141,27 +151,27 @@ def _judged(
     """Why a candidate may replace the present version, in words.
 
     Raises:
-        PromotionError: it may not.
+        PromotionError: the candidate may not replace it.
     """
     if present is None:
         return f"the first version; NDCG@10 {candidate.figures[METRIC]:.4f} on {split}"
-    uri = f"models:/{MODEL}/{present.version}"
-    bundle = locate(uri, workspace)
+    uri = f"models:/{REGISTERED_MODEL}/{present.version}"
+    bundle = locate_model(uri, workspace)
     served = load_model(bundle)[1].data.name
     if served != candidate.config.data.name:
-        better, found = False, f"{uri} serves data set {served}, the candidate {candidate.config.data.name}"
+        better, finding = False, f"{uri} serves data set {served}, the candidate {candidate.config.data.name}"
     else:
-        better, found = promotion_gates.beats(
-            candidate, promotion_gates.measure(bundle, candidate.config, workspace, split, track)
+        better, finding = promotion_gates.compare_to_champion(
+            candidate, promotion_gates.measure_bundle(bundle, candidate.config, workspace, split, track)
         )
-        found = f"against {uri} on {split}: {found}"
+        finding = f"against {uri} on {split}: {finding}"
     if not better and not force:
-        raise PromotionError(f"run {name}: not significantly better: {found}; --force promotes it all the same")
-    return found if better else f"forced; {found}"
+        raise PromotionError(f"run {name}: not significantly better: {finding}; --force promotes it all the same")
+    return finding if better else f"forced; {finding}"
 
 
-def _notes(bundle: Path, candidate: Measured, split: str, found: str, run: Run) -> dict[str, str]:
-    """Tags of a version: its figures, where it comes from, how its index is made."""
+def _version_tags(bundle: Path, candidate: BundleMeasurement, split: str, finding: str, run: Run) -> dict[str, str]:
+    """Tags of a version: its figures, its lineage and how its index was built."""
     config, manifest, tags = candidate.config, read_json(bundle / "manifest.json"), run.data.tags
     recipe = config.index.model_dump(mode="json") | {
         "depth": config.tree.depth,
@@ -176,9 +186,9 @@ def _notes(bundle: Path, candidate: Measured, split: str, found: str, run: Run) 
         "reproduce": tags.get("reproduce", ""),
     }
     figures = dict(_figures(candidate, split))
-    return {**figures, **lineage, "index": json.dumps(recipe), "gate": found}
+    return {**figures, **lineage, "index": json.dumps(recipe), "gate": finding}
 
 
-def _figures(candidate: Measured, split: str) -> Iterator[tuple[str, str]]:
+def _figures(candidate: BundleMeasurement, split: str) -> Iterator[tuple[str, str]]:
     for name, value in candidate.figures.items():
-        yield (name if name in (BYTES, LATENCY) else f"{split}/{name}"), f"{value:.6g}"
+        yield (name if name in (BYTES_METRIC, GATE_LATENCY) else f"{split}/{name}"), f"{value:.6g}"

@@ -1,41 +1,39 @@
-"""May a bundle become the champion? What it must reach, and whether it is really better than the one that serves.
+"""The gates of promotion: limits that a bundle must meet, and a paired test against the champion.
 
-A candidate is picked on dev; here it meets the present champion once, on queries that neither was chosen by.
+A candidate was picked on dev. Here it is compared once with the champion, on queries that chose neither of them.
 """
 
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from retreever.bundle.retriever import Retreever
 from retreever.config import Config
-from retreever.encoding.encoding_store import open_dataset
+from retreever.encoding.encoding_store import open_encoded_dataset
 from retreever.errors import DataError, PromotionError
-from retreever.evaluation.metrics import METRIC, per_query, relevance
-from retreever.evaluation.ranking import top_k
-from retreever.evaluation.significance import interval, paired_p
-from retreever.model import default_levels
-from retreever.system.progress import Track, silent
+from retreever.evaluation.latency import limit_to_one_thread, measure_query_latency
+from retreever.evaluation.level_judgement import judge_levels, name_level_metric
+from retreever.evaluation.metrics import METRIC, METRICS, group_judgements
+from retreever.evaluation.significance import bootstrap_interval, paired_p_value
+from retreever.system.progress import Track, track_silently
 from retreever.system.workspace import Workspace
-from retreever.tracking.run_record import BYTES, bytes_per_document
-from retreever.trained_tree import load_model, routed
+from retreever.tracking.run_record import BYTES_METRIC, index_bytes_per_document
+from retreever.trained_tree import load_model, route_encodings
 
-SURE = 0.05
-"""Two-sided p below which a candidate counts as better."""
-LATENCY, TIMED, WARM = "latency_ms", 50, 5
+PROMOTION_SIGNIFICANCE_LEVEL = 0.05
+"""Two-sided p-value below which a candidate counts as better."""
+GATE_LATENCY, LATENCY_QUERIES = "latency_ms", 50
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a candidate must reach; None: not asked for.
+    """What a candidate must reach; None: no limit.
 
     Attributes:
-        recall: R@10 at the last level, at least.
-        bytes: a document at the last level, at most.
-        latency_ms: median search of one text, at most.
+        recall: lowest R@10 at the last level.
+        bytes: largest document at the last level, in bytes.
+        latency_ms: longest median search of one text, in milliseconds.
     """
 
     recall: float | None = None
@@ -44,7 +42,7 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Measured:
+class BundleMeasurement:
     """A bundle's figures on one split.
 
     Attributes:
@@ -57,74 +55,71 @@ class Measured:
     scores: np.ndarray = field(repr=False)
 
 
-def measure(bundle: Path, data_of: Config, workspace: Workspace, split: str, track: Track = silent) -> Measured:
-    """Figures of a bundle's tree on the queries of `split`, exhaustively ranked, and how long its search takes.
+def measure_bundle(
+    bundle: Path, data_of: Config, workspace: Workspace, split: str, track: Track = track_silently
+) -> BundleMeasurement:
+    """Figures of a bundle's tree on the queries of `split`, exhaustively ranked, and its search latency.
 
     Args:
-        data_of: the configuration whose data set is asked, read by the bundle's own encoder.
+        data_of: the configuration whose data set is used, encoded by the bundle's own encoder.
 
     Raises:
         DataError: the data set has no such split.
     """
     tree, own = load_model(bundle)
     config = own.model_copy(update={"data": data_of.data})
-    data = open_dataset(config, workspace, track)
-    queries, relevant = relevance(data.dataset.qrels.get(split, np.empty((0, 3), np.int64)))
+    data = open_encoded_dataset(config, workspace, track)
+    queries, relevant = group_judgements(data.dataset.qrels.get(split, np.empty((0, 3), np.int64)))
     if not len(queries):
         raise DataError(f"data set {data.dataset.name}: qrels/{split}.tsv is missing or empty")
-    q = np.concatenate(list(routed(tree, config, data.queries, queries)))
-    p = np.concatenate(list(routed(tree, config, data.passages)))
-    figures: dict[str, float] = {}
-    for level in default_levels(tree.tree.depth):
-        nodes = tree.tree.level(level)
-        rows, _ = top_k(q[:, nodes], p[:, nodes], 100, config.loss.similarity)
-        found = per_query(rows, relevant)
-        figures |= {f"{name}/level_{level:02d}": float(values.mean()) for name, values in found.items()}
-    figures |= {name: float(values.mean()) for name, values in found.items()}
-    figures |= {BYTES: float(bytes_per_document(config)), LATENCY: latency(bundle, workspace)}
-    return Measured(config, figures, found[METRIC])
+    q = np.concatenate(list(route_encodings(tree, config, data.queries, queries)))
+    p = np.concatenate(list(route_encodings(tree, config, data.passages)))
+    depth = tree.tree.depth
+    scores = judge_levels(q, p, relevant, depth, config.loss.similarity)
+    figures = {name: float(values.mean()) for name, values in scores.items()}
+    figures |= {metric: figures[name_level_metric(metric, depth)] for metric in METRICS}
+    figures |= {
+        BYTES_METRIC: float(index_bytes_per_document(config)),
+        GATE_LATENCY: measure_bundle_latency(bundle, workspace),
+    }
+    return BundleMeasurement(config, figures, scores[name_level_metric(METRIC, depth)])
 
 
-def latency(bundle: Path, workspace: Workspace) -> float:
-    """Median milliseconds from one of its data set's texts to its ten passages, on one thread, encoding included."""
-    threads, retreever = torch.get_num_threads(), Retreever.load(bundle)
-    queries = open_dataset(retreever.config, workspace).dataset.queries
-    texts = [query.text for query in queries[: TIMED + WARM]]
-    torch.set_num_threads(1)
-    try:
-        seconds = []
-        for text in texts:
-            begun = time.perf_counter()
-            retreever.search([text], k=10)
-            seconds.append(time.perf_counter() - begun)
-    finally:
-        torch.set_num_threads(threads)
-    return 1000 * float(np.median(seconds[WARM:] or seconds))
+def measure_bundle_latency(bundle: Path, workspace: Workspace) -> float:
+    """Median milliseconds to search ten passages for one query text, on one thread, encoding included."""
+    retreever = Retreever.load(bundle)
+    queries = open_encoded_dataset(retreever.config, workspace).dataset.queries
+    texts = [query.text for query in queries[:LATENCY_QUERIES]]
+    with limit_to_one_thread():
+        return measure_query_latency(lambda text: retreever.search([text], k=10), texts).median
 
 
-def refuse_beyond(limits: Limits, found: Measured, name: str) -> None:
-    """Raise where a candidate is beyond a limit.
+def check_limits(limits: Limits, found: BundleMeasurement, name: str) -> None:
+    """Check a candidate against every limit.
 
     Raises:
-        PromotionError: with every limit that it misses.
+        PromotionError: names every limit that the candidate misses.
     """
-    floor, figures = limits.recall, found.figures
+    min_recall, figures = limits.recall, found.figures
     missed = []
-    if floor is not None and figures["recall_at_10"] < floor:
-        missed.append(f"recall_at_10 {figures['recall_at_10']:.4g} is below --min-recall {floor:g}")
-    for figure, ceiling, option in ((BYTES, limits.bytes, "bytes"), (LATENCY, limits.latency_ms, "latency-ms")):
-        if ceiling is not None and figures[figure] > ceiling:
-            missed.append(f"{figure} {figures[figure]:.4g} is above --max-{option} {ceiling:g}")
+    if min_recall is not None and figures["recall_at_10"] < min_recall:
+        missed.append(f"recall_at_10 {figures['recall_at_10']:.4g} is below --min-recall {min_recall:g}")
+    for figure, maximum, option in (
+        (BYTES_METRIC, limits.bytes, "bytes"),
+        (GATE_LATENCY, limits.latency_ms, "latency-ms"),
+    ):
+        if maximum is not None and figures[figure] > maximum:
+            missed.append(f"{figure} {figures[figure]:.4g} is above --max-{option} {maximum:g}")
     if missed:
         raise PromotionError(f"run {name}: {'; '.join(missed)}")
 
 
-def beats(candidate: Measured, champion: Measured) -> tuple[bool, str]:
+def compare_to_champion(candidate: BundleMeasurement, champion: BundleMeasurement) -> tuple[bool, str]:
     """Whether a candidate is significantly better than the champion on the same queries, and the finding in words."""
     difference = candidate.scores - champion.scores
-    p, (low, high) = paired_p(candidate.scores, champion.scores), interval(difference)
+    p, (low, high) = paired_p_value(candidate.scores, champion.scores), bootstrap_interval(difference)
     words = (
         f"NDCG@10 {candidate.scores.mean():.4f} against {champion.scores.mean():.4f}, difference "
         f"{difference.mean():+.4f} [{low:+.4f}, {high:+.4f}], p = {p:.2g}, {len(difference):,} queries"
     )
-    return difference.mean() > 0 and p < SURE, words
+    return difference.mean() > 0 and p < PROMOTION_SIGNIFICANCE_LEVEL, words

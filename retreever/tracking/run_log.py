@@ -1,7 +1,9 @@
-"""How one training reaches its MLflow run: every validation, the machine's load, plots and scores, and its end."""
+"""How one training reaches its MLflow run: every validation, the machine's load, plots, scores and how it ended."""
 
 import logging
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -12,86 +14,100 @@ from retreever.errors import BundleError
 from retreever.evaluation import training_plots
 from retreever.evaluation.metrics import METRIC
 from retreever.tracking.tracker import Tracker
-from retreever.trained_tree import load_model, routed
+from retreever.trained_tree import load_model, route_encodings
 from retreever.training import checkpoint
-from retreever.training.training_loop import Report
-from retreever.training.validation import SCORES
+from retreever.training.training_loop import ValidationReport
+from retreever.training.validation import QUERY_SCORES_FILE
 
-SAMPLED_EVERY = 5.0
+SAMPLE_INTERVAL_S = 5.0
 """Seconds between two samples of the machine's load."""
 logging.getLogger("mlflow.system_metrics").setLevel(logging.WARNING)
 
 
 class RunLog:
-    """Writes one training to a run that was started already; that training may be going on from a checkpoint."""
+    """Writes one training to its MLflow run."""
 
-    def __init__(self, tracking_uri: str, run_id: str, folder: Path):
-        self.tracker, self.run_id, self.folder = Tracker(tracking_uri), run_id, folder
-        self.tracker.resume(run_id)
+    def __init__(self, tracker: Tracker, run_id: str, folder: Path):
+        self.tracker, self.run_id, self.folder = tracker, run_id, folder
         self._catch_up()
-        self._monitor = SystemMetricsMonitor(
-            run_id, sampling_interval=SAMPLED_EVERY, resume_logging=True, tracking_uri=tracking_uri
-        )
-        self._monitor.start()
+
+    @classmethod
+    @contextmanager
+    def of(cls, tracking_uri: str, run_id: str, folder: Path) -> Iterator["RunLog"]:
+        """Log the body to a run that was started before; the run ends as the body ends.
+
+        Args:
+            folder: of the training, which may resume from a checkpoint there.
+        """
+        tracker = Tracker(tracking_uri)
+        with tracker.keep_running(run_id):
+            log = cls(tracker, run_id, folder)
+            monitor = SystemMetricsMonitor(
+                run_id, sampling_interval=SAMPLE_INTERVAL_S, resume_logging=True, tracking_uri=tracking_uri
+            )
+            monitor.start()
+            try:
+                yield log
+            except GeneratorExit:  # the scheduler, or an interrupt, closed the training
+                tracker.tag(run_id, {"stopped": "early"})
+                log._log_best()
+                raise
+            finally:
+                monitor.finish()
 
     def _catch_up(self) -> None:
-        """Log what was validated before an interrupt and no longer reached MLflow."""
+        """Log the validations before an interrupt that did not reach MLflow."""
         try:
-            history = checkpoint.read_state(self.folder / "checkpoint").history
+            history = checkpoint.read_training_state(self.folder / "checkpoint").history
         except BundleError:
             return
         logged = {point.step for point in self.tracker.client.get_metric_history(self.run_id, METRIC)}
         for epoch, figures in enumerate(history, 1):
             if int(figures["step"]) not in logged:
-                self._log(figures, epoch)
+                self._log_validation(figures, epoch)
         if history:
             self.tracker.tag(self.run_id, {"resumed_at_step": f"{history[-1]['step']:.0f}"})
 
-    def _log(self, figures: dict[str, float], epoch: int) -> None:
+    def _log_validation(self, figures: dict[str, float], epoch: int) -> None:
         self.tracker.log(self.run_id, figures | {"epoch": float(epoch)}, int(figures["step"]))
 
-    def report(self, report: Report) -> None:
-        self._log(report.metrics, report.epoch)
+    def log_report(self, report: ValidationReport) -> None:
+        """Log the figures and warnings of a validation."""
+        self._log_validation(report.metrics, report.epoch)
         if report.warnings:
             self.tracker.tag(self.run_id, {"warnings": "; ".join(report.warnings)})
 
-    def stopped(self) -> None:
-        """The scheduler, or an interrupt, closed the training."""
-        self._monitor.finish()
-        self.tracker.tag(self.run_id, {"stopped": "early"})
-        self._best()
-        self.tracker.end(self.run_id, "KILLED")
+    def log_result(self, history: list[dict[str, float]], data: EncodedDataset) -> None:
+        """Log plots, the model and the best figures of a training that reached its end.
 
-    def failed(self, error: Exception) -> None:
-        self._monitor.finish()
-        self.tracker.tag(self.run_id, {"error": f"{type(error).__name__}: {error}"})
-        self.tracker.end(self.run_id, "FAILED")
-
-    def finished(self, history: list[dict[str, float]], data: EncodedDataset) -> None:
-        self._monitor.finish()
+        Args:
+            history: figures of every validation.
+            data: whose passages the routing plot shows.
+        """
         with tempfile.TemporaryDirectory() as scratch:
-            for plot in self._plots(history, data, Path(scratch)):
-                self.tracker.artifact(self.run_id, plot, "plots")
-        self.tracker.artifact(self.run_id, self.folder / "model", "checkpoint")
-        self._best()
-        self.tracker.end(self.run_id)
+            for plot in self._draw_plots(history, data, Path(scratch)):
+                self.tracker.log_artifact(self.run_id, plot, "plots")
+        self.tracker.log_artifact(self.run_id, self.folder / "model", "checkpoint")
+        self._log_best()
 
-    def _best(self) -> None:
-        """Figures of the best validation, of all queries together and of each."""
-        if not (self.folder / SCORES).is_file():
+    def _log_best(self) -> None:
+        """Log the figures of the best validation: means, and a file with every query's."""
+        if not (self.folder / QUERY_SCORES_FILE).is_file():
             return  # stopped before the first one
-        best = checkpoint.read_state(self.folder / "checkpoint").best
+        best = checkpoint.read_training_state(self.folder / "checkpoint").best
         self.tracker.log(self.run_id, {f"best/{k}": v for k, v in best.items()}, int(best["step"]))
-        self.tracker.artifact(self.run_id, self.folder / SCORES)
+        self.tracker.log_artifact(self.run_id, self.folder / QUERY_SCORES_FILE)
 
-    def _plots(self, history: list[dict[str, float]], data: EncodedDataset, folder: Path) -> list[Path]:
-        """Curves of the training, how positives and negatives part, and how passages are routed at every level."""
+    def _draw_plots(self, history: list[dict[str, float]], data: EncodedDataset, folder: Path) -> list[Path]:
+        """Plot the training's curves, the similarities of positives and negatives, and the routing at every level."""
         files = [folder / f"{name}.png" for name in ("training", "similarities", "routing")]
         training_plots.plot_training(history, files[0])
         names = ("step", "similarity/positive", "similarity/negative")
         steps, positives, negatives = ([figures[name] for figures in history] for name in names)
         training_plots.plot_similarities(steps, positives, negatives, files[1])
         tree, config = load_model(self.folder / "model")
-        nodes = np.concatenate(list(routed(tree, config, data.passages, np.arange(min(1024, len(data.passages))))))
+        nodes = np.concatenate(
+            list(route_encodings(tree, config, data.passages, np.arange(min(1024, len(data.passages)))))
+        )
         training_plots.plot_routing({d: nodes[:, tree.tree.level(d)] for d in range(1, tree.tree.depth + 1)}, files[2])
         return files

@@ -1,6 +1,6 @@
-"""What MLflow runs when it loads a registered tree: models-from-code, so no pickle is involved.
+"""The code that MLflow executes when it loads a registered tree ("models from code", without pickle).
 
-MLflow executes this file; the bundle (safetensors, JSON, npy) lies among the model version's artifacts.
+The bundle (safetensors, JSON, npy) is among the artifacts of the model version.
 """
 
 from typing import Any
@@ -9,7 +9,7 @@ import mlflow
 import pandas as pd
 from mlflow.models import set_model
 
-from retreever.bundle.retriever import Retreever
+from retreever import Retreever
 
 
 class RetreeverModel(mlflow.pyfunc.PythonModel):
@@ -24,14 +24,14 @@ class RetreeverModel(mlflow.pyfunc.PythonModel):
 
         Args:
             model_input: table with a column `query`.
-            params: `k` passages for each query, at `level` (0: the finest).
+            params: `k`, passages per query (default 10), and `level` (default 0: the finest).
 
         Returns:
             One row a query: `ids` and `scores`, best first.
         """
-        asked = params or {}
+        options = params or {}
         texts = [str(text) for text in model_input["query"]]
-        found = self.retreever.search(texts, k=int(asked.get("k", 10)), level=int(asked.get("level", 0)) or None)
+        found = self.retreever.search(texts, k=int(options.get("k", 10)), level=int(options.get("level", 0)) or None)
         return pd.DataFrame(
             {
                 "ids": [[hit.id for hit in hits] for hits in found],

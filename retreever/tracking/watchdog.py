@@ -1,7 +1,7 @@
-"""A small process that outlives a killed driver and ends what that driver can no longer end.
+"""A small process that outlives a killed driver and ends the MLflow runs that the driver can no longer end.
 
-The driver holds a pipe to it. When the pipe closes without a word, the driver was killed: the runs under its MLflow
-parent that still say RUNNING are ended as KILLED, unless another driver has taken the folder over meanwhile.
+The driver holds a pipe to the watchdog. If the pipe closes without a message, the driver was killed. Then the watchdog
+ends the runs under the driver's parent run as KILLED, unless another driver has locked the folder meanwhile.
 """
 
 import subprocess
@@ -12,42 +12,48 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from retreever.errors import ConfigError
-from retreever.system.lock import held
+from retreever.system.lock import lock_folder
 
-DONE = b"done"
-SETTLE = 3.0
-"""Seconds until the killed driver's workers, which may still be writing, are gone."""
+DONE_MESSAGE = b"done"
+SETTLE_SECONDS = 3.0
+"""Seconds until the workers of a killed driver, which may still be writing, are gone."""
 
 
 @contextmanager
-def watched(folder: Path, uri: str, parent: str) -> Iterator[None]:
-    """Watch over the body; `folder` is the one that this process holds."""
+def watch_driver(folder: Path, uri: str, parent: str) -> Iterator[None]:
+    """Run a watchdog during the body.
+
+    Args:
+        folder: a folder that this process has locked.
+        uri: of the MLflow server.
+        parent: id of the run whose children the driver works on.
+    """
     command = [sys.executable, "-m", "retreever.tracking.watchdog", str(folder), uri, parent]
-    # a session of its own: Ctrl-C reaches every process of a terminal's group
+    # A session of its own, since Ctrl-C reaches every process in the terminal's group.
     process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
     try:
         yield
     finally:
-        process.communicate(DONE)
+        process.communicate(DONE_MESSAGE)
 
 
-def main(folder: str, uri: str, parent: str) -> None:
-    """Wait for the driver's end; clean up after a killed one."""
-    if sys.stdin.buffer.read() == DONE:
+def end_killed_driver_runs(folder: str, uri: str, parent: str) -> None:
+    """Wait until the driver ends; end the runs of a killed one."""
+    if sys.stdin.buffer.read() == DONE_MESSAGE:
         return
-    from retreever.tracking.tracker import Tracker  # brings mlflow, of which a watchdog that has nothing to do is free
+    from retreever.tracking.tracker import Tracker  # loads mlflow, so only now
 
     tracker = Tracker(uri)
     try:
-        with held(Path(folder), "sweep", patience=0):
+        with lock_folder(Path(folder), "sweep", patience=0):
             for _ in range(2):
                 tracker.end_orphans(parent)
                 tracker.end(parent, "KILLED")
-                time.sleep(SETTLE)
+                time.sleep(SETTLE_SECONDS)
             tracker.end_orphans(parent)
     except ConfigError:
-        return  # the same command has been given again and takes care of it
+        return  # the same command was started again and takes over
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    end_killed_driver_runs(*sys.argv[1:])

@@ -1,1 +1,1 @@
-"""Training a routing tree on encodings: plain torch, on a laptop or as one of many workers."""
+"""Training a routing tree on encodings in plain torch, on a laptop or as one of many workers."""

@@ -1,9 +1,10 @@
-"""The full state of a training, kept at every validation: resume gives what no interrupt would have given.
+"""Checkpoints: the full state of a training, saved so that a resumed run equals an uninterrupted one.
 
 `step-00000200/` is one sealed folder: `model.safetensors` (tree and loss), `optimizer.safetensors` (AdamW's moments),
 `state.json` (step, history, digest of the configuration) and `best/` (the best model so far). It is written aside and
-renamed, and the one before it is kept, so that neither a kill at any moment nor a damaged file costs more than one
-interval. No pickle. There is no random state to keep: see `training.step_seed`.
+renamed, and the checkpoint before it is kept, so that neither a kill at any moment nor a damaged file costs more than
+one interval between validations. There is no pickle, and no random state to keep (see
+`training_batches.derive_step_seed`). This module does not know when a state is worth saving.
 """
 
 import shutil
@@ -19,15 +20,15 @@ from torch import Tensor, nn
 from retreever.config import Config
 from retreever.errors import BundleError, ConfigError
 from retreever.model import RoutingTree
-from retreever.system.files import read_json, seal, unseal, write_aside, write_json
+from retreever.system.files import read_json, seal_folder, verify_sealed_folder, write_atomically, write_json
 from retreever.trained_tree import save_model
 
-KEPT = 2
-DAMAGED = ".damaged"
+CHECKPOINTS_KEPT = 2
+DAMAGED_SUFFIX = ".damaged"
 
 
-class Learner(Protocol):
-    """What is trained: the part of a module that is called a tree, and all of its parameters."""
+class TrainableModule(Protocol):
+    """A trained module: its routing tree, and the parameters of all of it."""
 
     tree: RoutingTree
 
@@ -39,18 +40,19 @@ class Learner(Protocol):
 
 
 @dataclass
-class State:
-    """Where a training stands.
+class TrainingState:
+    """The progress of a training.
 
     Attributes:
+        config_digest: digest of the run's configuration.
         step: optimiser steps done.
-        seconds: time spent in them, over all sessions.
+        seconds: time spent in these steps, over all sessions.
         since_best: validations since the best one.
-        stopped: ended early for want of progress.
-        losses: of the steps since the last validation, where the state was saved between two.
+        stopped: training stopped early, without progress.
+        losses: losses of the steps since the last validation, where the state was saved between two validations.
         best: figures of the best validation.
         history: figures of every validation.
-        notes: what went wrong on the way and was mended, one sentence each.
+        notes: faults from which the training recovered, one sentence each.
     """
 
     config_digest: str
@@ -65,15 +67,20 @@ class State:
 
 
 @dataclass
-class Saved:
-    """A checkpoint read into memory, so that one worker can hand it to all."""
+class Checkpoint:
+    """A checkpoint in memory, so that one worker can send it to all.
 
-    state: State
+    Attributes:
+        model: parameters and buffers of tree and loss by name.
+        moments: AdamW's state by `moment/parameter name`.
+    """
+
+    state: TrainingState
     model: dict[str, Tensor]
     moments: dict[str, Tensor]
 
-    def restore(self, learner: Learner, optimizer: torch.optim.Optimizer) -> State:
-        """Put weights and moments into `learner` and `optimizer` and return where the training stands."""
+    def restore(self, learner: TrainableModule, optimizer: torch.optim.Optimizer) -> TrainingState:
+        """Load weights and moments into `learner` and `optimizer`; return the state of the training."""
         learner.load_state_dict(self.model)
         for name, parameter in learner.named_parameters():
             own = {key.partition("/")[0]: value for key, value in self.moments.items() if key.partition("/")[2] == name}
@@ -82,108 +89,108 @@ class Saved:
         return self.state
 
 
-def place(folder: Path, step: int) -> Path:
-    """Where the state after `step` steps lies among the checkpoints in `folder`."""
+def checkpoint_path(folder: Path, step: int) -> Path:
+    """Path of the checkpoint after `step` steps in `folder`."""
     return folder / f"step-{step:08d}"
 
 
-def steps(folder: Path) -> int:
-    """Optimiser steps that the newest checkpoint in `folder` holds; 0 without one."""
-    return int(_kept(folder)[-1].name.removeprefix("step-")) if _kept(folder) else 0
+def find_latest_step(folder: Path) -> int:
+    """Optimiser steps of the newest checkpoint in `folder`; 0 without one."""
+    checkpoints = _list_checkpoints(folder)
+    return int(checkpoints[-1].name.removeprefix("step-")) if checkpoints else 0
 
 
-def save(
+def save_checkpoint(
     folder: Path,
-    learner: Learner,
+    learner: TrainableModule,
     optimizer: torch.optim.Optimizer,
-    state: State,
+    state: TrainingState,
     config: Config,
     best: bool,
 ) -> None:
-    """Add the present state to the checkpoints in `folder`, whole or not at all, and drop all but the last two.
+    """Save the present state in `folder`, whole or not at all, and remove all but the last two checkpoints.
 
     Args:
-        best: the present model is the best so far; otherwise that of the newest checkpoint is carried over, if any.
+        best: the present model is the best so far; otherwise the best model of the newest checkpoint is copied, if any.
     """
-    with write_aside(place(folder, state.step)) as aside:
+    with write_atomically(checkpoint_path(folder, state.step)) as aside:
         aside.mkdir()
-        save_file(_contiguous(learner.state_dict()), aside / "model.safetensors")
-        save_file(_moments(learner, optimizer), aside / "optimizer.safetensors")
+        save_file(_copy_to_cpu(learner.state_dict()), aside / "model.safetensors")
+        save_file(_collect_moments(learner, optimizer), aside / "optimizer.safetensors")
         write_json(aside / "state.json", asdict(state))
         if best:
             save_model(learner.tree, config, aside / "best")
         elif state.best:
-            shutil.copytree(_kept(folder)[-1] / "best", aside / "best")
-        seal(aside, {"format": 2, "config_digest": config.digest})
-    for old in _kept(folder)[:-KEPT]:
+            shutil.copytree(_list_checkpoints(folder)[-1] / "best", aside / "best")
+        seal_folder(aside, {"format": 2, "config_digest": config.digest})
+    for old in _list_checkpoints(folder)[:-CHECKPOINTS_KEPT]:
         shutil.rmtree(old)
 
 
-def latest(folder: Path, config: Config) -> Saved | None:
-    """The newest whole checkpoint in `folder`; None where there is none.
+def load_latest_checkpoint(folder: Path, config: Config) -> Checkpoint | None:
+    """The newest undamaged checkpoint in `folder`; None where there is no checkpoint.
 
-    A damaged one is set aside under its name with `.damaged` behind it, and named in the notes of the state that is
-    used in its place.
+    A damaged checkpoint is renamed, with the suffix `.damaged`; the notes of the returned state name it.
 
     Raises:
-        BundleError: every checkpoint is damaged; all are named.
+        BundleError: every checkpoint is damaged; the message names all.
         ConfigError: the checkpoint belongs to another configuration.
     """
     faults: list[str] = []
-    for path in reversed(_kept(folder)):
+    for path in reversed(_list_checkpoints(folder)):
         try:
-            saved = _read(path)
+            saved = _read_checkpoint(path)
         except BundleError as error:
             faults.append(str(error))
             continue
-        _refuse_another(path, saved.state, config)
-        _set_aside(folder, saved.state, faults)
+        _refuse_other_config(path, saved.state, config)
+        _rename_damaged(folder, saved.state, faults)
         return saved
     if faults:
         raise BundleError(f"{folder}: no checkpoint is whole; remove that folder to start again: " + "; ".join(faults))
     return None
 
 
-def read_state(folder: Path) -> State:
-    """Where the training with its checkpoints in `folder` stands.
+def read_training_state(folder: Path) -> TrainingState:
+    """The state in the newest checkpoint in `folder`.
 
     Raises:
-        BundleError: no state is there, or it is not one of ours.
+        BundleError: there is no checkpoint, or its state cannot be read.
     """
-    kept = _kept(folder)
-    if not kept:
+    checkpoints = _list_checkpoints(folder)
+    if not checkpoints:
         raise BundleError(f"{folder}: holds no checkpoint")
-    return _state(kept[-1])
+    return _read_state(checkpoints[-1])
 
 
-def export_best(folder: Path, target: Path) -> None:
+def export_best_model(folder: Path, target: Path) -> None:
     """Copy the best model of the newest checkpoint in `folder` to `target`, whole or not at all."""
-    with write_aside(target) as aside:
-        shutil.copytree(_kept(folder)[-1] / "best", aside)
+    with write_atomically(target) as aside:
+        shutil.copytree(_list_checkpoints(folder)[-1] / "best", aside)
 
 
-def _kept(folder: Path) -> list[Path]:
+def _list_checkpoints(folder: Path) -> list[Path]:
     """The checkpoints in `folder`, the newest last."""
     return sorted(path for path in folder.glob("step-" + "[0-9]" * 8) if path.is_dir())
 
 
-def _read(path: Path) -> Saved:
-    unseal(path)
-    state = _state(path)
+def _read_checkpoint(path: Path) -> Checkpoint:
+    verify_sealed_folder(path)
+    state = _read_state(path)
     if state.best:
-        unseal(path / "best")  # sealed by itself
-    return Saved(state, load_file(path / "model.safetensors"), load_file(path / "optimizer.safetensors"))
+        verify_sealed_folder(path / "best")  # it has a seal of its own
+    return Checkpoint(state, load_file(path / "model.safetensors"), load_file(path / "optimizer.safetensors"))
 
 
-def _state(path: Path) -> State:
+def _read_state(path: Path) -> TrainingState:
     values: dict[str, Any] = read_json(path / "state.json")
     try:
-        return State(**values)
+        return TrainingState(**values)
     except TypeError as error:
         raise BundleError(f"{path / 'state.json'}: not a training state ({error})") from None
 
 
-def _refuse_another(path: Path, state: State, config: Config) -> None:
+def _refuse_other_config(path: Path, state: TrainingState, config: Config) -> None:
     if state.config_digest != config.digest:
         raise ConfigError(
             [
@@ -193,16 +200,16 @@ def _refuse_another(path: Path, state: State, config: Config) -> None:
         )
 
 
-def _set_aside(folder: Path, state: State, faults: list[str]) -> None:
-    """Move what is newer than `state` out of the way and note why."""
-    for fault, path in zip(faults, reversed(_kept(folder)), strict=False):
-        aside = path.with_name(path.name + DAMAGED)
+def _rename_damaged(folder: Path, state: TrainingState, faults: list[str]) -> None:
+    """Rename the checkpoints newer than `state` and note why."""
+    for fault, path in zip(faults, reversed(_list_checkpoints(folder)), strict=False):
+        aside = path.with_name(path.name + DAMAGED_SUFFIX)
         shutil.rmtree(aside, ignore_errors=True)
         path.rename(aside)
         state.notes.append(f"damaged checkpoint {path.name} set aside, went on from step {state.step}: {fault}")
 
 
-def _moments(learner: Learner, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def _collect_moments(learner: TrainableModule, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """AdamW's state by `moment/parameter name`."""
     return {
         f"{key}/{name}": value.detach().cpu().contiguous()
@@ -211,5 +218,5 @@ def _moments(learner: Learner, optimizer: torch.optim.Optimizer) -> dict[str, Te
     }
 
 
-def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _copy_to_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: value.detach().cpu().contiguous() for name, value in tensors.items()}

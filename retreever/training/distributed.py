@@ -1,7 +1,7 @@
-"""What training needs to know of its peers: how many there are, which share is mine, how to gather and to agree.
+"""Work shared between training workers: their number, their shares, gathering and agreement.
 
-Plain `torch.distributed`; with no process group there is one worker and every function is the identity. Who starts the
-workers (Ray Train, torchrun, a test) is not known here.
+It uses plain `torch.distributed`. Without a process group there is one worker, and every function is the identity. It
+does not know who starts the workers (Ray Train, torchrun, a test).
 """
 
 from collections.abc import Callable
@@ -14,11 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-T = TypeVar("T")
+Shared = TypeVar("Shared")
 
 
 def world_size() -> int:
-    """Number of workers that train together; 1 without a process group."""
+    """Number of workers; 1 without a process group."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
@@ -27,25 +27,25 @@ def rank() -> int:
     return dist.get_rank() if world_size() > 1 else 0
 
 
-def share(total: int, worker: int | None = None) -> slice:
-    """A worker's contiguous part of `total` items, this one's where none is named; parts differ by one item at most.
+def worker_slice(total: int, worker: int | None = None) -> slice:
+    """A worker's contiguous share of `total` items; None: this worker's. Shares differ by at most one item.
 
-    >>> share(5)
+    >>> worker_slice(5)
     slice(0, 5, None)
     """
     size, me = world_size(), rank() if worker is None else worker
     return slice(total * me // size, total * (me + 1) // size)
 
 
-def gather(rows: Tensor, total: int) -> Tensor:
-    """Every worker's rows in rank order, **with** gradients to all of them.
+def gather_rows(rows: Tensor, total: int) -> Tensor:
+    """Gather the rows of all workers in rank order, **with** gradients to all of them.
 
     Args:
-        rows: (share, features), this worker's `share(total)`.
+        rows: (share, features), this worker's rows, `worker_slice(total)`.
 
     Returns:
-        (total, features). A gather without gradient would give a wrong gradient of the global loss; with it, the
-        workers' local losses give the exact one, each weighted by `weight(total)` and averaged.
+        (total, features). With this gradient the mean of the workers' local losses, each weighted by
+        `worker_weight(total)`, has the exact gradient of the global loss; a gather without gradient has not.
     """
     if world_size() == 1:
         return rows
@@ -54,12 +54,12 @@ def gather(rows: Tensor, total: int) -> Tensor:
 
 
 class _Gather(torch.autograd.Function):
-    """All rows forwards; backwards the sum of what every worker wants changed of ours."""
+    """Forward: the rows of all workers. Backward: the sum of all workers' gradients of this worker's rows."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, total: int) -> Tensor:
-        ctx.own = share(total)
-        shares = [share(total, worker) for worker in range(world_size())]
+        ctx.own = worker_slice(total)
+        shares = [worker_slice(total, worker) for worker in range(world_size())]
         longest = max(own.stop - own.start for own in shares)
         padded = F.pad(rows, (0, 0, 0, longest - len(rows))).contiguous()
         parts = [torch.empty_like(padded) for _ in shares]
@@ -74,21 +74,21 @@ class _Gather(torch.autograd.Function):
         return grad[ctx.own], None
 
 
-def weight(total: int) -> float:
-    """What this worker's mean over its `share(total)` counts in the mean of all workers: 1 where shares are equal."""
-    own = share(total)
+def worker_weight(total: int) -> float:
+    """Weight of this worker's mean in the mean over all workers: 1 where all shares of `total` are equal."""
+    own = worker_slice(total)
     return (own.stop - own.start) * world_size() / total
 
 
-def agree(make: Callable[[], T]) -> T:
-    """What `make` gives on rank 0, on every worker; where it raises, every worker raises the same error."""
+def run_on_rank_zero(make: Callable[[], Shared]) -> Shared:
+    """Call `make` on rank 0 and return its result on every worker; where it raises, all workers raise its error."""
     if world_size() == 1:
         return make()
-    answer: list[tuple[T | None, Exception | None]] = [(None, None)]
+    answer: list[tuple[Shared | None, Exception | None]] = [(None, None)]
     if rank() == 0:
         try:
             answer = [(make(), None)]
-        except Exception as error:  # whatever it is, the others must not wait for an answer
+        except Exception as error:  # of any kind: the other workers must not wait for an answer
             answer = [(None, error)]
     dist.broadcast_object_list(answer)
     value, failure = answer[0]
@@ -97,8 +97,8 @@ def agree(make: Callable[[], T]) -> T:
     return value  # type: ignore[return-value]
 
 
-def concatenate(part: np.ndarray) -> np.ndarray:
-    """Every worker's `part` in rank order, on every worker; parts may differ in length. No gradient."""
+def gather_arrays(part: np.ndarray) -> np.ndarray:
+    """Concatenate the parts of all workers in rank order, on every worker; parts may differ in length. No gradient."""
     if world_size() == 1:
         return part
     parts: list[np.ndarray | None] = [None] * world_size()
@@ -106,8 +106,8 @@ def concatenate(part: np.ndarray) -> np.ndarray:
     return np.concatenate([p for p in parts if p is not None])
 
 
-def mean(value: Tensor) -> Tensor:
-    """The mean of every worker's `value`, on every worker. No gradient."""
+def average_over_workers(value: Tensor) -> Tensor:
+    """The mean of `value` over all workers, on every worker. No gradient."""
     if world_size() == 1:
         return value
     total = value.detach().clone()

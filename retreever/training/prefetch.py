@@ -1,32 +1,32 @@
-"""What a step trains on, read while the step before it is still computed."""
+"""Loading the batch of a step in a thread, while the step before it is computed."""
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Generic, TypeVar
 
-T = TypeVar("T")
+Batch = TypeVar("Batch")
 
 
-class Ahead(Generic[T]):
-    """`load(step)` for steps asked in order; the next one is already under way in a thread when its turn comes.
+class Prefetcher(Generic[Batch]):
+    """Calls `load(step)` for consecutive steps; a thread loads the next batch ahead.
 
     Args:
         load: a pure function of the step; it runs in another thread.
-        end: the first step that is never asked for.
+        end: the first step that is not loaded ahead.
     """
 
-    def __init__(self, load: Callable[[int], T], end: int):
+    def __init__(self, load: Callable[[int], Batch], end: int):
         self._load, self._end = load, end
         self._thread = ThreadPoolExecutor(1, "batches")
-        self._started: dict[int, Future[T]] = {}
+        self._started: dict[int, Future[Batch]] = {}
 
-    def __call__(self, step: int) -> T:
-        """What `load` gives for `step`; its error is raised here."""
+    def __call__(self, step: int) -> Batch:
+        """The batch of `step`; an error of `load` is raised here."""
         present = self._started.pop(step, None) or self._thread.submit(self._load, step)
         if step + 1 < self._end:
             self._started = {step + 1: self._thread.submit(self._load, step + 1)}
         return present.result()
 
     def close(self) -> None:
-        """End the thread; nothing more can be asked for."""
+        """End the thread; no batch can be loaded afterwards."""
         self._thread.shutdown(cancel_futures=True)

@@ -1,9 +1,9 @@
-"""Training a routing tree on encodings: plain torch, on a laptop or as one of many workers.
+"""The training loop: plain torch, on a laptop or as one of many workers.
 
-`epochs` is a generator that trains up to the next validation, yields its figures and goes on when asked, so that a
+`epochs` is a generator that trains up to the next validation, yields its figures and continues when resumed, so that a
 notebook, a Ray Train worker and a Tune trial drive the same loop. Everything random in a step is a pure function of
-(seed, step, rank); with the state kept in `checkpoint.py` a resumed run repeats an uninterrupted one to the bit.
-What is not known here: Ray, MLflow, files other than the run's own folder.
+(seed, step, rank); with the state saved by `checkpoint.py` a resumed run repeats an uninterrupted one to the bit. The
+loop knows neither Ray nor MLflow, and no files outside the run's own folder.
 """
 
 import contextlib
@@ -13,50 +13,48 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from retreever.config import Config
-from retreever.data.training_pairs import batch_rows, limit
 from retreever.encoding.encoding_store import EncodedDataset
 from retreever.errors import TrainingError
 from retreever.evaluation.metrics import METRIC
-from retreever.model import RoutingTree, levels_at, negatives_mask
-from retreever.system.progress import Track, silent
+from retreever.model import levels_at_step
+from retreever.system.progress import Track, track_silently
 from retreever.training import checkpoint, distributed
-from retreever.training.learner import Batch, Learner, Masks, learner_of, learning_rate, optimizer_of
-from retreever.training.prefetch import Ahead
-from retreever.training.validation import SCORES, Validation
+from retreever.training.learner import Learner, build_learner, build_optimizer, learning_rate_at_step
+from retreever.training.training_batches import TrainingBatches, derive_step_seed
+from retreever.training.validation import QUERY_SCORES_FILE, Validation
 
 
 @dataclass(frozen=True)
-class Report:
-    """What a validation found.
+class ValidationReport:
+    """Report of a validation.
 
     Attributes:
         step: optimiser steps done.
         epoch: validations done, from 1.
-        metrics: plain finite numbers by name; `ndcg_at_10` is the last level's on dev, `ndcg_at_10/level_06` another's.
-        warnings: named failure signatures (METHOD: collapse, near-uniform routing, useless coarse levels).
-        best: no validation before this one was better.
-        last: training ends with this report.
-        checkpoint: folder with the full state, on rank 0 and for a moment only on others.
+        metrics: plain finite numbers by name; `ndcg_at_10` is the last level's on dev, `ndcg_at_10/level_06` level 6's.
+        warnings: routing failures by name (see `model/health.py`), and faults from which the training recovered.
+        is_best: no earlier validation was better.
+        is_last: training ends with this report.
+        checkpoint: folder with the full state; rank 0 writes it, and later checkpoints replace it.
     """
 
     step: int
     epoch: int
     metrics: dict[str, float]
     warnings: list[str]
-    best: bool
-    last: bool
+    is_best: bool
+    is_last: bool
     checkpoint: Path
 
 
 @dataclass
-class Result:
-    """A finished training: the folder of the best model, its figures, and every validation's."""
+class TrainingResult:
+    """Result of a finished training: the folder of the best model, its figures, and those of every validation."""
 
     model: Path
     best: dict[str, float]
@@ -69,17 +67,19 @@ def epochs(
     folder: Path,
     *,
     device: str = "cpu",
-    track: Track = silent,
-    urgent: Callable[[int], bool] = lambda step: False,
-    saved: Callable[[Path], object] = lambda checkpoint: None,
-) -> Iterator[Report]:
-    """Train in `folder`, resuming what is there, and yield a report after every validation.
+    track: Track = track_silently,
+    must_save: Callable[[int], bool] = lambda step: False,
+    on_checkpoint: Callable[[Path], object] = lambda checkpoint: None,
+) -> Iterator[ValidationReport]:
+    """Train in `folder`, from its last checkpoint if any, and yield a report after every validation.
 
     Args:
-        folder: holds `checkpoint/` (full state of the last two validations) and, once done, `model/` (the best).
-        track: shows steps; called once for each stretch between validations.
-        urgent: asked after every step whether the state must be saved at once; all workers must get the same answer.
-        saved: told of every checkpoint, on the worker that wrote it.
+        folder: holds `checkpoint/` (the last two checkpoints) and, at the end, `model/` (the best model).
+        device: a torch device.
+        track: shows the steps; called once between two validations.
+        must_save: called with the steps done after every step; true saves the state at once. Its answer must be the
+            same on all workers.
+        on_checkpoint: called with the path of every checkpoint, on the worker that wrote it.
 
     Raises:
         BundleError: every checkpoint in the folder is damaged.
@@ -87,10 +87,10 @@ def epochs(
         DataError: the data set has no train or no dev pairs.
         TrainingError: the loss is no longer finite.
     """
-    run = _Run(config, data, folder, device, saved)
+    run = _TrainingRun(config, data, folder, device, on_checkpoint)
     try:
         while not run.done:
-            run.train(track, urgent)
+            run.train(track, must_save)
             yield run.validate()
         run.finish()
     finally:
@@ -102,76 +102,61 @@ def fit(
     data: EncodedDataset,
     folder: Path,
     *,
-    report: Callable[[Report], object] = lambda report: None,
+    report: Callable[[ValidationReport], object] = lambda report: None,
     device: str = "cpu",
-    track: Track = silent,
-) -> Result:
-    """Train to the end, handing every report to `report`; see `epochs`."""
-    for each in epochs(config, data, folder, device=device, track=track):
-        report(each)
-    return result(folder)
+    track: Track = track_silently,
+) -> TrainingResult:
+    """Train to the end and call `report` after every validation; see `epochs`."""
+    for validation_report in epochs(config, data, folder, device=device, track=track):
+        report(validation_report)
+    return load_training_result(folder)
 
 
-def result(folder: Path) -> Result:
-    """What a finished training left in `folder`.
+def load_training_result(folder: Path) -> TrainingResult:
+    """Read the result of a finished training from `folder`.
 
     Raises:
-        BundleError: nothing finished is there.
+        BundleError: the folder holds no checkpoint.
     """
-    state = checkpoint.read_state(folder / "checkpoint")
-    return Result(folder / "model", state.best, state.history)
+    state = checkpoint.read_training_state(folder / "checkpoint")
+    return TrainingResult(folder / "model", state.best, state.history)
 
 
-class _Run:
+class _TrainingRun:
     """One training in progress."""
 
     def __init__(
-        self, config: Config, data: EncodedDataset, folder: Path, device: str, saved: Callable[[Path], object]
+        self, config: Config, data: EncodedDataset, folder: Path, device: str, on_checkpoint: Callable[[Path], object]
     ):
-        self.config, self.data, self.folder, self.device, self.saved = config, data, folder, device, saved
-        self.pairs = limit(data.dataset.pairs("train"), config.data.max_pairs, config.train.seed)
-        self.batch_size = min(config.train.batch_size, len(self.pairs))
-        self._check()
-        self.tokens = config.tree.split == "cross_attention"
-        self.validation = Validation(config, data, self.pairs, device)
-        self.learner = self._build()
-        self.optimizer = optimizer_of(self.learner, config)
-        self.state = checkpoint.State(config_digest=config.digest)
-        left = distributed.agree(lambda: checkpoint.latest(folder / "checkpoint", config))
-        if left:
-            self.state = left.restore(self.learner, self.optimizer)
+        self.config, self.folder, self.device = config, folder, device
+        self.on_checkpoint = on_checkpoint
+        self.batches = TrainingBatches(config, data, device)
+        self.validation = Validation(config, data, self.batches.pairs, device)
+        self.learner = self._build_learner(data.dim)
+        self.optimizer = build_optimizer(self.learner, config)
+        self.state = checkpoint.TrainingState(config_digest=config.digest)
+        resumed = distributed.run_on_rank_zero(lambda: checkpoint.load_latest_checkpoint(folder / "checkpoint", config))
+        if resumed:
+            self.state = resumed.restore(self.learner, self.optimizer)
         self.figures: dict[str, float] = {}
-        self.batches = Ahead(self._load, config.train.steps * config.train.accumulate)
         self.parallel: nn.Module = self.learner
         if distributed.world_size() > 1:
             self.parallel = DistributedDataParallel(self.learner)
 
-    def _check(self) -> None:
-        size = distributed.world_size()
-        if self.batch_size < max(2, size):
-            raise TrainingError(
-                f"train.batch_size: {size} workers need a batch of {max(2, size)} pairs or more, it has "
-                f"{self.batch_size}"
-            )
-
-    def _build(self) -> Learner:
+    def _build_learner(self, dim: int) -> Learner:
+        """Tree and loss, calibrated on the passages of the first global batch, the same on every worker."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.config.train.seed)
-            learner = learner_of(self.config, self.data.dim, self.device)
-            self._calibrate(learner.tree)
+            learner = build_learner(self.config, dim, self.device)
+            learner.tree.calibrate(*self.batches.load_first_passages())
         return learner.to(self.device)
-
-    def _calibrate(self, tree: RoutingTree) -> None:
-        """Start balanced on the passages of the first global batch, the same on every worker."""
-        rows = self.pairs[batch_rows(len(self.pairs), self.batch_size, 0, self.config.train.seed)]
-        tree.calibrate(*self.data.passages.batch(rows[:, 1], self.tokens))
 
     @property
     def done(self) -> bool:
         return self.state.step >= self.config.train.steps or self.state.stopped
 
-    def train(self, track: Track, urgent: Callable[[int], bool]) -> None:
-        """Steps up to the next validation."""
+    def train(self, track: Track, must_save: Callable[[int], bool]) -> None:
+        """Train up to the next validation."""
         train = self.config.train
         end = min(train.steps, (self.state.step // train.eval_every + 1) * train.eval_every)
         self.parallel.train()
@@ -180,12 +165,12 @@ class _Run:
         for step in track(range(first, end), "training", total=end - first):
             losses.append(self._step(step))
             self.state.step = step + 1
-            if urgent(step + 1) and step + 1 < end:
-                self._save_within(losses)
+            if must_save(step + 1) and step + 1 < end:
+                self._save_between_validations(losses)
         seconds = time.monotonic() - started
         self.state.seconds += seconds
         self.state.losses = []
-        loss = distributed.mean(torch.stack(losses).mean()).item()
+        loss = distributed.average_over_workers(torch.stack(losses).mean()).item()
         if not math.isfinite(loss):
             raise TrainingError(
                 f"loss is {loss} before step {end} (seed {train.seed}): lower train.lr ({train.lr}) or loss.scale "
@@ -193,24 +178,24 @@ class _Run:
             )
         self.figures = {
             "loss": loss,
-            "pairs_per_second": (end - first) * train.accumulate * self.batch_size / max(seconds, 1e-9),
+            "pairs_per_second": (end - first) * train.accumulate * self.batches.batch_size / max(seconds, 1e-9),
         }
 
-    def _save_within(self, losses: list[Tensor]) -> None:
-        """Save between two validations, with the losses since the last one."""
-        self.state.losses = distributed.mean(torch.stack(losses)).tolist()
+    def _save_between_validations(self, losses: list[Tensor]) -> None:
+        """Save the state between two validations, with the losses since the last one."""
+        self.state.losses = distributed.average_over_workers(torch.stack(losses)).tolist()
         self._save(best=False)
 
     def _save(self, best: bool) -> None:
         if distributed.rank() == 0:
             folder = self.folder / "checkpoint"
-            checkpoint.save(folder, self.learner, self.optimizer, self.state, self.config, best)
-            self.saved(checkpoint.place(folder, self.state.step))
+            checkpoint.save_checkpoint(folder, self.learner, self.optimizer, self.state, self.config, best)
+            self.on_checkpoint(checkpoint.checkpoint_path(folder, self.state.step))
 
     def _step(self, step: int) -> Tensor:
         train = self.config.train
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(step, self.config)
+            group["lr"] = learning_rate_at_step(step, self.config)
         self.optimizer.zero_grad(set_to_none=True)
         batches = range(step * train.accumulate, (step + 1) * train.accumulate)
         losses = [self._backward(batch, step, last=batch == batches[-1]) for batch in batches]
@@ -220,62 +205,40 @@ class _Run:
         return torch.stack(losses).sum()
 
     def _backward(self, number: int, step: int, last: bool) -> Tensor:
-        """Add the gradient of a batch; workers exchange theirs after the last one of a step."""
+        """Add the gradient of a batch; workers exchange gradients after the last batch of a step."""
         seed = self.config.train.seed
-        rows, queries, passages = self.batches(number)
-        apart = self.parallel.no_sync() if isinstance(self.parallel, DistributedDataParallel) and not last else None
+        pairs, queries, passages = self.batches(number)
+        no_sync = self.parallel.no_sync() if isinstance(self.parallel, DistributedDataParallel) and not last else None
         with (
             torch.random.fork_rng(devices=[] if self.device == "cpu" else [torch.device(self.device)]),
-            apart or contextlib.nullcontext(),
+            no_sync or contextlib.nullcontext(),
         ):
-            torch.manual_seed(step_seed(seed, number))
-            keep = self._masks(rows)
-            torch.manual_seed(step_seed(seed, number, 1 + distributed.rank()))
-            loss = self.parallel(queries, passages, self._levels(step), keep) / self.config.train.accumulate
+            torch.manual_seed(derive_step_seed(seed, number))
+            keep = self.batches.draw_masks(pairs)
+            torch.manual_seed(derive_step_seed(seed, number, 1 + distributed.rank()))
+            loss = self.parallel(queries, passages, self._choose_levels(step), keep) / self.config.train.accumulate
             loss.backward()
         return loss.detach()
 
-    def _load(self, number: int) -> tuple[np.ndarray, Batch, Batch]:
-        """Rows of a global batch, and this worker's share of its encodings; called in a thread of its own."""
-        rows = self.pairs[batch_rows(len(self.pairs), self.batch_size, number, self.config.train.seed)]
-        mine = rows[distributed.share(len(rows))]
-        return rows, self._batch(mine, 0), self._batch(mine, 1)
-
-    def _levels(self, step: int) -> tuple[int, ...]:
+    def _choose_levels(self, step: int) -> tuple[int, ...]:
         depth, train = self.config.depth, self.config.train
-        return levels_at(
+        return levels_at_step(
             depth.scheduler,
             self.config.tree.depth,
             step,
             train.steps,
             train.seed,
-            depth.levels,
-            depth.warmup_fraction,
+            levels=depth.levels,
+            warmup_fraction=depth.warmup_fraction,
         )
 
-    def _masks(self, rows: np.ndarray) -> Masks:
-        queries, passages = torch.from_numpy(rows[:, 0].copy()), torch.from_numpy(rows[:, 1].copy())
-        draw = torch.default_generator
-        negatives = self.config.loss.negatives
-        keep_queries = negatives_mask(passages, queries, negatives, draw).to(self.device)
-        if negatives is None:
-            return keep_queries, None  # the same pairs count in both directions
-        return keep_queries, negatives_mask(queries, passages, negatives, draw).to(self.device)
-
-    def _batch(self, rows: np.ndarray, column: int) -> Batch:
-        encodings = (self.data.queries, self.data.passages)[column]
-        x, mask = encodings.batch(rows[:, column], self.tokens, torch.bfloat16)
-        if self.device == "cpu" or x.device.type != "cpu":
-            return x, mask
-        return x.pin_memory(), None if mask is None else mask.pin_memory()
-
-    def validate(self) -> Report:
-        """Figures on dev; state written; on rank 0 the best model kept."""
+    def validate(self) -> ValidationReport:
+        """Validate on dev, save the state, and return the report; rank 0 keeps the best model."""
         started = time.monotonic()
         outcome = self.validation.run(self.learner.tree)
         state, train = self.state, self.config.train
         metrics = self.figures | outcome.metrics
-        metrics |= {"scale": self.learner.loss.scale, "lr": learning_rate(state.step - 1, self.config)}
+        metrics |= {"scale": self.learner.loss.scale, "lr": learning_rate_at_step(state.step - 1, self.config)}
         metrics |= {"seconds": state.seconds, "validation_seconds": time.monotonic() - started}
         metrics |= {"step": float(state.step), "workers": float(distributed.world_size())}
         best = not state.best or metrics[METRIC] > state.best[METRIC]
@@ -286,27 +249,19 @@ class _Run:
         state.history.append(metrics)
         state.stopped = train.patience is not None and state.since_best >= train.patience
         if best and distributed.rank() == 0:
-            self.validation.write_scores(outcome, self.folder / SCORES)
+            self.validation.write_scores(outcome, self.folder / QUERY_SCORES_FILE)
         self._save(best)
-        return Report(
+        return ValidationReport(
             state.step,
             len(state.history),
             metrics,
             outcome.warnings + state.notes,
             best,
             self.done,
-            checkpoint.place(self.folder / "checkpoint", state.step),
+            checkpoint.checkpoint_path(self.folder / "checkpoint", state.step),
         )
 
     def finish(self) -> None:
-        """Put the best model where it is looked for."""
+        """Copy the best model to `model/`, on rank 0."""
         if distributed.rank() == 0:
-            checkpoint.export_best(self.folder / "checkpoint", self.folder / "model")
-
-
-def step_seed(seed: int, step: int, stream: int = 0) -> int:
-    """Seed of a step's random numbers: a pure function, so that a resumed run draws the same ones.
-
-    `stream` 0 is shared by all workers (negatives), 1 + rank is a worker's own (dropout).
-    """
-    return (seed * 1_000_003 + step * 1_009 + stream * 7_368_787) % 2**63
+            checkpoint.export_best_model(self.folder / "checkpoint", self.folder / "model")

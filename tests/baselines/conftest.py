@@ -16,7 +16,7 @@ class Vectors:
     has_tokens = True
 
     def __init__(self, pooled: np.ndarray):
-        self.pooled = self.last = pooled
+        self.pooled = self.last_layer = pooled
         self.dim = pooled.shape[1]
 
     def __len__(self) -> int:

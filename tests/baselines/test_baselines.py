@@ -1,28 +1,28 @@
-"""What every rival promises, checked on each."""
+"""The protocol of baselines, checked on each."""
 
 import re
 
 import numpy as np
 import pytest
 
-from retreever.baselines import RIVALS, Raptor
-from retreever.baselines.baseline import NOTHING
+from retreever.baselines import BASELINES, Raptor
+from retreever.baselines.baseline import MISSING_ROW
 from retreever.config import Config
 from retreever.data.dataset import RetrievalDataset
 from retreever.encoding.encoding_store import EncodedDataset
 from retreever.errors import BundleError, DataError
-from retreever.evaluation.metrics import evaluate, relevance
+from retreever.evaluation.metrics import evaluate_rankings, group_judgements
 
 CONFIG = Config().with_overrides({"train.steps": 24, "train.batch_size": 32, "tree.depth": 5})
 TEST = np.arange(180, 240)
 
 
-def made(name, data):
-    """A rival for CONFIG; the summaries of RAPTOR's tree are encoded as the mean of the topics they name."""
-    rival = RIVALS[name].for_config(CONFIG)
-    if isinstance(rival, Raptor):
-        rival._encode = lambda texts: np.stack([topics(text, data) for text in texts])
-    return rival
+def make_baseline(name, data):
+    """A baseline for CONFIG; the summaries of RAPTOR's tree are encoded as the mean of the topics they name."""
+    baseline = BASELINES[name].for_config(CONFIG)
+    if isinstance(baseline, Raptor):
+        baseline._encode = lambda texts: np.stack([topics(text, data) for text in texts])
+    return baseline
 
 
 def topics(text, data):
@@ -33,12 +33,12 @@ def topics(text, data):
 SLOW = {"raptor": pytest.mark.slow}  # UMAP takes half a minute to compile
 
 
-@pytest.fixture(scope="module", params=[pytest.param(name, marks=SLOW.get(name, ())) for name in RIVALS])
+@pytest.fixture(scope="module", params=[pytest.param(name, marks=SLOW.get(name, ())) for name in BASELINES])
 def fitted(request, data):
-    rival = made(request.param, data)
-    rival.fit(data)
-    rival.index(data)
-    return rival
+    baseline = make_baseline(request.param, data)
+    baseline.fit(data)
+    baseline.index(data)
+    return baseline
 
 
 def test_rankings_have_the_promised_shape_and_order(fitted):
@@ -46,15 +46,15 @@ def test_rankings_have_the_promised_shape_and_order(fitted):
         rows, scores = fitted.search(TEST, 7, form)
         assert rows.shape == scores.shape == (60, 7)
         assert rows.dtype == np.int64 and scores.dtype == np.float32
-        found = rows != NOTHING
+        found = rows != MISSING_ROW
         assert (np.diff(np.where(found, scores, -1e9), axis=1) <= 0).all()  # best first, what was not found last
         assert ((rows >= 0) & (rows < 60) | ~found).all() and np.isneginf(scores[~found]).all()
-        assert all(len(set(row[row != NOTHING])) == (row != NOTHING).sum() for row in rows)
+        assert all(len(set(row[row != MISSING_ROW])) == (row != MISSING_ROW).sum() for row in rows)
 
 
 def test_the_widest_form_finds_most(fitted, data):
-    _, relevant = relevance(data.dataset.qrels["test"])
-    recall = [evaluate(fitted.search(TEST, 20, form)[0], relevant)["recall_at_10"] for form in fitted.forms]
+    _, relevant = group_judgements(data.dataset.qrels["test"])
+    recall = [evaluate_rankings(fitted.search(TEST, 20, form)[0], relevant)["recall_at_10"] for form in fitted.forms]
     assert max(recall) > 0.4  # chance: 1 in 6
 
 
@@ -80,9 +80,9 @@ def test_bytes_are_those_of_the_code(fitted):
 
 
 def test_saved_and_loaded_ranks_the_same(fitted, data, tmp_path):
-    fitted.save(tmp_path / "rival")
-    again = made(fitted.name, data)
-    again.load(tmp_path / "rival")
+    fitted.save(tmp_path / "baseline")
+    again = make_baseline(fitted.name, data)
+    again.load(tmp_path / "baseline")
     again.index(data)
     assert again.forms == fitted.forms
     for form in fitted.forms:
@@ -91,14 +91,14 @@ def test_saved_and_loaded_ranks_the_same(fitted, data, tmp_path):
         np.testing.assert_allclose(scores, same_scores, rtol=1e-6)  # BLAS sums by where in memory an array begins
 
 
-def test_a_folder_of_another_rival_or_a_damaged_one_is_refused(fitted, tmp_path):
-    fitted.save(tmp_path / "rival")
-    other = next(kind for name, kind in RIVALS.items() if name != fitted.name).for_config(CONFIG)
-    with pytest.raises(BundleError, match=f"holds the rival '{fitted.name}'"):
-        other.load(tmp_path / "rival")
-    (tmp_path / "rival" / "manifest.json").unlink()
+def test_a_folder_of_another_baseline_or_a_damaged_one_is_refused(fitted, tmp_path):
+    fitted.save(tmp_path / "baseline")
+    other = next(kind for name, kind in BASELINES.items() if name != fitted.name).for_config(CONFIG)
+    with pytest.raises(BundleError, match=f"holds the baseline '{fitted.name}'"):
+        other.load(tmp_path / "baseline")
+    (tmp_path / "baseline" / "manifest.json").unlink()
     with pytest.raises(BundleError, match="file is missing"):
-        fitted.load(tmp_path / "rival")
+        fitted.load(tmp_path / "baseline")
 
 
 @pytest.mark.parametrize(
@@ -109,4 +109,4 @@ def test_a_missing_split_is_named(name, split, data):
     qrels = {key: rows for key, rows in data.dataset.qrels.items() if key != split}
     cut = RetrievalDataset("cut", data.dataset.corpus, data.dataset.queries, qrels)
     with pytest.raises(DataError, match=f"data set cut: qrels/{split}.tsv is missing"):
-        RIVALS[name].for_config(CONFIG).fit(EncodedDataset(cut, data.queries, data.passages))
+        BASELINES[name].for_config(CONFIG).fit(EncodedDataset(cut, data.queries, data.passages))

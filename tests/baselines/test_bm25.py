@@ -17,9 +17,9 @@ QUERIES = ["red runs", "red red hen", "unicorn", "the"]
 def index() -> BM25:
     corpus = tuple(Passage(f"p{i}", text) for i, text in enumerate(TEXTS))
     dataset = RetrievalDataset("d", corpus, tuple(Query(f"q{i}", text) for i, text in enumerate(QUERIES)), {})
-    rival = BM25()
-    rival.index(EncodedDataset(dataset, SimpleNamespace(), SimpleNamespace()))
-    return rival
+    baseline = BM25()
+    baseline.index(EncodedDataset(dataset, SimpleNamespace(), SimpleNamespace()))
+    return baseline
 
 
 def by_hand(query: str, text: str, k1: float, b: float) -> float:
@@ -54,8 +54,8 @@ def test_postings_are_weighed(index):
 
 
 def test_tuning_takes_a_setting_of_the_grid(data):
-    rival = BM25()
+    baseline = BM25()
     tracked = []
-    rival.fit(data, track=lambda items, label, total=None: tracked.append((label, total)) or iter(items))
+    baseline.fit(data, track=lambda items, label, total=None: tracked.append((label, total)) or iter(items))
     assert tracked == [("tuning bm25", 8)]
-    assert (rival.settings["k1"], rival.settings["b"]) in K1_B
+    assert (baseline.settings["k1"], baseline.settings["b"]) in K1_B

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 
 from retreever.baselines import Form, HierGMM, HierKMeans
-from retreever.baselines.clustered.hier_gmm import mixture_odds
-from retreever.baselines.clustered.hier_kmeans import two_means
+from retreever.baselines.clustered.hier_gmm import fit_mixture_odds
+from retreever.baselines.clustered.hier_kmeans import fit_two_means
 
 KINDS = [HierKMeans, HierGMM]
 
 
 @pytest.fixture(scope="module", params=KINDS)
-def rival(request, data):
+def baseline(request, data):
     tree = request.param(depth=4, seed=0)
     tree.fit(data)
     return tree
@@ -26,17 +26,17 @@ def blobs(seed=0):
 
 def test_two_means_splits_opposite_blobs_then_neighbours():
     x, draw = blobs(), np.random.default_rng(1)
-    first = two_means(x, np.zeros(100, np.int64), 1, draw)
+    first = fit_two_means(x, np.zeros(100, np.int64), 1, draw)
     side = (x @ first[0] < 0).astype(np.int64)
     assert len(set(side[:50])) == len(set(side[50:])) == 1 and side[0] != side[99]
-    second = two_means(x, side, 2, draw)
+    second = fit_two_means(x, side, 2, draw)
     leaf = 2 * side + (np.einsum("nd,nd->n", x, second[side]) < 0)
     assert len(set(leaf)) == 4 and all(len(set(leaf[i : i + 25])) == 1 for i in (0, 25, 50, 75))
 
 
 def test_a_node_of_one_point_or_none_is_not_split():
     x = np.eye(3, dtype=np.float32)
-    directions = two_means(x, np.array([0, 0, 2]), 4, np.random.default_rng(0))
+    directions = fit_two_means(x, np.array([0, 0, 2]), 4, np.random.default_rng(0))
     assert directions[0].any() and not directions[1:].any()
 
 
@@ -44,18 +44,18 @@ def test_odds_are_those_of_sklearns_responsibilities():
     from sklearn.mixture import GaussianMixture
 
     points = np.concatenate([blobs(), blobs(1) * 0.5])
-    weights, constant = mixture_odds(points, seed=3)
+    weights, constant = fit_mixture_odds(points, seed=3)
     fitted = GaussianMixture(2, covariance_type="diag", reg_covar=1e-2, max_iter=50, random_state=3).fit(points)
     shares = fitted.predict_proba(points)
     odds = np.concatenate([points, points * points], axis=1) @ weights + constant
     np.testing.assert_allclose(1 / (1 + np.exp(-odds)), shares[:, 0], atol=1e-4)
 
 
-def test_probabilities_sum_to_one_and_follow_the_path(rival, data):
+def test_probabilities_sum_to_one_and_follow_the_path(baseline, data):
     vectors = data.passages.pooled[:6]
-    found = rival._probabilities(vectors)
+    found = baseline._probabilities(vectors)
     np.testing.assert_allclose(found.sum(axis=1), 1, rtol=1e-5)
-    left = 1 / (1 + np.exp(-np.clip(rival._odds(vectors) / rival.temperature, -60, 60)))
+    left = 1 / (1 + np.exp(-np.clip(baseline._odds(vectors) / baseline.temperature, -60, 60)))
     for leaf in range(16):
         node, expected = 0, np.ones(6)
         for step in f"{leaf:04b}":
@@ -64,30 +64,30 @@ def test_probabilities_sum_to_one_and_follow_the_path(rival, data):
         np.testing.assert_allclose(found[:, leaf], expected, rtol=1e-4, atol=1e-7)
 
 
-def test_a_beam_as_wide_as_the_tree_is_an_exhaustive_search(rival, data):
-    rows, scores = rival.search(np.arange(9), 60, Form(code="beam 16"))
+def test_a_beam_as_wide_as_the_tree_is_an_exhaustive_search(baseline, data):
+    rows, scores = baseline.search(np.arange(9), 60, Form(code="beam 16"))
     unit = data.queries.pooled[:9] / np.linalg.norm(data.queries.pooled[:9], axis=1, keepdims=True)
     np.testing.assert_allclose(scores, np.sort(unit @ data.passages.pooled.T, axis=1)[:, ::-1], atol=1e-5)
     assert (np.sort(rows, axis=1) == np.arange(60)).all()
 
 
-def test_greedy_looks_into_one_leaf(rival):
-    rows, _ = rival.search(np.arange(30), 60, Form(code="greedy"))
-    held = [set(rival._by_leaf[a:b]) for a, b in zip(rival._offsets[:-1], rival._offsets[1:], strict=True)]
+def test_greedy_looks_into_one_leaf(baseline):
+    rows, _ = baseline.search(np.arange(30), 60, Form(code="greedy"))
+    held = [set(baseline._by_leaf[a:b]) for a, b in zip(baseline._offsets[:-1], baseline._offsets[1:], strict=True)]
     assert all(set(row[row >= 0]) in held for row in rows)
 
 
-def test_wider_beams_find_no_less(rival, data):
+def test_wider_beams_find_no_less(baseline, data):
     def found(code):
-        rows, _ = rival.search(np.arange(180, 240), 10, Form(code=code))
+        rows, _ = baseline.search(np.arange(180, 240), 10, Form(code=code))
         return (rows == (np.arange(180, 240) % 60)[:, None]).any(axis=1).mean()
 
     assert found("greedy") <= found("beam 4") <= found("beam 16")
 
 
-def test_settings_are_chosen_from_the_grid(rival):
-    assert rival.temperature in rival.temperatures and rival.similarity in ("ntvd", "bhattacharyya")
-    assert [form.dims for form in rival.forms] == [16, None, None, None]
+def test_settings_are_chosen_from_the_grid(baseline):
+    assert baseline.temperature in baseline.temperatures and baseline.similarity in ("ntvd", "bhattacharyya")
+    assert [form.dims for form in baseline.forms] == [16, None, None, None]
 
 
 @pytest.mark.parametrize("kind", KINDS)

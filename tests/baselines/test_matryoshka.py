@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from retreever.baselines import Attentive, Frozen, Matryoshka
-from retreever.baselines.baseline import dev_ndcg
-from retreever.baselines.matryoshka.matryoshka_head import GRID
+from retreever.baselines import AttentiveMatryoshka, FrozenEncoder, Matryoshka
+from retreever.baselines.baseline import evaluate_on_dev
+from retreever.baselines.matryoshka.matryoshka_head import HEAD_SETTINGS_GRID
 from retreever.baselines.matryoshka.prefix_head import (
     AttentionHead,
     HeadSettings,
     LinearHead,
     info_nce,
-    principal_start,
+    initialize_from_principal_directions,
     train_head,
 )
 from retreever.data.dataset import Passage, Query, RetrievalDataset
@@ -22,7 +22,7 @@ from tests.baselines.conftest import Vectors
 
 
 def train(data, steps=20, seed=0, **settings):
-    weight = principal_start(data.passages.pooled, 16, torch.Generator().manual_seed(0))
+    weight = initialize_from_principal_directions(data.passages.pooled, 16, torch.Generator().manual_seed(0))
     head = LinearHead(weight)
     train_head(
         head, data, data.dataset.pairs("train"), HeadSettings(**settings),
@@ -54,12 +54,12 @@ def test_same_as_two_cross_entropies():
 
 
 def test_start_is_a_rotation_by_spread(data):
-    weight = principal_start(data.passages.pooled, 60, torch.Generator().manual_seed(0)).numpy()
+    weight = initialize_from_principal_directions(data.passages.pooled, 60, torch.Generator().manual_seed(0)).numpy()
     np.testing.assert_allclose(weight[:40] @ weight[:40].T, np.eye(40), atol=1e-5)
     spread = (data.passages.pooled @ weight[:40].T).var(axis=0)
     assert (np.diff(spread) <= 1e-6).all()
     assert weight.shape == (60, 40)
-    assert principal_start(data.passages.pooled, 8, torch.Generator()).shape == (8, 40)
+    assert initialize_from_principal_directions(data.passages.pooled, 8, torch.Generator()).shape == (8, 40)
 
 
 def test_training_repeats_itself_and_leaves_the_global_seed_alone(data):
@@ -72,17 +72,17 @@ def test_training_repeats_itself_and_leaves_the_global_seed_alone(data):
 
 
 def test_learns_what_the_frozen_encoder_cannot_leave_out(data):
-    frozen, head = Frozen(), Matryoshka(steps=40, batch_size=64)
+    frozen, head = FrozenEncoder(), Matryoshka(steps=40, batch_size=64)
     frozen.fit(data)
     head.fit(data)
-    assert head.settings in GRID
-    assert dev_ndcg(head, data) > dev_ndcg(frozen, data) + 0.1
+    assert head.settings in HEAD_SETTINGS_GRID
+    assert evaluate_on_dev(head, data) > evaluate_on_dev(frozen, data) + 0.1
 
 
 def test_trained_on_the_pairs_that_the_tree_may_see(data):
     some, all_pairs = Matryoshka(steps=4, batch_size=16, max_pairs=16), Matryoshka(steps=4, batch_size=16)
-    for rival in (some, all_pairs):
-        rival._train(data, HeadSettings(), 4, lambda items, label, total=None: iter(items))
+    for baseline in (some, all_pairs):
+        baseline._train(data, HeadSettings(), 4, lambda items, label, total=None: iter(items))
     assert not torch.equal(some._head.weight, all_pairs._head.weight)
 
 
@@ -128,15 +128,15 @@ def test_attention_learns_to_look_away_from_noise_that_no_linear_head_can_undo()
     judged = np.stack([rows, rows % 40, np.ones_like(rows)], axis=1)
     dataset = RetrievalDataset("loud", passages, queries, {"train": judged[:160], "dev": judged[160:]})
     data = EncodedDataset(dataset, Shouted(rows % 40), Shouted(np.arange(40)))
-    linear, attentive = Matryoshka(steps=160, batch_size=40), Attentive(steps=160, batch_size=40)
+    linear, attentive = Matryoshka(steps=160, batch_size=40), AttentiveMatryoshka(steps=160, batch_size=40)
     attentive.grid = [HeadSettings(lr=2e-2)]
-    for rival in (linear, attentive):
-        rival.fit(data)
-    assert dev_ndcg(attentive, data) > dev_ndcg(linear, data) + 0.1
+    for baseline in (linear, attentive):
+        baseline.fit(data)
+    assert evaluate_on_dev(attentive, data) > evaluate_on_dev(linear, data) + 0.1
 
 
 def test_attention_without_tokens_is_refused(data):
     pooled = Vectors(data.passages.pooled)
     pooled.has_tokens = False
     with pytest.raises(DataError, match=r"encoder\.tokens = true"):
-        Attentive().fit(EncodedDataset(data.dataset, data.queries, pooled))
+        AttentiveMatryoshka().fit(EncodedDataset(data.dataset, data.queries, pooled))

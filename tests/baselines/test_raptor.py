@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from retreever.baselines import Raptor
-from retreever.baselines.clustered.raptor_clusters import mixture, soft_clusters
-from retreever.baselines.clustered.raptor_summaries import Extractive, LanguageModel
+from retreever.baselines.clustered.raptor_clusters import cluster_by_mixture, find_soft_clusters
+from retreever.baselines.clustered.raptor_summaries import ExtractiveSummarizer, LanguageModelSummarizer
 
 COLLAPSED, LAYERS = Raptor.forms
 
@@ -24,9 +24,9 @@ def raptor(data):
         rows = [[int(n) for n in re.findall(r"topic(\d+)", text)] for text in texts]
         return np.stack([data.passages.pooled[r].mean(axis=0) for r in rows])
 
-    rival = Raptor(encode, reduce=principal)
-    rival.fit(data)
-    return rival
+    baseline = Raptor(encode, reduce=principal)
+    baseline.fit(data)
+    return baseline
 
 
 def test_every_passage_lies_below_the_first_layer(raptor):
@@ -87,34 +87,34 @@ def test_bytes_count_summaries_and_children(raptor):
 def test_mixture_finds_blobs_and_leaves_nobody_out():
     draw = np.random.default_rng(0)
     blobs = np.concatenate([centre + 0.05 * draw.normal(size=(40, 3)) for centre in np.eye(3) * 4])
-    found = mixture(blobs, seed=0)
+    found = cluster_by_mixture(blobs, seed=0)
     assert sorted(map(len, found)) == [40, 40, 40]
     np.testing.assert_array_equal(np.sort(np.concatenate(found)), np.arange(120))
 
 
 def test_few_vectors_are_one_cluster():
-    (members,) = soft_clusters(np.eye(11, 20, dtype=np.float32), np.ones(11), seed=0)
+    (members,) = find_soft_clusters(np.eye(11, 20, dtype=np.float32), np.ones(11), seed=0)
     np.testing.assert_array_equal(members, np.arange(11))
 
 
 def test_a_cluster_that_is_too_long_is_split_while_that_helps():
     draw = np.random.default_rng(0)
     blobs = np.concatenate([centre + 0.05 * draw.normal(size=(40, 12)) for centre in np.eye(4, 12) * 4])
-    short, long = (soft_clusters(blobs, np.full(160, size), 0, lambda x, n, s: x) for size in (1, 100))
+    short, long = (find_soft_clusters(blobs, np.full(160, size), 0, lambda x, n, s: x) for size in (1, 100))
     assert sorted(map(len, short)) == [40] * 4
     assert max(map(len, long)) <= 40  # 4,000 tokens: split where a mixture of more fits better, else left
 
 
 @pytest.mark.slow
 def test_umap_keeps_topics_together(data):
-    found = soft_clusters(np.repeat(data.passages.pooled[:20], 12, axis=0), np.ones(240), seed=0)
+    found = find_soft_clusters(np.repeat(data.passages.pooled[:20], 12, axis=0), np.ones(240), seed=0)
     assert len(found) > 5
     assert np.mean([len(np.unique(members // 12)) for members in found]) < 8
 
 
 def test_central_sentences_are_taken_and_rare_asides_left():
     texts = ["Trees route queries to leaves. My dog barked.", "Queries reach leaves of trees. It rained in May."]
-    summarize = Extractive(texts)
+    summarize = ExtractiveSummarizer(texts)
     summary = summarize(texts * 2)
     assert summary.startswith(("Trees route queries", "Queries reach leaves"))
     assert summary.count("Trees route") == 1
@@ -122,19 +122,19 @@ def test_central_sentences_are_taken_and_rare_asides_left():
 
 def test_a_summary_ends_at_its_length():
     texts = [f"word{i} " * 30 + "." for i in range(20)]
-    assert 100 <= len(Extractive(texts)(texts).split()) < 140
+    assert 100 <= len(ExtractiveSummarizer(texts)(texts).split()) < 140
 
 
 def test_any_language_model_can_summarise(tmp_path):
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    from tests.support.architectures import word_tokenizer
+    from tests.support.architectures import save_word_tokenizer
     from tests.support.tiny import WORDS
 
     size = {"n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 64, "bos_token_id": 2, "eos_token_id": 3}
     GPT2LMHeadModel(GPT2Config(vocab_size=4 + len(WORDS), **size)).save_pretrained(tmp_path / "gpt")
-    word_tokenizer(tmp_path / "gpt")
-    summarize = LanguageModel(str(tmp_path / "gpt"))
+    save_word_tokenizer(tmp_path / "gpt")
+    summarize = LanguageModelSummarizer(str(tmp_path / "gpt"))
     texts = [" ".join(WORDS[:60]), " ".join(WORDS[60:])]
     assert summarize(texts) == summarize(texts)
     assert 0 < len(summarize(texts).split()) <= 100

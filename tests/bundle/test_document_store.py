@@ -1,8 +1,8 @@
-"""Texts come back by row as they were, and damage is named."""
+"""The document store returns texts by row unchanged, and its errors name the damaged file."""
 
 import pytest
 
-from retreever.bundle.document_store import Documents, write_documents
+from retreever.bundle.document_store import DocumentStore, write_documents
 from retreever.data.dataset import Passage
 from retreever.errors import BundleError
 
@@ -15,12 +15,12 @@ PASSAGES = [
 
 def test_passages_come_back_by_row(tmp_path):
     write_documents(iter(PASSAGES), tmp_path / "documents")
-    documents = Documents(tmp_path / "documents")
-    assert documents.sealed == 3
+    documents = DocumentStore(tmp_path / "documents")
+    assert documents.sealed_count == 3
     assert [documents[row] for row in (2, 0, 1)] == [PASSAGES[2], PASSAGES[0], PASSAGES[1]]
 
 
-def test_nothing_is_left_of_a_write_that_fails(tmp_path):
+def test_a_failed_write_leaves_no_file(tmp_path):
     def broken():
         yield PASSAGES[0]
         raise OSError("disk")
@@ -36,49 +36,49 @@ def test_a_damaged_file_is_named(tmp_path, name):
     file = tmp_path / "documents" / name
     file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(BundleError, match=name):
-        Documents(tmp_path / "documents")
+        DocumentStore(tmp_path / "documents")
     file.unlink()
     with pytest.raises(BundleError, match=f"{name}: file is missing"):
-        Documents(tmp_path / "documents")
+        DocumentStore(tmp_path / "documents")
 
 
-def rows(documents, count):
+def read_rows(documents, count):
     return [documents[row] for row in range(count)]
 
 
 def test_what_is_added_follows_what_was_there(tmp_path):
     write_documents(PASSAGES[:1], tmp_path / "documents")
-    writer, reader = Documents(tmp_path / "documents"), Documents(tmp_path / "documents")
+    writer, reader = DocumentStore(tmp_path / "documents"), DocumentStore(tmp_path / "documents")
     writer.add(PASSAGES[1:2], 1)
     writer.add(PASSAGES[2:], 2)
-    for documents in (writer, reader, Documents(tmp_path / "documents")):
+    for documents in (writer, reader, DocumentStore(tmp_path / "documents")):
         documents.require(3)
-        assert rows(documents, 3) == PASSAGES
+        assert read_rows(documents, 3) == PASSAGES
 
 
 def test_an_addition_that_was_broken_off_is_overwritten(tmp_path):
-    """At any byte: what does not count yet never shows, and what comes next is whole."""
+    """At any byte: uncounted lines are never read, and the next addition is whole."""
     write_documents(PASSAGES[:1], tmp_path / "documents")
-    Documents(tmp_path / "documents").add(PASSAGES[1:2], 1)
+    DocumentStore(tmp_path / "documents").add(PASSAGES[1:2], 1)
     log = tmp_path / "documents" / "added.jsonl"
     whole = log.read_bytes()
-    Documents(tmp_path / "documents").add([Passage("torn", "x" * 50), Passage("torn too", "y")], 2)
+    DocumentStore(tmp_path / "documents").add([Passage("torn", "x" * 50), Passage("torn too", "y")], 2)
     torn = log.read_bytes()
     for end in range(len(whole), len(torn) + 1, 7):
         log.write_bytes(torn[:end])
-        reader = Documents(tmp_path / "documents")
+        reader = DocumentStore(tmp_path / "documents")
         reader.require(2)
-        Documents(tmp_path / "documents").add(PASSAGES[2:], 2)
-        assert rows(reader, 3) == PASSAGES and rows(Documents(tmp_path / "documents"), 3) == PASSAGES
+        DocumentStore(tmp_path / "documents").add(PASSAGES[2:], 2)
+        assert read_rows(reader, 3) == PASSAGES and read_rows(DocumentStore(tmp_path / "documents"), 3) == PASSAGES
 
 
 def test_fewer_rows_than_the_index_counts_is_damage(tmp_path):
     write_documents(PASSAGES[:1], tmp_path / "documents")
-    documents = Documents(tmp_path / "documents")
+    documents = DocumentStore(tmp_path / "documents")
     documents.add(PASSAGES[1:], 1)
     with pytest.raises(BundleError, match="the index has 4 passages, documents has 3"):
         documents.require(4)
     with pytest.raises(BundleError, match="the index has 0 passages, documents has 1"):
-        Documents(tmp_path / "documents").require(0)
+        DocumentStore(tmp_path / "documents").require(0)
     with pytest.raises(BundleError, match="the index has 4"):
         documents.add(PASSAGES[:1], 4)

@@ -1,4 +1,4 @@
-"""A bundle: what it answers, how it is kept, what it refuses."""
+"""A bundle: search, storage, changes, and the errors it raises."""
 
 import json
 import shutil
@@ -16,11 +16,11 @@ from retreever.bundle.make_bundle import make_bundle
 from retreever.bundle.retriever import Retreever
 from retreever.config import Config
 from retreever.data.dataset import Passage
-from retreever.encoding.encoding_store import open_dataset
+from retreever.encoding.encoding_store import open_encoded_dataset
 from retreever.errors import BundleError
-from retreever.model import similarity
-from retreever.system.files import seal, write_json
-from retreever.trained_tree import load_model, model_digest, routed, save_model
+from retreever.model import get_similarity
+from retreever.system.files import seal_folder, write_json
+from retreever.trained_tree import digest_model, load_model, route_encodings, save_model
 from tests.support import tiny
 from tests.support.bundles import tiny_bundle, tiny_workspace
 
@@ -58,23 +58,23 @@ KINDS = [
 
 
 @pytest.mark.parametrize("settings", KINDS, ids=lambda kind: "-".join(map(str, kind.values())) or "defaults")
-def test_search_agrees_with_the_model_own_similarity(place, settings):
+def test_search_agrees_with_the_similarity_of_the_model(place, settings):
     name = "-".join(map(str, settings.values())) or "defaults"
     opened = Retreever.load(tiny_bundle(*place, name, **settings))
     corpus, query = tiny.tiny_dataset().corpus, tiny.tiny_dataset().queries[3].text
     level = opened.tree.tree.depth - 1
     logs = [
         torch.from_numpy(opened.embed(texts, kind, level)).clamp_min(1e-30).log()
-        for texts, kind in (([query], "query"), ([passage.full for passage in corpus], "passage"))
+        for texts, kind in (([query], "query"), ([passage.full_text for passage in corpus], "passage"))
     ]
-    expected = similarity(opened.config.loss.similarity)(*logs)[0].numpy()
+    expected = get_similarity(opened.config.loss.similarity)(*logs)[0].numpy()
     hits = opened.search([query], k=len(corpus), level=level)[0]
     atol = 1e-5 if settings.get("index__dtype") == "float32" else 2e-3
     by_id = {hit.id: hit.score for hit in hits}
     np.testing.assert_allclose([by_id[passage.id] for passage in corpus], expected, atol=atol)
 
 
-def test_a_compact_bundle_finds_nearly_the_same_at_the_finest_level_alone(place, retreever):
+def test_a_compact_bundle_finds_nearly_the_same_at_the_last_level_only(place, retreever):
     compact = Retreever.load(tiny_bundle(*place, "compact", index__compact=True))
     queries = [query.text for query in tiny.tiny_dataset().queries]
     ours, theirs = compact.search(queries, k=5), retreever.search(queries, k=5)
@@ -93,14 +93,14 @@ def test_a_hit_is_the_passage_with_its_score(retreever):
         assert type(hit.score) is float
 
 
-def test_many_texts_are_answered_as_each_alone(retreever):
+def test_texts_get_the_same_answers_together_and_alone(retreever):
     texts = [query.text for query in tiny.tiny_dataset().queries[:8]]
     together = retreever.search(texts, k=3)
     for text, hits in zip(texts, together, strict=True):
         np.testing.assert_allclose([h.score for h in retreever.search([text], k=3)[0]], [h.score for h in hits], 1e-4)
 
 
-def test_k_is_the_configuration_own_and_no_more_than_there_are(retreever):
+def test_k_defaults_to_the_configuration_and_is_capped_by_the_corpus(retreever):
     assert len(retreever.search(["ba"])[0]) == retreever.config.index.k == 10
     assert len(retreever.search(["ba"], k=1000)[0]) == len(retreever.index) == 300
     assert retreever.search([]) == []
@@ -113,7 +113,7 @@ def test_every_level_is_an_embedding(retreever, level):
     np.testing.assert_allclose(vectors.sum(axis=1), 1, atol=1e-5)
 
 
-def test_threads_get_what_each_would_alone(retreever):
+def test_threads_get_the_same_answers_as_single_calls(retreever):
     texts = [query.text for query in tiny.tiny_dataset().queries[:60]]
     alone = [retreever.search([text], k=3) for text in texts]
     with ThreadPoolExecutor(8) as pool:
@@ -121,7 +121,7 @@ def test_threads_get_what_each_would_alone(retreever):
 
 
 @pytest.mark.parametrize(
-    ("asked", "message"),
+    ("arguments", "message"),
     [
         ({"texts": [""]}, r"texts\[0\]: must be a text with something in it, got ''"),
         ({"texts": ["ba", " \n"]}, r"texts\[1\]: must be a text with something"),
@@ -136,37 +136,37 @@ def test_threads_get_what_each_would_alone(retreever):
         ({"texts": ["ba"], "level": 1.5}, r"level: must be a whole number in \[1, 4\], got 1.5"),
     ],
 )
-def test_bad_calls_name_field_value_and_rule(retreever, asked, message):
+def test_bad_calls_name_field_value_and_rule(retreever, arguments, message):
     with pytest.raises(ValueError, match=message):
-        retreever.search(**asked)
+        retreever.search(**arguments)
 
 
-def test_a_model_comes_back_as_it_was(place, bundle):
+def test_a_saved_model_is_loaded_unchanged(place, bundle):
     config = tiny.tiny_config(place[0] / "bert", tree__init_std=1.0)
     tree, loaded = load_model(bundle)
     again = load_model(bundle.parent / "model")[0]
     assert loaded == config and not tree.training
     x = torch.randn(5, 32, generator=torch.Generator().manual_seed(0))
     assert torch.equal(tree(x), again(x))
-    assert model_digest(bundle) == model_digest(bundle.parent / "model")
+    assert digest_model(bundle) == digest_model(bundle.parent / "model")
 
 
-def test_a_model_from_before_there_were_words_reads_none(bundle, tmp_path):
+def test_a_model_saved_before_lexical_features_has_none(bundle, tmp_path):
     shutil.copytree(bundle.parent / "model", tmp_path / "model")
     saved = json.loads((tmp_path / "model" / "model.json").read_text())
     del saved["config"]["encoder"]["words"]
     write_json(tmp_path / "model" / "model.json", saved)
-    seal(tmp_path / "model", {"format": saved["format"]})
+    seal_folder(tmp_path / "model", {"format": saved["format"]})
     assert Config().encoder.words > 0 == load_model(tmp_path / "model")[1].encoder.words
 
 
 def test_chunks_of_a_routing_do_not_matter(place, bundle, monkeypatch):
     tree, config = load_model(bundle)
-    passages = open_dataset(config, place[1]).passages
-    whole = np.concatenate(list(routed(tree, config, passages)))
-    monkeypatch.setattr(trained_tree, "CHUNK", {False: 7, True: 3})
-    np.testing.assert_allclose(np.concatenate(list(routed(tree, config, passages))), whole, atol=1e-6)
-    some = np.concatenate(list(routed(tree, config, passages, np.array([5, 2]))))
+    passages = open_encoded_dataset(config, place[1]).passages
+    whole = np.concatenate(list(route_encodings(tree, config, passages)))
+    monkeypatch.setattr(trained_tree, "ROUTING_CHUNK_TEXTS", {False: 7, True: 3})
+    np.testing.assert_allclose(np.concatenate(list(route_encodings(tree, config, passages))), whole, atol=1e-6)
+    some = np.concatenate(list(route_encodings(tree, config, passages, np.array([5, 2]))))
     np.testing.assert_allclose(some, whole[[5, 2]], atol=1e-6)
 
 
@@ -177,7 +177,7 @@ def test_a_bundle_holds_no_pickle(bundle):
         np.load(path, allow_pickle=False)
 
 
-def _flipped(name):
+def _flip_byte(name):
     def damage(folder):
         content = bytearray((folder / name).read_bytes())
         content[len(content) // 2] ^= 1
@@ -186,7 +186,7 @@ def _flipped(name):
     return damage
 
 
-def _of_another_format(folder):
+def _change_format(folder):
     for name in ("model.json", "manifest.json"):
         values = json.loads((folder / name).read_text())
         if name == "model.json":
@@ -196,7 +196,7 @@ def _of_another_format(folder):
         (folder / name).write_text(json.dumps(values))
 
 
-def _other_weights(folder):
+def _replace_weights(folder):
     tree, config = load_model(folder)
     with torch.no_grad():
         tree.split.offset.add_(1)
@@ -214,12 +214,12 @@ def _other_weights(folder):
     [
         (shutil.rmtree, r"manifest\.json: file is missing"),
         (lambda folder: (folder / "model.json").unlink(), r"model\.json: file is missing"),
-        (_flipped("model.safetensors"), r"model\.safetensors: checksum differs"),
-        (_flipped("model.json"), r"model\.json: checksum differs"),
+        (_flip_byte("model.safetensors"), r"model\.safetensors: checksum differs"),
+        (_flip_byte("model.json"), r"model\.json: checksum differs"),
         (lambda folder: (folder / "index" / "manifest.json").write_text("{"), r"manifest\.json: not valid JSON"),
         (lambda folder: (folder / "documents" / "offsets.npy").unlink(), r"offsets\.npy: file is missing"),
-        (_of_another_format, r"model\.json: format 99, this version reads 1"),
-        (_other_weights, "was built for model .*, it is asked by model"),
+        (_change_format, r"model\.json: format 99, this version reads 1"),
+        (_replace_weights, "was built for model .*, not for model"),
     ],
 )
 def test_damage_is_named(tmp_path, bundle, damage, message):
@@ -234,7 +234,7 @@ def test_a_model_without_an_index_says_what_makes_one(bundle):
         Retreever.load(bundle.parent / "model")
 
 
-def test_nothing_is_left_of_a_bundle_that_fails(place, bundle, tmp_path, monkeypatch):
+def test_a_failed_bundle_leaves_no_file(place, bundle, tmp_path, monkeypatch):
     def full(*arguments):
         raise OSError("disk full")
 
@@ -254,12 +254,12 @@ def live(bundle, tmp_path):
 NEW = Passage("new", "ba be bi ba be bi", "", {"half": 7})
 
 
-def test_what_is_added_is_found_with_its_text_by_all_who_open_or_refresh(live):
+def test_added_passages_are_found_after_opening_or_refreshing(live):
     retreever, other = Retreever.load(live), Retreever.load(live, encoder=False)
     retreever.add([NEW, Passage("newer", "so sa si")])
     best = retreever.search([NEW.text], k=1)[0][0]
     assert (best.id, best.text, best.metadata) == (NEW.id, NEW.text, NEW.metadata)
-    nodes = retreever.nodes([NEW.text])
+    nodes = retreever.route([NEW.text])
     assert other.index.refresh() and other.documents[int(other.index.search(nodes, 1)[0][0, 0])] == NEW
     again = Retreever.load(live)
     assert len(again.index) == 302 and again.search([NEW.text], k=1)[0][0] == best
@@ -267,7 +267,7 @@ def test_what_is_added_is_found_with_its_text_by_all_who_open_or_refresh(live):
     assert Retreever.load(live).search([NEW.text], k=1)[0][0].id != "new"
 
 
-def test_what_cannot_be_added_leaves_no_text(live):
+def test_a_refused_addition_leaves_no_text(live):
     retreever = Retreever.load(live)
     with pytest.raises(ValueError, match="the index has 'p0003' already"):
         retreever.add([NEW, Passage("p0003", "ba")])
@@ -297,8 +297,8 @@ for n in range(10_000):
 
 
 @pytest.mark.slow
-def test_what_was_answered_survives_kill_9_at_any_moment(live):
-    """Killed again and again while it writes: what was said to be done is done, and the next writer goes on."""
+def test_confirmed_changes_survive_kill_9_at_any_moment(live):
+    """The writer is killed repeatedly: every change it confirmed is on disk, and the next writer goes on."""
     held, draw = {}, np.random.default_rng(0)
     for turn in range(8):
         with subprocess.Popen(
@@ -316,6 +316,6 @@ def test_what_was_answered_survives_kill_9_at_any_moment(live):
         for name, expected in held.items():
             last = name == said[-1][1]  # a deletion may have been done and not said
             assert (name in there) == expected or last
-        for number in again.index.living()[300:]:
-            assert again.documents[int(number)].id == again.index.ids_of([number])[0]
+        for number in again.index.list_numbers()[300:]:
+            assert again.documents[int(number)].id == again.index.find_ids([number])[0]
         held[said[-1][1]] = said[-1][1] in there

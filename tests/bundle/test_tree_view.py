@@ -1,4 +1,4 @@
-"""The tree as the page sees it: nodes, where a query goes, why a passage was found."""
+"""The tree as the page shows it: nodes, the flow of a query, why a passage was found."""
 
 from itertools import pairwise
 
@@ -7,7 +7,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from retreever.bundle.retriever import Retreever
-from retreever.bundle.tree_view import explain, flow, node_view, tree_view
+from retreever.bundle.tree_view import explain_hits, make_node_view, make_tree_view, trace_query
 from retreever.service.http.static_page import mount_page
 
 
@@ -17,7 +17,7 @@ def retreever(served):
 
 
 def test_every_node_is_there_with_words_and_size(retreever):
-    view = tree_view(retreever)
+    view = make_tree_view(retreever)
     assert view.depth == 4 and view.passages == view.sampled == 300
     assert [node.id for node in view.nodes] == list(range(31))
     assert [node.level for node in view.nodes] == [0] + [1] * 2 + [2] * 4 + [3] * 8 + [4] * 16
@@ -26,7 +26,7 @@ def test_every_node_is_there_with_words_and_size(retreever):
 
 
 def test_a_node_has_neighbours_and_examples(retreever):
-    root, middle, leaf = (node_view(retreever, node) for node in (0, 5, 30))
+    root, middle, leaf = (make_node_view(retreever, node) for node in (0, 5, 30))
     assert (root.parent, root.children, middle.parent, middle.children) == (None, [1, 2], 2, [11, 12])
     assert (leaf.parent, leaf.children) == (14, []) and root.examples == []
     for view in (middle, leaf):
@@ -39,11 +39,11 @@ def test_a_node_has_neighbours_and_examples(retreever):
 @pytest.mark.parametrize("node", [-1, 31, 10**9])
 def test_a_node_that_is_not_there_is_a_key_error(retreever, node):
     with pytest.raises(KeyError, match="must be a whole number in"):
-        node_view(retreever, node)
+        make_node_view(retreever, node)
 
 
-def test_a_flow_is_the_query_own_distribution(retreever):
-    masses = {node.id: node.mass for node in flow(retreever, "ba be bi")}
+def test_a_flow_is_the_distribution_of_the_query(retreever):
+    masses = {node.id: node.mass for node in trace_query(retreever, "ba be bi")}
     for level in range(1, 5):
         expected = retreever.embed(["ba be bi"], "query", level)[0]
         start = 2**level - 1
@@ -54,9 +54,9 @@ def test_a_flow_is_the_query_own_distribution(retreever):
 
 @pytest.mark.parametrize("level", [1, 3, None])
 def test_an_explanation_leads_to_where_the_match_is(retreever, level):
-    query = retreever.nodes(["ba be bi"])[0]
+    query = retreever.route(["ba be bi"])[0]
     ids = [hit.id for hit in retreever.search(["ba be bi"], 3, level)[0]]
-    *found, gone = explain(retreever, query, [*ids, "gone"], level)
+    *found, gone = explain_hits(retreever, query, [*ids, "gone"], level)
     assert (gone.path, gone.leaves, len(found)) == ([], [], 3)
     for why in found:
         assert [node.level for node in why.path] == list(range(1, (level or 4) + 1))
@@ -68,7 +68,7 @@ def test_an_explanation_leads_to_where_the_match_is(retreever, level):
         assert why.path[0].query == pytest.approx(float(query[why.path[0].id]), abs=1e-6)
 
 
-def test_every_file_of_the_page_may_load_nothing_from_elsewhere():
+def test_no_file_of_the_page_may_load_from_another_origin():
     app = FastAPI()
     mount_page(app)
     client = TestClient(app)

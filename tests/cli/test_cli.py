@@ -1,4 +1,4 @@
-"""The life of a tree by its verbs, on a tiny data set, in this process; and how the command line says no."""
+"""The life of a tree by its verbs, on a tiny data set, in this process; and the messages of refused commands."""
 
 import importlib
 import json
@@ -25,7 +25,7 @@ pytestmark = [
 def place(tmp_path_factory):
     workspace = Workspace.at(tmp_path_factory.mktemp("cli"))
     tiny.tiny_bert(workspace.root / "bert")
-    beir.write(tiny.tiny_dataset(), workspace.root / "raw")
+    beir.write_beir(tiny.tiny_dataset(), workspace.root / "raw")
     config = tiny.tiny_config(workspace.root / "bert", encoder__words=1.0).model_dump(mode="json")
     (workspace.root / "config.yaml").write_text(json.dumps(config))
     return workspace
@@ -43,9 +43,9 @@ def call(capsys, place, *arguments):
 @pytest.mark.timeout(400)
 def test_a_comparison_in_one_command(capsys, place):
     raw, config = str(place.root / "raw"), str(place.root / "config.yaml")
-    code, found, err = call(capsys, place, "compare", raw, "--config", config, "--rival", "frozen", "--json")
+    code, found, err = call(capsys, place, "compare", raw, "--config", config, "--baseline", "frozen", "--json")
     assert code == 0 and "frozen-seed0: judged" in err and "the encoder as it is" in err
-    assert {duel["theirs"] for duel in found["duels"]} == {"frozen float32"} and found["failed"] == {}
+    assert {pair["theirs"] for pair in found["pairwise"]} == {"frozen float32"} and found["failed"] == {}
 
 
 def test_the_life_of_a_tree(capsys, place, monkeypatch):
@@ -58,7 +58,7 @@ def test_the_life_of_a_tree(capsys, place, monkeypatch):
     assert code == 0 and found["best"]["ndcg_at_10"] > 0.4 and "dev NDCG@10 by dimensions" in err
     code, stats, _ = call(capsys, place, "index", "one", "--json")
     assert code == 0 and stats["documents"] == 300
-    code, verdict, _ = call(capsys, place, "evaluate", "one", "--no-rivals", "--json")
+    code, verdict, _ = call(capsys, place, "evaluate", "one", "--no-baselines", "--json")
     assert code == 0 and verdict["results"]["retreever"]["16"]["ndcg_at_10"] > 0.3
     code, promoted, _ = call(capsys, place, "promote", "one", "--json")
     assert code == 0 and promoted["model_uri"] == "models:/retreever/1"
@@ -96,7 +96,7 @@ def test_a_terminal_gets_tables(capsys, place):
         (["data", "beir"], "--path: the source beir needs it"),
         (["data", "webscale"], "source: must be one of docstrings, beir, hub"),
         (["encode", "--set", "data.name=absent"], "absent"),
-        (["sweep", "nowhere"], "search space nowhere: neither a file nor one of those shipped: demo, depth, encoders"),
+        (["sweep", "nowhere"], "search space nowhere: neither a file nor one of the shipped spaces: demo, depth"),
         (["search", " ", "--model", "one"], "must"),
         (["search", "x", "--model", "one", "--level", "9"], "level: must be a whole number in [1, 4], got 9"),
     ],
@@ -105,6 +105,12 @@ def test_what_cannot_be_done_is_one_clear_message(capsys, place, arguments, mess
     code, _, err = call(capsys, place, *arguments)
     assert code == 2
     assert message in " ".join(err.split()) and "Traceback" not in err
+
+
+def test_a_comparison_without_its_extra_is_refused_before_anything_is_read(capsys, place, monkeypatch):
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    code, _, err = call(capsys, place, "compare", "absent")
+    assert code == 2 and err.strip() == "error: faiss is not installed: pip install 'retreever[baselines]'"
 
 
 def test_all_config_faults_come_at_once(capsys, place):
@@ -134,7 +140,8 @@ def test_every_verb_explains_itself_and_is_a_job(capsys, verb):
     with pytest.raises(SystemExit) as ended:
         main(["--help"], verb=verb)
     assert not ended.value.code
-    assert ("export" if verb == "runs" else "--workspace") in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert ("export" if verb == "runs" else "--workspace") in out and "Example: " in out
     assert importlib.import_module(f"jobs.{verb}").main is main
 
 

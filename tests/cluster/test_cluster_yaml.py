@@ -1,4 +1,4 @@
-"""cluster.yaml against Ray's own schema, offline; and proof that a typo in it would be found."""
+"""cluster.yaml against Ray's own schema, offline, and proof that the check finds a typo."""
 
 import copy
 import re
@@ -9,7 +9,7 @@ import yaml
 from jsonschema import ValidationError
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from retreever.cluster.ray_runtime import DRIVER
+from retreever.cluster.ray_runtime import DRIVER_RESOURCE
 
 FILE = Path(__file__).parents[2] / "cluster.yaml"
 
@@ -20,11 +20,11 @@ def config():
 
 
 def check(config):
-    """What `ray up` checks before it talks to a cloud."""
+    """The checks that `ray up` makes before it connects to a cloud."""
     validate_config(prepare_config(copy.deepcopy(config)))
 
 
-def test_it_is_what_ray_takes(config):
+def test_the_file_is_valid(config):
     check(config)
 
 
@@ -45,14 +45,14 @@ def test_a_typo_is_found(old, new, named):
         check(yaml.safe_load(text.replace(old, new, 1)))
 
 
-def test_the_nodes_are_those_that_jobs_ask_for(config):
+def test_the_nodes_have_the_resources_that_jobs_need(config):
     types = config["available_node_types"]
-    assert types[config["head_node_type"]]["resources"][DRIVER] > 0
+    assert types[config["head_node_type"]]["resources"][DRIVER_RESOURCE] > 0
     assert types["gpu_spot"]["node_config"]["InstanceMarketOptions"] == {"MarketType": "spot"}
     assert all(types[name]["min_workers"] == 0 < types[name]["max_workers"] for name in ("cpu", "gpu_spot"))
 
 
-def test_every_node_asks_for_the_token_and_reaches_shared_storage(config):
+def test_every_node_needs_the_token_and_reaches_shared_storage(config):
     settings = "\n".join(config["setup_commands"])
     for line in ("RAY_AUTH_MODE=token", "RAY_AUTH_TOKEN_PATH=", "RETREEVER_WORKSPACE=", "MLFLOW_TRACKING_URI="):
         assert f"export {line}" in settings

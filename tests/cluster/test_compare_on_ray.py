@@ -1,20 +1,20 @@
-"""Trees and rivals side by side on Ray, tracked in MLflow; done work is not done again."""
+"""Trees and baselines compared on Ray, tracked in MLflow; finished work is not repeated."""
 
 import json
 
 import pytest
 
 from retreever.cluster import compare_on_ray as module
-from retreever.cluster.compare_on_ray import compare
-from retreever.cluster.launch_training import train
-from retreever.cluster.ray_runtime import cluster
+from retreever.cluster.compare_on_ray import compare_systems
+from retreever.cluster.launch_training import train_run
+from retreever.cluster.ray_runtime import join_cluster
 from retreever.data import beir
 from retreever.errors import ConfigError
 from retreever.system.workspace import Workspace
 from retreever.tracking.tracker import Tracker
 from tests.support import tiny
 
-RIVALS = ("bm25", "frozen", "matryoshka", "hier_kmeans")
+BASELINES = ("bm25", "frozen", "matryoshka", "hier_kmeans")
 
 
 @pytest.fixture(scope="module")
@@ -22,15 +22,15 @@ def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("compare")
     tiny.tiny_bert(folder / "bert")
     workspace = Workspace.at(folder / "workspace")
-    beir.write(tiny.tiny_dataset(), workspace.dataset("tiny"))
-    beir.write(tiny.tiny_dataset(60, seed=1), workspace.dataset("other"))
+    beir.write_beir(tiny.tiny_dataset(), workspace.dataset_folder("tiny"))
+    beir.write_beir(tiny.tiny_dataset(60, seed=1), workspace.dataset_folder("other"))
     return workspace
 
 
 @pytest.fixture(scope="module", autouse=True)
 def started(place):
     """One cluster for all comparisons of this file."""
-    with cluster(place):
+    with join_cluster(place):
         yield
 
 
@@ -40,13 +40,13 @@ def config(place):
 
 
 @pytest.fixture(scope="module")
-def made(place, config):
+def compared(place, config):
     lines = []
-    return compare(config, "tiny", place, seeds=2, rivals=RIVALS, watch=lines.append), lines
+    return compare_systems(config, "tiny", place, seeds=2, baselines=BASELINES, watch=lines.append), lines
 
 
-def test_everybody_is_judged_and_reported(made):
-    found, lines = made
+def test_every_system_is_judged_and_reported(compared):
+    found, lines = compared
     assert sorted(lines) == sorted(
         f"  {label}: judged"
         for label in (
@@ -56,7 +56,7 @@ def test_everybody_is_judged_and_reported(made):
         )
     )
     names = {entry.name for entry in found.report.entries}
-    assert names == {"retreever", *RIVALS}
+    assert names == {"retreever", *BASELINES}
     assert all(entry.latency.median > 0 for entry in found.report.entries)
     tree = [entry for entry in found.report.entries if entry.name == "retreever"]
     assert [(entry.dimensions, entry.code) for entry in tree] == [(16, "float32"), (16, "int8"), (16, "certified")]
@@ -65,49 +65,49 @@ def test_everybody_is_judged_and_reported(made):
         assert (found.folder / name).stat().st_size > 500
 
 
-def test_mlflow_has_a_run_for_each_under_one_parent(made, place):
+def test_mlflow_has_a_run_for_each_under_one_parent(compared, place):
     tracker = Tracker.of(place)
-    children = tracker.children(made[0].run_id)
+    children = tracker.list_children(compared[0].run_id)
     assert len(children) == 8 and {run.info.status for run in children} == {"FINISHED"}
     tree = next(run for run in children if run.info.run_name == "retreever-seed1")
     assert tree.data.metrics["test/ndcg_at_10/16_float32"] > 0 and "loss" in tree.data.metrics
-    assert tracker.run(made[0].run_id).info.status == "FINISHED"
-    assert "ratio/16_dimensions/retreever_16_float32" in tracker.run(made[0].run_id).data.metrics
+    assert tracker.get_run(compared[0].run_id).info.status == "FINISHED"
+    assert "ratio/16_dimensions/retreever_16_float32" in tracker.get_run(compared[0].run_id).data.metrics
 
 
-def test_the_same_call_again_does_nothing_again(made, place, config, monkeypatch):
-    monkeypatch.setattr(module, "cluster", lambda workspace: pytest.fail("started a cluster"))
-    again = compare(config, "tiny", place, seeds=2, rivals=RIVALS)
-    assert again.run_id == made[0].run_id
-    figures = [json.loads((made[0].folder / "report.json").read_text())["entries"][i]["metrics"] for i in range(3)]
+def test_the_same_call_repeats_no_work(compared, place, config, monkeypatch):
+    monkeypatch.setattr(module, "join_cluster", lambda workspace: pytest.fail("started a cluster"))
+    again = compare_systems(config, "tiny", place, seeds=2, baselines=BASELINES)
+    assert again.run_id == compared[0].run_id
+    figures = [json.loads((compared[0].folder / "report.json").read_text())["entries"][i]["metrics"] for i in range(3)]
     assert [entry.to_json()["metrics"]["mrr_at_10"]["mean"] for entry in again.report.entries[:3]] == [
         f["mrr_at_10"]["mean"] for f in figures
     ]
 
 
-def test_a_trained_tree_is_judged_on_other_data(made, place, config):
+def test_a_trained_tree_is_judged_on_other_data(compared, place, config):
     run = next(place.runs.iterdir()).name
-    found = compare(config, "other", place, models=[run], rivals=["frozen"])
+    found = compare_systems(config, "other", place, models=[run], baselines=["frozen"])
     assert found.report.protocol.dataset == "other" and found.report.protocol.trained_on == "tiny"
     assert found.report.protocol.passages == 60
     assert found.report.entries[0].mean() > 0.2
 
 
-def test_trees_that_differ_in_more_than_their_seed_are_not_averaged(made, place, config):
-    train(config.with_overrides({"train.steps": 2, "train.lr": 0.5}), place, "another")
+def test_trees_that_differ_in_more_than_their_seed_are_not_averaged(compared, place, config):
+    train_run(config.with_overrides({"train.steps": 2, "train.lr": 0.5}), place, "another")
     runs = ["another", next(run.name for run in place.runs.iterdir() if run.name != "another")]
     with pytest.raises(ConfigError, match=r"models: another, .* differ in train.lr, train.steps; .*: compare each by"):
-        compare(config, "tiny", place, models=runs, rivals=["frozen"])
+        compare_systems(config, "tiny", place, models=runs, baselines=["frozen"])
 
 
-def test_a_rival_that_fails_is_named_and_the_others_go_on(place, config):
+def test_a_baseline_that_fails_is_named_and_the_others_run(place, config):
     short = {"encoder.tokens": False, "encoder.passage_max_length": 8, "encoder.query_max_length": 8}
     pooled = config.with_overrides({**short, "train.steps": 10})
-    found = compare(pooled, "tiny", place, rivals=["matryoshka_attention", "frozen"])
+    found = compare_systems(pooled, "tiny", place, baselines=["matryoshka_attention", "frozen"])
     assert "encoder.tokens = true" in found.report.failed["matryoshka_attention-seed0"]
     assert {entry.name for entry in found.report.entries} == {"retreever", "frozen"}
 
 
-def test_an_unknown_rival_is_refused_with_those_that_there_are(place, config):
-    with pytest.raises(ConfigError, match="rival bm26: there is none of that name; there are bm25"):
-        compare(config, "tiny", place, rivals=["bm26"])
+def test_an_unknown_baseline_is_refused_with_the_known_names(place, config):
+    with pytest.raises(ConfigError, match=r"bm26: .*bm25"):
+        compare_systems(config, "tiny", place, baselines=["bm26"])

@@ -1,4 +1,4 @@
-"""HAProxy's settings; that it serves is seen in the tests of the service itself."""
+"""HAProxy's settings; the tests of the service show that it serves."""
 
 import asyncio
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from retreever.cluster.haproxy import OPEN, SWITCH, haproxy
+from retreever.cluster.haproxy import HAPROXY_VARIABLE, MAX_OPEN_REQUESTS, configure_haproxy
 
 CONFIG = """frontend prometheus
     bind :{metrics}
@@ -18,39 +18,39 @@ frontend http_frontend
 listen stats
   bind *:{stats}
 """
-DOOR = """defaults
+PROXY_CONFIG = """defaults
     mode http
     timeout connect 20s
     timeout client 20s
     timeout server 20s
 frontend http_frontend
-    bind 127.0.0.1:{front}
+    bind 127.0.0.1:{port}
     default_backend http-retreever
 backend http-retreever
-    server ingress 127.0.0.1:{back}
+    server ingress 127.0.0.1:{ingress}
 """
 
 
 def test_statistics_stay_on_this_machine(tmp_path, monkeypatch):
-    monkeypatch.delenv(SWITCH, raising=False)
-    with haproxy():
-        assert os.environ[SWITCH] == "1"
+    monkeypatch.delenv(HAPROXY_VARIABLE, raising=False)
+    with configure_haproxy():
+        assert os.environ[HAPROXY_VARIABLE] == "1"
         binary = Path(os.environ["RAY_SERVE_HAPROXY_BINARY_PATH"])
         metrics, stats = (os.environ[f"RAY_SERVE_HAPROXY_{name}_PORT"] for name in ("METRICS", "STATS"))
         config = tmp_path / "haproxy.cfg"
         config.write_text(CONFIG.format(metrics=metrics, stats=stats))
         done = subprocess.run([binary, "-v", "-f", config], capture_output=True, text=True, check=True)
-        assert "HAProxy version" in done.stdout  # the real one was called
+        assert "HAProxy version" in done.stdout  # the wrapper called HAProxy
         bound = [line.split()[1] for line in config.read_text().splitlines() if "bind" in line]
         assert bound == [f"127.0.0.1:{metrics}", "127.0.0.1:8000", f"127.0.0.1:{stats}"]
         assert stat.S_IMODE(binary.parent.stat().st_mode) == 0o700
     assert not binary.parent.exists()
     assert not [name for name in os.environ if name.startswith("RAY_SERVE_HAPROXY_")]
-    assert SWITCH not in os.environ
+    assert HAPROXY_VARIABLE not in os.environ
 
 
-def test_what_comes_beyond_so_many_at_once_is_refused_at_the_door(tmp_path, monkeypatch):
-    monkeypatch.delenv(SWITCH, raising=False)
+def test_requests_beyond_the_limit_are_refused(tmp_path, monkeypatch):
+    monkeypatch.delenv(HAPROXY_VARIABLE, raising=False)
     refused, probed, answers = asyncio.run(_crowd(tmp_path / "haproxy.cfg"))
     assert refused.startswith(b"HTTP/1.1 429 ")
     assert b"retry-after: 1" in refused.lower()
@@ -60,7 +60,7 @@ def test_what_comes_beyond_so_many_at_once_is_refused_at_the_door(tmp_path, monk
 
 
 async def _crowd(config: Path) -> tuple[bytes, bytes, list[bytes]]:
-    """What one more is told while an ingress holds as many requests as are let in, then a probe, then these."""
+    """The answers to one request beyond the limit, to a probe meanwhile, and to the requests within the limit."""
     arrived, release = asyncio.Semaphore(0), asyncio.Event()
 
     async def ingress(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -73,7 +73,7 @@ async def _crowd(config: Path) -> tuple[bytes, bytes, list[bytes]]:
     async def ask(path: bytes = b"/v1/search") -> bytes:
         for _ in range(200):
             try:
-                reader, writer = await asyncio.open_connection("127.0.0.1", front)
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
                 break
             except ConnectionRefusedError:  # not up yet
                 await asyncio.sleep(0.05)
@@ -82,16 +82,16 @@ async def _crowd(config: Path) -> tuple[bytes, bytes, list[bytes]]:
         writer.close()
         return answer
 
-    server = await asyncio.start_server(ingress, "127.0.0.1", 0, backlog=2 * OPEN)
+    server = await asyncio.start_server(ingress, "127.0.0.1", 0, backlog=2 * MAX_OPEN_REQUESTS)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        front = probe.getsockname()[1]
-    with haproxy():
-        config.write_text(DOOR.format(front=front, back=server.sockets[0].getsockname()[1]))
+        port = probe.getsockname()[1]
+    with configure_haproxy():
+        config.write_text(PROXY_CONFIG.format(port=port, ingress=server.sockets[0].getsockname()[1]))
         command = os.environ["RAY_SERVE_HAPROXY_BINARY_PATH"], "-db", "-f", str(config)
         process = await asyncio.create_subprocess_exec(*command)
         try:
-            let_in = [asyncio.create_task(ask()) for _ in range(OPEN)]
+            let_in = [asyncio.create_task(ask()) for _ in range(MAX_OPEN_REQUESTS)]
             for _ in let_in:
                 await asyncio.wait_for(arrived.acquire(), 20)
             refused = await ask()
@@ -105,26 +105,26 @@ async def _crowd(config: Path) -> tuple[bytes, bytes, list[bytes]]:
             server.close()
 
 
-def test_an_ingress_may_be_busy_for_as_long_as_the_user_says(monkeypatch):
-    monkeypatch.delenv(SWITCH, raising=False)
+def test_the_user_sets_when_an_ingress_counts_as_dead(monkeypatch):
+    monkeypatch.delenv(HAPROXY_VARIABLE, raising=False)
     monkeypatch.setenv("RAY_SERVE_HAPROXY_OBSERVE_ERROR_LIMIT", "7")
-    with haproxy():
+    with configure_haproxy():
         assert os.environ["RAY_SERVE_HAPROXY_OBSERVE_ERROR_LIMIT"] == "7"
         assert os.environ["RAY_SERVE_HAPROXY_HEALTH_CHECK_FALL"] == "12"
 
 
-def test_what_the_user_has_set_is_there_again_afterwards(monkeypatch):
-    monkeypatch.delenv(SWITCH, raising=False)
+def test_the_user_s_settings_are_restored(monkeypatch):
+    monkeypatch.delenv(HAPROXY_VARIABLE, raising=False)
     monkeypatch.setenv("RAY_SERVE_HAPROXY_STATS_PORT", "8404")
     before = dict(os.environ)
-    with haproxy():
+    with configure_haproxy():
         assert os.environ["RAY_SERVE_HAPROXY_STATS_PORT"] != "8404"
     assert dict(os.environ) == before
 
 
 @pytest.mark.parametrize("chosen", ["0", "1"])
-def test_a_user_who_has_chosen_is_left_alone(monkeypatch, chosen):
-    monkeypatch.setenv(SWITCH, chosen)
+def test_a_user_s_choice_of_proxy_is_kept(monkeypatch, chosen):
+    monkeypatch.setenv(HAPROXY_VARIABLE, chosen)
     before = dict(os.environ)
-    with haproxy():
+    with configure_haproxy():
         assert dict(os.environ) == before

@@ -1,4 +1,4 @@
-"""A corpus indexed in shards by Ray Data, against the same in one process."""
+"""A corpus indexed in shards by Ray Data, against the index of one process."""
 
 import numpy as np
 import pytest
@@ -6,11 +6,11 @@ import pytest
 from retreever.bundle.retriever import Retreever
 from retreever.cluster import index_on_ray as sharded
 from retreever.cluster.index_on_ray import index_in_shards
-from retreever.cluster.ray_runtime import cluster
-from retreever.encoding.encoding_store import open_dataset
+from retreever.cluster.ray_runtime import join_cluster
+from retreever.encoding.encoding_store import open_encoded_dataset
 from retreever.index import TreeIndex, index_store, segment
 from retreever.index.build import segment_builder
-from retreever.trained_tree import routed
+from retreever.trained_tree import route_encodings
 from tests.support.bundles import tiny_bundle, tiny_workspace
 
 pytestmark = [  # Ray Data's own
@@ -27,26 +27,26 @@ def place(tmp_path_factory):
 
 
 def assert_same_answers(one, other, retreever, workspace):
-    queries = open_dataset(retreever.config, workspace).queries
-    nodes = np.concatenate(list(routed(retreever.tree, retreever.config, queries)))[:5]
+    queries = open_encoded_dataset(retreever.config, workspace).queries
+    nodes = np.concatenate(list(route_encodings(retreever.tree, retreever.config, queries)))[:5]
     for level in (2, retreever.tree.tree.depth):
         pairs = zip(one.search(nodes, 9, level), other.search(nodes, 9, level), strict=True)
         assert all(np.array_equal(a, b) for a, b in pairs)
 
 
-def test_shards_answer_as_one_index_does_and_are_not_made_twice(place):
+def test_shards_answer_as_one_index_does_and_are_not_built_twice(place):
     folder, workspace = place
     whole = Retreever.load(tiny_bundle(folder, workspace))
     model, target = folder / "tree" / "model", folder / "tree" / "sharded"
-    data = open_dataset(whole.config, workspace)
-    draft = sharded._draft(target, whole.index.layout, data, 60)
-    writer = sharded._Writer(str(model), str(draft), str(workspace.root))
-    writer({"start": np.array([60]), "end": np.array([120])})  # as an interrupted call leaves it
-    written = (draft / "segments" / sharded._name((60, 120)) / "numbers.npy").stat().st_mtime_ns
+    data = open_encoded_dataset(whole.config, workspace)
+    draft = sharded._draft_folder(target, whole.index.layout, data, 60)
+    writer = sharded._SegmentWriter(str(model), str(draft), str(workspace.root))
+    writer({"start": np.array([60]), "end": np.array([120])})  # as after an interrupted call
+    written = (draft / "segments" / sharded._segment_name((60, 120)) / "numbers.npy").stat().st_mtime_ns
 
-    with cluster(workspace, cpus=2):
+    with join_cluster(workspace, cpus=2):
         stats = index_in_shards(model, target, workspace, workers=2, shard=60)
-    there = target / "index" / "segments" / sharded._name((60, 120)) / "numbers.npy"
+    there = target / "index" / "segments" / sharded._segment_name((60, 120)) / "numbers.npy"
     assert there.stat().st_mtime_ns == written
     opened = Retreever.load(target)
     assert stats["documents"] == len(whole.index) and stats["segments"] == -(-len(whole.index) // 60) > 2
@@ -57,17 +57,17 @@ def test_shards_answer_as_one_index_does_and_are_not_made_twice(place):
 
 
 def test_shards_with_codes_are_joined_by_the_same_codes(place, monkeypatch):
-    """The writer of an actor, run here, where segments of this size can be made to have codes."""
+    """An actor's writer, run in this process, where the threshold for codes can be lowered."""
     for module in (segment, segment_builder, sharded):
-        monkeypatch.setattr(module, "FLAT", 30)
+        monkeypatch.setattr(module, "MIN_CODED_PASSAGES", 30)
     folder, workspace = place
     whole = Retreever.load(tiny_bundle(folder, workspace, "coded"))
-    writer = sharded._Writer(str(folder / "coded" / "model"), str(folder / "draft"), str(workspace.root))
+    writer = sharded._SegmentWriter(str(folder / "coded" / "model"), str(folder / "draft"), str(workspace.root))
     rows = len(whole.index)
     for start, end in ((0, 100), (100, rows)):
         writer({"start": np.array([start]), "end": np.array([end])})
-    names = [sharded._name((0, 100)), sharded._name((100, rows))]
-    index_store.finish(folder / "draft", writer.layout, names, writer.codes)
+    names = [sharded._segment_name((0, 100)), sharded._segment_name((100, rows))]
+    index_store.finish_index(folder / "draft", writer.layout, names, writer.codes)
     joined = TreeIndex.load(folder / "draft")
     assert all(part.codes for part in joined.segments)
     assert_same_answers(whole.index, joined, whole, workspace)

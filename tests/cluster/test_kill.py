@@ -1,5 +1,7 @@
-"""A driver killed in the middle of a grid, eight trials that write to one store, one killed for memory: nothing is
-lost or done twice."""
+"""A driver killed in the middle of a grid, eight trials that write to one store, a trial killed for memory.
+
+Nothing is lost and nothing runs twice.
+"""
 
 import json
 import os
@@ -11,10 +13,10 @@ import numpy as np
 import psutil
 import pytest
 
-from retreever.cluster.ray_runtime import cluster
+from retreever.cluster.ray_runtime import join_cluster
 from retreever.errors import ConfigError
 from retreever.sweeps import search_space as spaces
-from retreever.sweeps.run_sweep import sweep
+from retreever.sweeps.run_sweep import run_sweep
 from retreever.sweeps.space_grammar import SearchSpace
 from retreever.system.files import read_json
 from retreever.tracking.tracker import Tracker
@@ -41,7 +43,7 @@ def written_space(workspace, **train):
     return file
 
 
-def test_a_grid_whose_driver_is_killed_goes_on_where_it_was(workspace):
+def test_a_grid_whose_driver_is_killed_is_resumed(workspace):
     file = written_space(workspace, steps=400, eval_every=50)
     process = start(file, workspace)
     (pattern,) = ["killed-*/trials/*/"]
@@ -50,29 +52,29 @@ def test_a_grid_whose_driver_is_killed_goes_on_where_it_was(workspace):
     halfway = lambda: begun() - {path.parent for path in ended()}  # noqa: E731
     wait_until(lambda: len(ended()) >= 6 and halfway(), 400, process)
     with pytest.raises(ConfigError, match=f"process {process.pid} is running it"):
-        sweep(spaces.load(file), workspace)
+        run_sweep(spaces.load_space(file), workspace)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     time.sleep(1)
     before, interrupted = {path: path.stat().st_mtime_ns for path in ended()}, halfway()
     (folder,) = workspace.sweeps.glob("killed-*")
     tracker, parent = Tracker.of(workspace), read_json(folder / "sweep.json")["parent"]
-    running = lambda: [r for r in tracker.children(parent) if r.info.status == "RUNNING"]  # noqa: E731
-    wait_until(lambda: not running() and tracker.run(parent).info.status == "KILLED", 60)
+    running = lambda: [r for r in tracker.list_children(parent) if r.info.status == "RUNNING"]  # noqa: E731
+    wait_until(lambda: not running() and tracker.get_run(parent).info.status == "KILLED", 60)
 
-    ends = Counter(run.data.tags["status"] for run in tracker.children(parent))
+    ends = Counter(run.data.tags["status"] for run in tracker.list_children(parent))
     assert ends == {"finished": len(before), "interrupted": ends["interrupted"]} and ends["interrupted"]
 
     again = start(file, workspace)
     out, err = again.communicate(timeout=600)
     assert again.returncode == 0, err
     assert [trial["status"] for trial in json.loads(out)["trials"]] == ["finished"] * 24
-    assert {path: path.stat().st_mtime_ns for path in before} == before  # what had ended was not run again
-    children = tracker.children(parent)
+    assert {path: path.stat().st_mtime_ns for path in before} == before  # ended trials did not run again
+    children = tracker.list_children(parent)
     assert len(children) == 24 and {run.info.status for run in children} == {"FINISHED"}
     assert {run.data.tags["status"] for run in children} == {"finished"}
     assert len({(run.data.params["train.lr"], run.data.params["train.seed"]) for run in children}) == 24
-    assert read_json(folder / "sweep.json")["parent"] == parent and tracker.run(parent).info.status == "FINISHED"
+    assert read_json(folder / "sweep.json")["parent"] == parent and tracker.get_run(parent).info.status == "FINISHED"
     resumed = [run for run in children if int(run.data.tags.get("resumed_at_step", 0))]
     assert interrupted and {read_json(path / "run.json")["run_id"] for path in interrupted} == {
         run.info.run_id for run in resumed
@@ -90,21 +92,21 @@ def test_eight_trials_at_once_lose_no_figure_in_one_sqlite_file(workspace):
     def watch(event):
         together[event.status == "running" and event.ended == 0] += 1
 
-    with cluster(workspace, cpus=8):
-        result = sweep(space, workspace, watch=watch)
+    with join_cluster(workspace, cpus=8):
+        result = run_sweep(space, workspace, watch=watch)
     assert [o.status for o in result.outcomes] == ["finished"] * 8, [o.error for o in result.outcomes]
     tracker = Tracker.of(workspace)
     for outcome in result.outcomes:
-        state = checkpoint.read_state(result.folder / "trials" / outcome.key / "checkpoint")
+        state = checkpoint.read_training_state(result.folder / "trials" / outcome.key / "checkpoint")
         assert len(state.history) == 30
         for name in state.history[0]:
             kept = tracker.client.get_metric_history(outcome.run_id, name)
             assert [point.value for point in kept] == [figures[name] for figures in state.history], name
-    assert together[True] > 60  # they did run beside each other
+    assert together[True] > 60  # they ran at the same time
 
 
-def test_a_trial_that_ray_kills_for_memory_is_named_and_the_next_goes_on(workspace, monkeypatch):
-    """Ray's own memory monitor, on a node that another process fills up."""
+def test_a_trial_that_ray_kills_for_memory_is_named_and_the_next_one_runs(workspace, monkeypatch):
+    """Ray's memory monitor kills the trial on a node whose memory another process fills."""
     settings = tiny.tiny_config(workspace.root / "bert").model_dump(mode="json")
     settings["train"]["steps"] = {"grid": [20_000, 30]}
     space = SearchSpace(name="memory", scheduler="none", config=settings)
@@ -117,9 +119,9 @@ def test_a_trial_that_ray_kills_for_memory_is_named_and_the_next_goes_on(workspa
         if event.status == "failed":
             ballast.clear()
 
-    with cluster(workspace, cpus=1):
-        result = sweep(space, workspace, watch=watch)
+    with join_cluster(workspace, cpus=1):
+        result = run_sweep(space, workspace, watch=watch)
     found = {o.varied["train.steps"]: o for o in result.outcomes}
     assert found[30].status == "finished", found[30].error
     assert found[20_000].status == "failed" and "memory" in str(found[20_000].error)
-    assert Tracker.of(workspace).run(found[20_000].run_id).info.status == "FAILED"
+    assert Tracker.of(workspace).get_run(found[20_000].run_id).info.status == "FAILED"

@@ -4,21 +4,21 @@ import numpy as np
 import pytest
 
 from retreever.comparison.comparison_plots import plot_report
-from retreever.comparison.comparison_report import Entry, Protocol, Report
+from retreever.comparison.comparison_report import ComparisonProtocol, ComparisonReport, ReportEntry
 from retreever.evaluation.latency import Latency
-from retreever.evaluation.metrics import NAMES
+from retreever.evaluation.metrics import METRICS
 
-PROTOCOL = Protocol("demo", "test", 2000, 1900, 100, "demo", 5000, "minilm", 600, 1024, [0, 1], "2 cores")
+PROTOCOL = ComparisonProtocol("demo", "test", 2000, 1900, 100, "demo", 5000, "minilm", 600, 1024, [0, 1], "2 cores")
 
 
 def entry(name, dims, code, size, ndcg, ms=1.0):
     spread = np.random.default_rng(int(100 * ndcg)).normal(0, 0.02, 100)
     spread -= spread.mean()
-    return Entry(name, dims, code, size, dict.fromkeys(NAMES, ndcg + spread), [ndcg], Latency(ms, 2 * ms))
+    return ReportEntry(name, dims, code, size, dict.fromkeys(METRICS, ndcg + spread), [ndcg], Latency(ms, 2 * ms))
 
 
 @pytest.fixture
-def report() -> Report:
+def report() -> ComparisonReport:
     entries = [
         entry("retreever", 16, "float32", 64, 0.30, 0.5),
         entry("retreever", 64, "float32", 256, 0.50),
@@ -30,11 +30,11 @@ def report() -> Report:
         entry("bm25", None, "float32", 60, 0.60, 2.0),
         entry("raptor", None, "layers", 1700, 0.20, 50.0),
     ]
-    return Report(PROTOCOL, "retreever", entries, Latency(5.0, 6.0), {"bm25-seed0": "DataError: no words"})
+    return ComparisonReport(PROTOCOL, "retreever", entries, Latency(5.0, 6.0), {"bm25-seed0": "DataError: no words"})
 
 
-def test_duels_meet_the_right_rivals(report):
-    found = {(duel.question, duel.ours): duel for duel in report.duels()}
+def test_pairwise_comparisons_take_the_right_baseline(report):
+    found = {(pair.question, pair.ours): pair for pair in report.pairwise_comparisons()}
     frozen = found["the encoder as it is", "retreever 64 float32"]
     assert frozen.theirs == "frozen float32" and frozen.ratio == pytest.approx(1.25) and frozen.faster == 3
     assert found["16 dimensions", "retreever 16 float32"].theirs == "head 16 float32"
@@ -46,9 +46,9 @@ def test_duels_meet_the_right_rivals(report):
 
 
 def test_a_ratio_lies_in_its_interval_and_a_clear_difference_is_significant(report):
-    for duel in report.duels():
-        assert duel.low <= duel.ratio <= duel.high
-        assert duel.p < 1e-6
+    for pair in report.pairwise_comparisons():
+        assert pair.low <= pair.ratio <= pair.high
+        assert pair.p < 1e-6
 
 
 def test_markdown_has_the_protocol_every_entry_and_what_failed(report):
@@ -63,7 +63,7 @@ def test_saved_json_has_intervals_around_means(report, tmp_path):
     saved = json.loads((tmp_path / "report.json").read_text())
     first = saved["entries"][0]["metrics"]["ndcg_at_10"]
     assert first["interval"][0] < first["mean"] < first["interval"][1]
-    assert saved["protocol"]["queries"] == 100 and len(saved["duels"]) == 6
+    assert saved["protocol"]["queries"] == 100 and len(saved["pairwise"]) == 6
 
 
 def test_the_figure_is_drawn(report, tmp_path):

@@ -2,27 +2,27 @@ import json
 
 import pytest
 
-from retreever.comparison.verdict import COLUMNS, Conditions, Row, Verdict
+from retreever.comparison.verdict import METRIC_COLUMNS, Conditions, Verdict, VerdictRow
 
 
 def metrics(value: float) -> dict[str, float]:
-    return dict.fromkeys(COLUMNS, value)
+    return dict.fromkeys(METRIC_COLUMNS, value)
 
 
 @pytest.fixture
 def verdict() -> Verdict:
     rows = [
-        Row("tree", 16, 64, metrics(0.2)),
-        Row("tree", 64, 256, metrics(0.5)),
-        Row("pca", 16, 64, metrics(0.3)),
-        Row("bm25", None, 620.4, metrics(0.9)),
+        VerdictRow("tree", 16, 64, metrics(0.2)),
+        VerdictRow("tree", 64, 256, metrics(0.5)),
+        VerdictRow("pca", 16, 64, metrics(0.3)),
+        VerdictRow("bm25", None, 620.4, metrics(0.9)),
     ]
     return Verdict("demo", Conditions(2000, 100, "minilm", 600, 1024, 0), rows)
 
 
 def test_table_has_a_line_a_row(verdict):
     header, *lines = verdict.table()
-    assert header[-4:] == list(COLUMNS.values())
+    assert header[-4:] == list(METRIC_COLUMNS.values())
     assert lines[1][:4] == ["tree", "64", "256", "0.500"]
     assert lines[3][:4] == ["bm25", "-", "620", "0.900"]
 
@@ -31,7 +31,7 @@ def test_markdown_carries_the_protocol_and_marks_the_best_of_a_size(verdict):
     text = verdict.markdown()
     assert "2,000 passages · 100 queries · encoder minilm" in text
     assert "| pca | 16 | 64 | **0.300** |" in text and "| tree | 16 | 64 | 0.200 |" in text
-    assert "| bm25 | - | 620 | 0.900 |" in text  # no size, no rival of that size
+    assert "| bm25 | - | 620 | 0.900 |" in text  # no size, no baseline of that size
     assert len({line.count("|") for line in text.splitlines() if line.startswith("|")}) == 1
 
 

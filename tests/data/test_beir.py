@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retreever.data import beir
-from retreever.data.dataset import SPLITS, Passage, Query, RetrievalDataset
+from retreever.data.dataset import DATASET_SPLITS, Passage, Query, RetrievalDataset
 from retreever.errors import DataError
 
 CORPUS = [
@@ -20,7 +20,7 @@ QUERIES = [b'{"_id": "q0", "text": "ein", "url": "ignored"}', b'{"_id": "q1", "t
 QRELS = [b"query-id\tcorpus-id\tscore", b"q0\tp0\t1", b"q1\t1\t-2"]
 
 
-def lay(folder: Path, corpus: Any = CORPUS, queries: Any = QUERIES, qrels: Any = QRELS) -> Path:
+def write_files(folder: Path, corpus: Any = CORPUS, queries: Any = QUERIES, qrels: Any = QRELS) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "qrels").mkdir(exist_ok=True)
     for name, lines in (("corpus.jsonl", corpus), ("queries.jsonl", queries), ("qrels/train.tsv", qrels)):
@@ -29,8 +29,8 @@ def lay(folder: Path, corpus: Any = CORPUS, queries: Any = QUERIES, qrels: Any =
     return folder
 
 
-def test_reads_what_is_there(tmp_path: Path):
-    dataset = beir.read(lay(tmp_path / "tiny"))
+def test_texts_ids_and_judgements_are_read(tmp_path: Path):
+    dataset = beir.read_beir(write_files(tmp_path / "tiny"))
     assert dataset.name == "tiny"
     assert dataset.corpus == (Passage("p0", "one", "A"), Passage("1", "two", metadata={"k": [1, "é"]}))
     assert dataset.queries == (Query("q0", "ein"), Query("q1", "zwei"))
@@ -39,10 +39,10 @@ def test_reads_what_is_there(tmp_path: Path):
 
 
 def test_gzip_line_ends_blank_lines_and_a_byte_order_mark_make_no_difference(tmp_path: Path):
-    plain = beir.read(lay(tmp_path / "a" / "tiny"))
-    folder = lay(tmp_path / "b" / "tiny", [b"\xef\xbb\xbf" + CORPUS[0], b"", CORPUS[1] + b"\r"], qrels=None)
+    plain = beir.read_beir(write_files(tmp_path / "a" / "tiny"))
+    folder = write_files(tmp_path / "b" / "tiny", [b"\xef\xbb\xbf" + CORPUS[0], b"", CORPUS[1] + b"\r"], qrels=None)
     (folder / "qrels/train.tsv.gz").write_bytes(gzip.compress(b"\r\n".join(QRELS)))
-    assert beir.read(folder) == plain
+    assert beir.read_beir(folder) == plain
 
 
 BAD_TEXTS = [
@@ -74,11 +74,11 @@ def test_a_bad_text_is_refused_by_name_line_and_rule_or_skipped_and_counted(
 ):
     taken = b'{"_id": "taken", "text": "x"}'
     good = {"corpus": [taken, *CORPUS[1:]], "queries": [taken, *QUERIES[1:]]}
-    folder = lay(tmp_path, **{**good, file: [taken, line, good[file][1]]}, qrels=[*QRELS[:1], b"q1\t1\t1"])
+    folder = write_files(tmp_path, **{**good, file: [taken, line, good[file][1]]}, qrels=[*QRELS[:1], b"q1\t1\t1"])
     with pytest.raises(DataError) as error:
-        beir.read(folder)
+        beir.read_beir(folder)
     assert str(error.value).startswith(f"{folder / file}.jsonl:2: {rule}")
-    dataset = beir.read(folder, on_bad="skip")
+    dataset = beir.read_beir(folder, on_bad="skip")
     assert dataset.skipped == {f"{file}.jsonl: {rule}": 1}
     assert len(dataset.corpus) == len(dataset.queries) == 2
 
@@ -98,23 +98,23 @@ def test_a_bad_text_is_refused_by_name_line_and_rule_or_skipped_and_counted(
     ],
 )
 def test_a_bad_judgement_is_refused_or_skipped_and_counted(tmp_path: Path, line: bytes, rule: str):
-    folder = lay(tmp_path, qrels=[QRELS[0], QRELS[2], line])
+    folder = write_files(tmp_path, qrels=[QRELS[0], QRELS[2], line])
     with pytest.raises(DataError) as error:
-        beir.read(folder)
+        beir.read_beir(folder)
     assert str(error.value).startswith(f"{folder}/qrels/train.tsv:3: {rule}")
-    dataset = beir.read(folder, on_bad="skip")
+    dataset = beir.read_beir(folder, on_bad="skip")
     assert dataset.skipped == {f"qrels/train.tsv: {rule}": 1}
     assert dataset.qrels["train"].tolist() == [[1, 1, -2]]
 
 
 def test_a_file_of_judgements_without_a_header_is_refused(tmp_path: Path):
     with pytest.raises(DataError, match=r"train\.tsv:1: no header line"):
-        beir.read(lay(tmp_path, qrels=QRELS[1:]))
+        beir.read_beir(write_files(tmp_path, qrels=QRELS[1:]))
 
 
 def test_judgements_of_skipped_texts_are_skipped_and_counted_too(tmp_path: Path):
-    folder = lay(tmp_path, corpus=[b'{"_id": "p0", "title": " ", "text": ""}', CORPUS[1]])
-    assert beir.read(folder, on_bad="skip").skipped == {
+    folder = write_files(tmp_path, corpus=[b'{"_id": "p0", "title": " ", "text": ""}', CORPUS[1]])
+    assert beir.read_beir(folder, on_bad="skip").skipped == {
         "corpus.jsonl: empty text": 1,
         "qrels/train.tsv: dangling passage": 1,
     }
@@ -131,29 +131,29 @@ def test_judgements_of_skipped_texts_are_skipped_and_counted_too(tmp_path: Path)
 )
 def test_missing_files_are_always_refused(tmp_path: Path, missing: str, message: str, on_bad: Any):
     with pytest.raises(DataError, match=message):
-        beir.read(lay(tmp_path, **{missing: None}), on_bad)
+        beir.read_beir(write_files(tmp_path, **{missing: None}), on_bad)
 
 
-def test_a_file_that_is_there_twice_is_refused(tmp_path: Path):
-    folder = lay(tmp_path)
+def test_a_file_both_plain_and_gzipped_is_refused(tmp_path: Path):
+    folder = write_files(tmp_path)
     (folder / "corpus.jsonl.gz").write_bytes(gzip.compress(CORPUS[0]))
     with pytest.raises(DataError, match="twice"):
-        beir.read(folder)
+        beir.read_beir(folder)
 
 
 @pytest.mark.parametrize(
     "damage", [lambda b: b[:-12], lambda b: b"\0" + b[1:], lambda b: b[:20] + b"\xff" * 9 + b[29:]]
 )
 def test_a_damaged_archive_is_refused_by_name(tmp_path: Path, damage: Any):
-    folder = lay(tmp_path, corpus=None)
+    folder = write_files(tmp_path, corpus=None)
     (folder / "corpus.jsonl.gz").write_bytes(damage(gzip.compress(b"\n".join(CORPUS))))
     with pytest.raises(DataError, match=r"corpus\.jsonl\.gz: cannot be read"):
-        beir.read(folder, on_bad="skip")
+        beir.read_beir(folder, on_bad="skip")
 
 
-def test_on_bad_knows_two_words(tmp_path: Path):
+def test_on_bad_has_two_values(tmp_path: Path):
     with pytest.raises(DataError, match="on_bad: must be 'refuse' or 'skip', got 'ignore'"):
-        beir.read(lay(tmp_path), "ignore")  # type: ignore[arg-type]
+        beir.read_beir(write_files(tmp_path), "ignore")  # type: ignore[arg-type]
 
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)
@@ -176,7 +176,7 @@ def datasets(draw: st.DrawFn) -> RetrievalDataset:
     pair = st.tuples(st.integers(0, len(queries) - 1), st.integers(0, len(corpus) - 1))
     score = st.integers(-(10**18) + 1, 10**18 - 1)
     qrels = {}
-    for split in draw(st.sets(st.sampled_from(SPLITS), min_size=1)):
+    for split in draw(st.sets(st.sampled_from(DATASET_SPLITS), min_size=1)):
         scores = draw(st.dictionaries(pair, score, min_size=1, max_size=4))
         qrels[split] = np.array([(*pair, score) for pair, score in scores.items()], dtype=np.int64)
     return RetrievalDataset("round", corpus, queries, qrels)
@@ -186,17 +186,17 @@ def datasets(draw: st.DrawFn) -> RetrievalDataset:
 @given(dataset=datasets())
 def test_reading_what_was_written_gives_the_same(tmp_path_factory: pytest.TempPathFactory, dataset: RetrievalDataset):
     folder = tmp_path_factory.mktemp("beir") / "round"
-    beir.write(dataset, folder)
-    again = beir.read(folder)
+    beir.write_beir(dataset, folder)
+    again = beir.read_beir(folder)
     assert again == dataset
     assert again.digest == dataset.digest
 
 
-def test_writing_is_reproducible_and_leaves_nothing_beside(tmp_path: Path):
-    dataset = beir.read(lay(tmp_path / "in"))
-    beir.write(dataset, tmp_path / "out" / "a")
-    beir.write(dataset, tmp_path / "out" / "b")
-    beir.write(dataset, tmp_path / "out" / "b")  # replaces the data set that is there
+def test_writing_is_reproducible_and_leaves_no_other_files(tmp_path: Path):
+    dataset = beir.read_beir(write_files(tmp_path / "in"))
+    beir.write_beir(dataset, tmp_path / "out" / "a")
+    beir.write_beir(dataset, tmp_path / "out" / "b")
+    beir.write_beir(dataset, tmp_path / "out" / "b")  # replaces the data set that is there
     names = ["corpus.jsonl.gz", "qrels/train.tsv.gz", "queries.jsonl.gz"]
     for folder in (tmp_path / "out/a", tmp_path / "out/b"):
         assert sorted(str(p.relative_to(folder)) for p in folder.rglob("*.gz")) == names
@@ -205,12 +205,12 @@ def test_writing_is_reproducible_and_leaves_nothing_beside(tmp_path: Path):
 
 
 def test_writing_never_replaces_other_files(tmp_path: Path):
-    dataset = beir.read(lay(tmp_path / "in"))
+    dataset = beir.read_beir(write_files(tmp_path / "in"))
     (tmp_path / "in" / "thesis.tex").write_text("years of work")
     with pytest.raises(DataError, match=r"holds 'thesis\.tex', which is no part of a data set"):
-        beir.write(dataset, tmp_path / "in")
+        beir.write_beir(dataset, tmp_path / "in")
     with pytest.raises(DataError, match="is a file"):
-        beir.write(dataset, tmp_path / "in" / "thesis.tex")
+        beir.write_beir(dataset, tmp_path / "in" / "thesis.tex")
 
 
 @pytest.mark.parametrize("value", [float("nan"), {1, 2}])
@@ -219,7 +219,7 @@ def test_metadata_that_is_not_json_is_refused_and_nothing_is_written(tmp_path: P
         "x", (Passage("p", "x", metadata={"a": value}),), (Query("q", "x"),), {"test": np.array([[0, 0, 1]])}
     )
     with pytest.raises(DataError, match="'p': metadata cannot be written as JSON"):
-        beir.write(dataset, tmp_path / "x")
+        beir.write_beir(dataset, tmp_path / "x")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -230,13 +230,13 @@ def test_progress_passes_through_the_callers_track(tmp_path: Path):
         labels.append(label)
         yield from items
 
-    beir.read(lay(tmp_path), track=track)
+    beir.read_beir(write_files(tmp_path), track=track)
     assert labels == ["reading corpus.jsonl", "reading queries.jsonl", "reading train.tsv"]
 
 
 def test_texts_stay_readable_on_disk(tmp_path: Path):
-    dataset = beir.read(lay(tmp_path / "in"))
-    beir.write(dataset, tmp_path / "out")
+    dataset = beir.read_beir(write_files(tmp_path / "in"))
+    beir.write_beir(dataset, tmp_path / "out")
     lines = gzip.decompress((tmp_path / "out/corpus.jsonl.gz").read_bytes()).decode().splitlines()
     assert "é" in lines[1]
     assert json.loads(lines[0]) == {"_id": "p0", "title": "A", "text": "one"}

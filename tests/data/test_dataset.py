@@ -26,7 +26,7 @@ def test_pairs_are_positive_and_sorted():
     assert dataset().pairs("train").dtype == np.int64
 
 
-def test_pairs_of_a_missing_split_names_those_there_are():
+def test_pairs_of_a_missing_split_name_the_existing_ones():
     with pytest.raises(DataError, match="tiny: no split 'dev'; there are: train"):
         dataset().pairs("dev")
 
@@ -82,6 +82,6 @@ def test_digest_tells_where_one_text_ends_and_the_next_begins():
         ({"qrels": {"train": np.array([[-1, 0, 1]])}}, "points beyond"),
     ],
 )
-def test_what_breaks_an_invariant_is_refused(changes: dict[str, Any], message: str):
+def test_a_broken_invariant_is_refused(changes: dict[str, Any], message: str):
     with pytest.raises(DataError, match=message):
         dataset(**changes)

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from retreever.data import docstrings
-from retreever.data.docstrings import build_from, sources, split_docstring
+from retreever.data.docstrings import build_dataset_from_modules, find_source_modules, split_docstring
 from retreever.errors import DataError
 
 LONG = " ".join(f"word{number}" for number in range(20))
@@ -22,7 +22,7 @@ def function(name: str, first: str, rest: str = LONG) -> str:
 
 
 def names(folder: Path) -> list[str]:
-    return [passage.id for passage in build_from(sources([folder], [])).corpus]
+    return [passage.id for passage in build_dataset_from_modules(find_source_modules([folder], [])).corpus]
 
 
 def test_functions_classes_and_methods_are_taken_by_qualified_name(tmp_path: Path):
@@ -40,7 +40,7 @@ def test_functions_classes_and_methods_are_taken_by_qualified_name(tmp_path: Pat
     ]  # fmt: skip
 
 
-def test_private_names_tests_and_vendored_code_are_left_out(tmp_path: Path):
+def test_private_names_tests_and_vendored_code_are_skipped(tmp_path: Path):
     hidden = [
         "_private.py",
         "wood/_inner.py",
@@ -77,11 +77,11 @@ def test_query_is_the_first_paragraph_and_passage_the_rest():
         f"These are four words\n\n{LONG} \ud83c",
     ],
 )
-def test_short_or_unwritable_docstrings_are_left_out(docstring: str):
+def test_short_or_invalid_docstrings_are_skipped(docstring: str):
     assert split_docstring(docstring) is None
 
 
-def test_of_equal_queries_or_passages_the_first_by_id_stays(tmp_path: Path):
+def test_of_equal_queries_or_passages_the_first_by_id_is_kept(tmp_path: Path):
     same_passage = f'"""\n\n    {LONG}\n    """\n'
     write(tmp_path, "b.py", function("one", f"{FIRST} x") + function("two", f"{FIRST} x", f"other {LONG}"))
     write(tmp_path, "a.py", function("three", f"{FIRST} x", f"third {LONG}"))
@@ -89,7 +89,7 @@ def test_of_equal_queries_or_passages_the_first_by_id_stays(tmp_path: Path):
     assert names(tmp_path) == ["a.three", "c.f1"]
 
 
-def test_files_that_are_not_python_3_are_passed_over_without_a_warning(tmp_path: Path):
+def test_files_that_are_not_python_3_are_skipped_without_a_warning(tmp_path: Path):
     write(tmp_path, "old.py", f'print "x"\n{function("f", FIRST + " a")}')
     (tmp_path / "binary.py").write_bytes(b'"""\0"""')
     (tmp_path / "latin.py").write_bytes(b'"""\xff"""')
@@ -97,26 +97,28 @@ def test_files_that_are_not_python_3_are_passed_over_without_a_warning(tmp_path:
     assert names(tmp_path) == ["escapes.f"]
 
 
-def test_only_named_packages_are_taken_from_site_packages(tmp_path: Path):
+def test_only_documented_packages_are_taken_from_site_packages(tmp_path: Path):
     write(tmp_path, "numpy/__init__.py", function("f", f"{FIRST} a"))
     write(tmp_path, "stranger/__init__.py", function("f", f"{FIRST} b"))
-    found = sources([], [tmp_path, tmp_path])
+    found = find_source_modules([], [tmp_path, tmp_path])
     assert [source.module for source in found] == ["numpy"]
 
 
 def test_nothing_found_is_an_error(tmp_path: Path):
     with pytest.raises(DataError, match="no pair in 0 source files"):
-        build_from(sources([tmp_path], []))
+        build_dataset_from_modules(find_source_modules([tmp_path], []))
 
 
 def test_a_part_of_the_standard_library(tmp_path: Path):
-    found = [s for s in sources([Path(sysconfig.get_paths()["stdlib"])], []) if s.module.startswith(("a", "t"))]
-    dataset = build_from(found)
+    found = [
+        s for s in find_source_modules([Path(sysconfig.get_paths()["stdlib"])], []) if s.module.startswith(("a", "t"))
+    ]
+    dataset = build_dataset_from_modules(found)
     assert {"argparse", "asyncio"} <= {p.metadata["package"] for p in dataset.corpus}
     assert len(dataset.corpus) > 100
     assert [q.id for q in dataset.queries] == [p.id for p in dataset.corpus] == sorted(p.id for p in dataset.corpus)
-    assert min(len(q.text.split()) for q in dataset.queries) >= docstrings.QUERY_WORDS
-    assert min(len(p.text.split()) for p in dataset.corpus) >= docstrings.PASSAGE_WORDS
+    assert min(len(q.text.split()) for q in dataset.queries) >= docstrings.MIN_QUERY_WORDS
+    assert min(len(p.text.split()) for p in dataset.corpus) >= docstrings.MIN_PASSAGE_WORDS
     assert sum(map(len, dataset.qrels.values())) == len(dataset.corpus)
     assert all((rows[:, 0] == rows[:, 1]).all() for rows in dataset.qrels.values())
-    assert dataset.digest == build_from(list(reversed(found))).digest
+    assert dataset.digest == build_dataset_from_modules(list(reversed(found))).digest

@@ -7,8 +7,8 @@ import datasets
 import huggingface_hub
 import pytest
 
-from retreever.data.dataset_splits import by_hash
-from retreever.data.hub import from_hub
+from retreever.data.dataset_splits import assign_split_by_hash
+from retreever.data.hub import read_hub_dataset
 from retreever.errors import DataError
 
 ROWS = [
@@ -26,7 +26,7 @@ def lines(path: Path, rows: list[dict[str, Any]] = ROWS) -> Path:
 
 
 def load(path: Path | str, tmp_path: Path, **options: Any) -> Any:
-    return from_hub(path, **{"query": "question", "passage": "context", "cache": tmp_path / "cache", **options})
+    return read_hub_dataset(path, **{"query": "question", "passage": "context", "cache": tmp_path / "cache", **options})
 
 
 def test_equal_passages_are_shared_and_equal_queries_have_several(tmp_path: Path):
@@ -75,15 +75,15 @@ def test_every_kind_of_file_gives_the_same(tmp_path: Path, suffix: str):
     assert load(saved(tmp_path, suffix), tmp_path, name="qa", title="page") == expected
 
 
-def test_a_lone_train_split_is_cut_by_hash_of_the_query(tmp_path: Path):
+def test_a_single_train_split_is_divided_by_hash_of_the_query(tmp_path: Path):
     rows = [{"question": f"question {n % 60}", "context": f"passage {n}"} for n in range(120)]
     dataset = load(lines(tmp_path / "qa.jsonl", rows), tmp_path)
     assert list(dataset.qrels) == ["train", "dev", "test"]
     for split, judged in dataset.qrels.items():
-        assert {by_hash(dataset.queries[row].text) for row in judged[:, 0]} == {split}
+        assert {assign_split_by_hash(dataset.queries[row].text) for row in judged[:, 0]} == {split}
 
 
-def test_splits_are_found_by_file_name_and_read_apart(tmp_path: Path):
+def test_splits_are_found_by_file_name_and_read_separately(tmp_path: Path):
     lines(tmp_path / "qa/train-00000-of-00002.jsonl", ROWS[:1])
     lines(tmp_path / "qa/train-00001-of-00002.jsonl", ROWS[1:2])
     lines(tmp_path / "qa/train/my_dev.jsonl", [{**ROWS[2], "page": {"other": "type"}}])
@@ -95,7 +95,7 @@ def test_splits_are_found_by_file_name_and_read_apart(tmp_path: Path):
     assert dataset.name == "qa"
 
 
-def test_configurations_are_told_apart_by_path(tmp_path: Path):
+def test_configurations_are_distinguished_by_path(tmp_path: Path):
     lines(tmp_path / "qa/easy/test.jsonl", ROWS[:1])
     lines(tmp_path / "qa/hard/test.jsonl", ROWS)
     assert len(load(tmp_path / "qa", tmp_path, config="easy").queries) == 1
@@ -141,7 +141,7 @@ def test_a_missing_id_and_a_number_for_a_text_are_bad_rows(tmp_path: Path):
         ({"splits": {"valid": "train"}}, "splits: 'valid' must be one of train, dev, test"),
     ],
 )
-def test_a_wrong_name_is_told_with_the_right_ones(tmp_path: Path, options: dict[str, Any], message: str):
+def test_a_wrong_name_is_reported_with_the_right_ones(tmp_path: Path, options: dict[str, Any], message: str):
     with pytest.raises(DataError, match=message):
         load(lines(tmp_path / "train.jsonl"), tmp_path, **options)
 
@@ -186,7 +186,7 @@ def test_a_hub_data_set_is_fetched_into_the_cache_without_code(tmp_path: Path, m
 
 
 @pytest.mark.parametrize("error", [RuntimeError("no network"), FileNotFoundError("no network")])
-def test_a_hub_out_of_reach_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception):
+def test_an_unreachable_hub_is_reported_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception):
     def snapshot_download(repo: str, **options: Any) -> str:
         raise error
 

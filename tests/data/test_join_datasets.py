@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from retreever.data import beir
-from retreever.data.join_datasets import join
-from retreever.encoding.encoding_store import encode_dataset, open_dataset
+from retreever.data.join_datasets import join_datasets
+from retreever.encoding.encoding_store import encode_dataset, open_encoded_dataset
 from retreever.errors import EncoderError
 from retreever.system.workspace import Workspace
 from tests.support import tiny
@@ -20,17 +20,19 @@ def place(tmp_path_factory):
     tiny.tiny_bert(folder / "bert")
     workspace = Workspace.at(folder / "workspace")
     for name, seed in (("one", 0), ("two", 1)):
-        beir.write(tiny.tiny_dataset(40, seed), workspace.dataset(name))
+        beir.write_beir(tiny.tiny_dataset(40, seed), workspace.dataset_folder(name))
     return workspace
 
 
-def opened(place, name, tokens=True):
-    return open_dataset(tiny.tiny_config(place.root.parent / "bert", data__name=name, encoder__tokens=tokens), place)
+def open_dataset(place, name, tokens=True):
+    return open_encoded_dataset(
+        tiny.tiny_config(place.root.parent / "bert", data__name=name, encoder__tokens=tokens), place
+    )
 
 
 def test_judgements_point_to_the_same_texts(place):
-    parts = [opened(place, name).dataset for name in ("one", "two")]
-    both = join(parts)
+    parts = [open_dataset(place, name).dataset for name in ("one", "two")]
+    both = join_datasets(parts)
     for split in ("train", "dev", "test"):
         ours = [(both.queries[q].text, both.corpus[p].text) for q, p in both.pairs(split)]
         assert ours == [(d.queries[q].text, d.corpus[p].text) for d in parts for q, p in d.pairs(split)]
@@ -39,13 +41,13 @@ def test_judgements_point_to_the_same_texts(place):
 def test_a_split_that_only_one_set_has_is_kept():
     first, second = tiny.tiny_dataset(10), tiny.tiny_dataset(10, 1)
     second = dataclasses.replace(second, name="other", qrels={"test": second.qrels["test"]})
-    both = join([first, second])
+    both = join_datasets([first, second])
     assert len(both.pairs("train")) == len(first.pairs("train"))
     assert len(both.pairs("test")) == 4
 
 
 def test_encodings_are_those_of_the_parts(place):
-    one, two, both = (opened(place, name) for name in ("one", "two", "one+two"))
+    one, two, both = (open_dataset(place, name) for name in ("one", "two", "one+two"))
     assert both.dataset.name == "one+two" and len(both.passages) == 80
     np.testing.assert_array_equal(both.queries.pooled, np.concatenate([one.queries.pooled, two.queries.pooled]))
     rows = np.array([70, 3, 41, 0])
@@ -58,24 +60,24 @@ def test_encodings_are_those_of_the_parts(place):
     torch.testing.assert_close(both.passages.batch(rows)[0], torch.from_numpy(both.passages.pooled[rows]))
 
 
-def test_reading_several_encodes_nothing_anew(place):
-    opened(place, "one"), opened(place, "two")
+def test_reading_several_encodes_nothing_again(place):
+    open_dataset(place, "one"), open_dataset(place, "two")
     before = sorted(place.encodings.iterdir())
-    opened(place, "one+two")
+    open_dataset(place, "one+two")
     assert sorted(place.encodings.iterdir()) == before
 
 
 def test_a_folder_with_a_plus_in_its_name_is_one_set(place, tmp_path):
-    beir.write(tiny.tiny_dataset(10), tmp_path / "a+b")
-    assert len(opened(place, str(tmp_path / "a+b")).passages) == 10
+    beir.write_beir(tiny.tiny_dataset(10), tmp_path / "a+b")
+    assert len(open_dataset(place, str(tmp_path / "a+b")).passages) == 10
 
 
 def test_widths_must_agree(place, tmp_path):
-    from retreever.encoding.encoding_store import Joined
+    from retreever.encoding.text_encodings import JoinedEncodings
 
     folder = place.root.parent
     wide = encode_dataset(tiny.tiny_dataset(10), tiny.tiny_config(folder / "bert").encoder, tmp_path / "store")
     narrow = encode_dataset(tiny.tiny_dataset(10), tiny.tiny_config(folder / "bert").encoder, tmp_path / "store")
     narrow.passages.pooled = narrow.passages.pooled[:, :8]
     with pytest.raises(EncoderError, match="8, 32 dimensions"):
-        Joined([wide.passages, narrow.passages])
+        JoinedEncodings([wide.passages, narrow.passages])

@@ -1,4 +1,4 @@
-"""The store of encodings: equal to the encoder's own answers, encoded once, whole or absent, mapped."""
+"""The store of encodings: equal to the encoder's output, encoded once, whole or absent, memory-mapped."""
 
 import subprocess
 import sys
@@ -13,7 +13,8 @@ from retreever.config import EncoderConfig
 from retreever.data.dataset import Passage, Query, RetrievalDataset
 from retreever.encoding import encoding_shards
 from retreever.encoding.encoder import Encoder
-from retreever.encoding.encoding_store import Encodings, encode_dataset, encode_texts
+from retreever.encoding.encoding_store import encode_dataset, encode_texts
+from retreever.encoding.text_encodings import Encodings
 from retreever.errors import BundleError, EncoderError
 from tests.support.tiny import WORDS, tiny_bert
 
@@ -49,10 +50,10 @@ def dataset() -> RetrievalDataset:
     return RetrievalDataset("five", corpus, (Query("q0", "be"), Query("q1", "bi bo")), {})
 
 
-def test_pooled_are_those_of_the_encoder_in_the_order_given(stored: Encodings, encoder: Encoder) -> None:
+def test_pooled_vectors_are_those_of_the_encoder_in_the_given_order(stored: Encodings, encoder: Encoder) -> None:
     assert (len(stored), stored.dim, stored.has_tokens) == (5, 32, True)
     assert isinstance(stored.pooled, np.memmap) and stored.pooled.dtype == np.float32
-    np.testing.assert_array_equal(stored.pooled, encoder.pooled(TEXTS, "passage"))
+    np.testing.assert_array_equal(stored.pooled, encoder.encode_pooled(TEXTS, "passage"))
     rows = np.array([4, 0, 0, 2])
     x, mask = stored.batch(rows)
     assert mask is None and x.dtype == torch.float32
@@ -62,7 +63,7 @@ def test_pooled_are_those_of_the_encoder_in_the_order_given(stored: Encodings, e
 def test_token_states_are_those_of_the_encoder_in_bfloat16(stored: Encodings, encoder: Encoder) -> None:
     rows = np.array([3, 1, 2, 3])
     x, mask = stored.batch(rows, tokens=True)
-    expected, tokens = encoder.tokens([TEXTS[row] for row in rows], "passage")
+    expected, tokens = encoder.encode_tokens([TEXTS[row] for row in rows], "passage")
     assert mask is not None and x.dtype == torch.float32 and mask.dtype == torch.bool
     np.testing.assert_array_equal(mask, tokens)
     np.testing.assert_array_equal(x, expected.bfloat16().float())
@@ -101,7 +102,7 @@ def test_a_second_call_encodes_nothing(config: EncoderConfig, tmp_path: Path, mo
 
 def test_titles_are_encoded_with_their_passages(config: EncoderConfig, encoder: Encoder, tmp_path: Path) -> None:
     passages = encode_dataset(dataset(), config, tmp_path).passages
-    np.testing.assert_array_equal(passages.pooled, encoder.pooled([f"ba {text}" for text in TEXTS], "passage"))
+    np.testing.assert_array_equal(passages.pooled, encoder.encode_pooled([f"ba {text}" for text in TEXTS], "passage"))
 
 
 def test_a_process_that_finds_everything_does_not_load_transformers(config: EncoderConfig, tmp_path: Path) -> None:
@@ -109,11 +110,11 @@ def test_a_process_that_finds_everything_does_not_load_transformers(config: Enco
     script = (
         "import sys\nfrom pathlib import Path\nfrom retreever.config import EncoderConfig\n"
         "from retreever.encoding.encoding_store import encode_dataset\n"
-        "from retreever.encoding.encoder import identity\n"
+        "from retreever.encoding.encoder_files import describe_encoding\n"
         "from tests.encoding.test_encoding_store import dataset\n"
         "config, store = EncoderConfig.model_validate_json(sys.argv[1]), Path(sys.argv[2])\n"
         "assert len(encode_dataset(dataset(), config, store).passages) == 5\n"
-        "identity(EncoderConfig(), 'query')\n"
+        "describe_encoding(EncoderConfig(), 'query')\n"
         "print({'transformers', 'sentence_transformers', 'ray', 'mlflow'} & set(sys.modules))\n"
     )
     command = [sys.executable, "-c", script, config.model_dump_json(), str(tmp_path)]
@@ -134,14 +135,14 @@ def test_without_tokens_only_pooled_vectors_are_kept(encoder: Encoder, tmp_path:
     bare = Encoder(encoder.model, encoder.tokenizer, encoder.config.model_copy(update={"tokens": False}), "cpu")
     stored = encode_texts(TEXTS, "passage", bare, tmp_path)
     assert not stored.has_tokens and entries(stored.folder) == ["manifest.json", "pooled.npy"]
-    np.testing.assert_array_equal(stored.batch(np.arange(5))[0], encoder.pooled(TEXTS, "passage"))
+    np.testing.assert_array_equal(stored.batch(np.arange(5))[0], encoder.encode_pooled(TEXTS, "passage"))
     for ask in (lambda: stored.batch(np.arange(5), tokens=True), lambda: stored.lengths):
         with pytest.raises(BundleError, match=r"pooled encodings only; encode with encoder\.tokens = true"):
             ask()
     assert encode_texts(TEXTS, "passage", encoder, tmp_path).has_tokens
 
 
-def test_an_entry_with_tokens_serves_who_wants_none(stored: Encodings, encoder: Encoder) -> None:
+def test_an_entry_with_tokens_also_serves_without_them(stored: Encodings, encoder: Encoder) -> None:
     bare = Encoder(encoder.model, encoder.tokenizer, encoder.config.model_copy(update={"tokens": False}), "cpu")
     assert encode_texts(TEXTS, "passage", bare, stored.folder.parent).folder == stored.folder
 
@@ -149,7 +150,7 @@ def test_an_entry_with_tokens_serves_who_wants_none(stored: Encodings, encoder: 
 @pytest.fixture
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two texts a shard: the five texts make three."""
-    monkeypatch.setattr(encoding_shards, "SHARD", 2)
+    monkeypatch.setattr(encoding_shards, "TEXTS_PER_SHARD", 2)
 
 
 def stop_after(texts: int) -> Callable[..., Iterator[object]]:
@@ -169,16 +170,16 @@ def test_an_entry_of_many_shards_reads_as_one(encoder: Encoder, tmp_path: Path) 
     stored = encode_texts(TEXTS, "passage", encoder, tmp_path)
     names = ["manifest.json", "offsets.npy", "pooled.npy", *(f"tokens-0000{i}.npy" for i in range(3))]
     assert entries(stored.folder) == names and entries(tmp_path) == [stored.folder.name]
-    np.testing.assert_allclose(stored.pooled, encoder.pooled(TEXTS, "passage"), atol=1e-6)
+    np.testing.assert_allclose(stored.pooled, encoder.encode_pooled(TEXTS, "passage"), atol=1e-6)
     rows = np.array([4, 1, 2, 0, 3, 4])
     x, mask = stored.batch(rows, tokens=True)
-    expected, tokens = encoder.tokens([TEXTS[row] for row in rows], "passage")
+    expected, tokens = encoder.encode_tokens([TEXTS[row] for row in rows], "passage")
     np.testing.assert_array_equal(mask, tokens)
     np.testing.assert_allclose(x, expected, rtol=STEP, atol=1e-6)
 
 
 @pytest.mark.usefixtures("small_shards")
-def test_an_interrupted_encoding_goes_on_with_the_next_shard_and_gives_the_same_bytes(
+def test_an_interrupted_encoding_continues_with_the_next_shard_and_writes_the_same_bytes(
     encoder: Encoder, tmp_path: Path
 ) -> None:
     whole = encode_texts(TEXTS, "passage", encoder, tmp_path / "whole")
@@ -217,7 +218,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_a_flipped_bit_is_found_where_checksums_are_asked_for(config: EncoderConfig, tmp_path: Path) -> None:
+def test_a_flipped_bit_is_found_where_checksums_are_verified(config: EncoderConfig, tmp_path: Path) -> None:
     folder = encode_dataset(dataset(), config, tmp_path).passages.folder
     content = bytearray((folder / "tokens-00000.npy").read_bytes())
     content[-1] ^= 1
@@ -242,14 +243,14 @@ def test_live_encodings_are_those_of_the_store_without_keeping_them(
     ours.requires_grad_().sum().backward()  # no inference tensor
 
 
-def test_what_a_killed_process_left_is_not_used(stored: Encodings, encoder: Encoder) -> None:
+def test_the_unfinished_entry_of_a_killed_process_is_not_used(stored: Encodings, encoder: Encoder) -> None:
     store = stored.folder.parent
     stored.folder.rename(store / f".{stored.folder.name}.0123abcd.part")
     again = encode_texts(TEXTS, "passage", encoder, store)
     assert again.folder == stored.folder and len(entries(store)) == 2
 
 
-def test_two_that_encode_the_same_at_once_both_succeed(encoder: Encoder, tmp_path: Path) -> None:
+def test_two_processes_that_encode_the_same_texts_both_succeed(encoder: Encoder, tmp_path: Path) -> None:
     others: list[Encodings] = []
 
     def overtaken(items: Iterable[object], label: str, total: float | None = None) -> Iterator[object]:
@@ -261,11 +262,11 @@ def test_two_that_encode_the_same_at_once_both_succeed(encoder: Encoder, tmp_pat
     assert entries(tmp_path) == [ours.folder.name]
     for encodings in (ours, *others):
         np.testing.assert_array_equal(encodings.batch(np.arange(5), tokens=True)[0].isfinite().all(), True)
-        np.testing.assert_array_equal(encodings.pooled, encoder.pooled(TEXTS, "passage"))
+        np.testing.assert_array_equal(encodings.pooled, encoder.encode_pooled(TEXTS, "passage"))
 
 
 @pytest.mark.parametrize("name", ["pooled.npy", "tokens-00000.npy", "offsets.npy"])
-def test_a_damaged_file_is_named_with_the_way_out(stored: Encodings, encoder: Encoder, name: str) -> None:
+def test_a_damaged_file_is_named_with_the_remedy(stored: Encodings, encoder: Encoder, name: str) -> None:
     path, store = stored.folder / name, stored.folder.parent
     content = path.read_bytes()
     path.write_bytes(content[:-1])

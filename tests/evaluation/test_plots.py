@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from retreever.comparison import comparison_plots
-from retreever.comparison.verdict import COLUMNS, Conditions, Row, Verdict
+from retreever.comparison.verdict import METRIC_COLUMNS, Conditions, Verdict, VerdictRow
 from retreever.evaluation import training_plots, trial_plots
 
 
 def verdict() -> Verdict:
-    figures = dict.fromkeys(COLUMNS, 0.5)
-    rows = [Row("tree", 2**d, 4 * 2**d, figures) for d in (4, 6, 8)] + [Row("bm25", None, 600.0, figures)]
+    figures = dict.fromkeys(METRIC_COLUMNS, 0.5)
+    rows = [VerdictRow("tree", 2**d, 4 * 2**d, figures) for d in (4, 6, 8)] + [VerdictRow("bm25", None, 600.0, figures)]
     return Verdict("demo", Conditions(2000, 100, "minilm", 600, 1024, 0), rows)
 
 
@@ -37,12 +37,12 @@ DRAW = {
         [(0.3, 64), (0.4, 256), (0.2, 256)], [0, 1], ["ndcg_at_10", "bytes_per_document"], path
     ),
     "comparison": lambda path: trial_plots.plot_comparison(
-        [trial_plots.Curve(name, [16, 64], [0.1, 0.2], [0.0, 0.0]) for name in ("a", "b")],
+        [trial_plots.LevelCurve(name, [16, 64], [0.1, 0.2], [0.0, 0.0]) for name in ("a", "b")],
         np.array([0.4, 0.0, -0.2]),
         path,
     ),
     "answer": lambda path: trial_plots.plot_answer(
-        [trial_plots.Curve(name, [16, 64], [0.1, 0.2], [0.01, 0.0]) for name in ("a", "b")], "tree.split", path
+        [trial_plots.LevelCurve(name, [16, 64], [0.1, 0.2], [0.01, 0.0]) for name in ("a", "b")], "tree.split", path
     ),
     "routing": lambda path: training_plots.plot_routing({d: np.full((3, 2**d), 2.0**-d) for d in (1, 2, 3)}, path),
 }

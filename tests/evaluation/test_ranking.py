@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retreever.evaluation import ranking
-from retreever.evaluation.ranking import best, sum_of_min, top_k
+from retreever.evaluation.ranking import select_top_k, sum_of_min, top_k
 
 
 def probabilities(seed: int, n: int, leaves: int) -> np.ndarray:
@@ -26,8 +26,8 @@ def slow_top_k(queries, passages, k, similarity):
 @pytest.mark.parametrize("similarity", ["inner", "bhattacharyya", "ntvd"])
 @pytest.mark.parametrize("blocks", [(256, 65_536), (3, 7)])
 def test_same_as_every_pair_by_definition(similarity, blocks, monkeypatch):
-    monkeypatch.setattr(ranking, "QUERIES", blocks[0])
-    monkeypatch.setattr(ranking, "PASSAGES", blocks[1])
+    monkeypatch.setattr(ranking, "QUERIES_PER_BLOCK", blocks[0])
+    monkeypatch.setattr(ranking, "PASSAGES_PER_BLOCK", blocks[1])
     queries, passages = probabilities(0, 8, 16), probabilities(1, 40, 16)
     rows, scores = top_k(queries, passages, 5, similarity)
     slow_rows, slow_scores = slow_top_k(queries, passages, 5, similarity)
@@ -46,7 +46,7 @@ def test_a_text_is_most_similar_to_itself(similarity, own):
 
 @pytest.mark.parametrize("similarity", ["inner", "bhattacharyya", "ntvd"])
 def test_equal_scores_come_by_row(similarity, monkeypatch):
-    monkeypatch.setattr(ranking, "PASSAGES", 8)
+    monkeypatch.setattr(ranking, "PASSAGES_PER_BLOCK", 8)
     same = np.full((50, 4), 0.25, np.float32)
     rows, _ = top_k(same[:3], same, 20, similarity)
     assert (rows == np.arange(20)).all()
@@ -69,7 +69,7 @@ def test_slices_of_wider_arrays_and_no_queries_are_fine():
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=12), st.integers(1, 12))
 def test_best_is_a_stable_sort(values, k):
     scores = np.array([values], np.float32)
-    rows, found = best(scores, k)
+    rows, found = select_top_k(scores, k)
     expected = sorted(range(len(values)), key=lambda j: (-values[j], j))[:k]
     assert rows[0].tolist() == expected
     assert found[0].tolist() == [values[j] for j in expected]

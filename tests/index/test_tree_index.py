@@ -1,4 +1,4 @@
-"""The index against a sort of all similarities; what it refuses; what it keeps on disk."""
+"""The index against a sort of all similarities; the calls it refuses; its files."""
 
 import shutil
 import subprocess
@@ -13,21 +13,21 @@ from retreever.errors import BundleError
 from retreever.index import Layout, TreeIndex
 from retreever.model.tree import Tree
 from retreever.system.files import read_json, write_json
-from tests.support.nodes import clustered, nodes
+from tests.support.nodes import draw_clustered, draw_nodes
 
 DEPTH = 4
 SIMILARITIES = ("ntvd", "bhattacharyya")
 
 
-def named(rows):
+def make_ids(rows):
     return [f"d{i}" for i in range(rows)]
 
 
-def layout(similarity="ntvd", dtype="float32", depth=DEPTH):
+def make_layout(similarity="ntvd", dtype="float32", depth=DEPTH):
     return Layout(depth, similarity, True, "a" * 64, dtype)
 
 
-def slow(queries, passages, similarity, level):
+def compute_similarities(queries, passages, similarity, level):
     """Every similarity at a level, in float64."""
     a, b = (side[:, Tree(DEPTH).level(level)].astype(np.float64) for side in (queries, passages))
     return np.minimum(a[:, None], b).sum(2) - 1 if similarity == "ntvd" else np.sqrt(a) @ np.sqrt(b).T
@@ -36,10 +36,10 @@ def slow(queries, passages, similarity, level):
 @pytest.mark.parametrize("level", [1, 2, 3, 4, None])
 @pytest.mark.parametrize("similarity", SIMILARITIES)
 def test_search_is_a_sort_of_all_similarities(similarity, level):
-    passages, queries = nodes(200), nodes(20, seed=1)
-    index = TreeIndex.build([passages], named(200), layout(similarity))
+    passages, queries = draw_nodes(200), draw_nodes(20, seed=1)
+    index = TreeIndex.build([passages], make_ids(200), make_layout(similarity))
     rows, scores = index.search(queries, 7, level)
-    every = slow(queries, passages, similarity, level or DEPTH)
+    every = compute_similarities(queries, passages, similarity, level or DEPTH)
     # Scores, not rows: at level 1 many passages differ by less than float32 tells apart.
     np.testing.assert_allclose(scores, -np.sort(-every, axis=1)[:, :7], atol=1e-6)
     np.testing.assert_allclose(scores, np.take_along_axis(every, rows, axis=1), atol=1e-6)
@@ -56,27 +56,27 @@ def test_search_is_a_sort_of_all_similarities(similarity, level):
     seed=st.integers(0, 99),
 )
 def test_equal_passages_are_ordered_by_id_whatever_their_rows(which, k, similarity, dtype, seed):
-    distinct, query = nodes(4), nodes(1, seed=7)
+    distinct, query = draw_nodes(4), draw_nodes(1, seed=7)
     ids = [f"d{i}" for i in np.random.default_rng(seed).permutation(len(which))]
-    index = TreeIndex.build([distinct[which]], ids, layout(similarity, dtype))
-    best = TreeIndex.build([distinct], list("0123"), layout(similarity, dtype)).search(query, 4)[0][0].tolist()
+    index = TreeIndex.build([distinct[which]], ids, make_layout(similarity, dtype))
+    best = TreeIndex.build([distinct], list("0123"), make_layout(similarity, dtype)).search(query, 4)[0][0].tolist()
     expected = sorted(range(len(which)), key=lambda row: (best.index(which[row]), ids[row]))[:k]
     assert index.search(query, k)[0][0].tolist() == expected
 
 
 @pytest.mark.parametrize("sizes", [[30], [1] * 30, [7, 0, 23]])
 def test_chunks_do_not_matter(sizes):
-    passages = nodes(30)
+    passages = draw_nodes(30)
     chunks = np.split(passages, np.cumsum(sizes)[:-1])
-    found = TreeIndex.build(iter(chunks), named(30), layout()).search(nodes(3, seed=1), 5)
-    expected = TreeIndex.build([passages], named(30), layout()).search(nodes(3, seed=1), 5)
+    found = TreeIndex.build(iter(chunks), make_ids(30), make_layout()).search(draw_nodes(3, seed=1), 5)
+    expected = TreeIndex.build([passages], make_ids(30), make_layout()).search(draw_nodes(3, seed=1), 5)
     assert all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
 @pytest.mark.parametrize("similarity", SIMILARITIES)
 def test_a_passage_finds_itself_first_at_every_level(similarity):
-    passages = nodes(50)
-    index = TreeIndex.build([passages], named(50), layout(similarity))
+    passages = draw_nodes(50)
+    index = TreeIndex.build([passages], make_ids(50), make_layout(similarity))
     for level in range(1, DEPTH + 1):
         rows, scores = index.search(passages, 1, level)
         top = 0 if similarity == "ntvd" else 1
@@ -87,124 +87,126 @@ def test_a_passage_finds_itself_first_at_every_level(similarity):
 
 @pytest.mark.parametrize("similarity", SIMILARITIES)
 def test_half_precision_ranks_by_nearly_the_same_scores(similarity):
-    passages, queries = nodes(100), nodes(5, seed=1)
-    whole = TreeIndex.build([passages], named(100), layout(similarity)).search(queries, 10)[1]
-    half = TreeIndex.build([passages], named(100), layout(similarity, "float16")).search(queries, 10)[1]
+    passages, queries = draw_nodes(100), draw_nodes(5, seed=1)
+    whole = TreeIndex.build([passages], make_ids(100), make_layout(similarity)).search(queries, 10)[1]
+    half = TreeIndex.build([passages], make_ids(100), make_layout(similarity, "float16")).search(queries, 10)[1]
     np.testing.assert_allclose(half, whole, atol=1e-3)
 
 
-def test_more_passages_than_there_are_returns_all():
-    rows, _ = TreeIndex.build([nodes(6)], named(6), layout()).search(nodes(2, seed=1), 100)
+def test_a_k_above_the_number_of_passages_returns_all():
+    rows, _ = TreeIndex.build([draw_nodes(6)], make_ids(6), make_layout()).search(draw_nodes(2, seed=1), 100)
     assert [sorted(row) for row in rows.tolist()] == [list(range(6))] * 2
 
 
-def test_no_query_finds_nothing():
-    rows, scores = TreeIndex.build([nodes(6)], named(6), layout()).search(nodes(0), 3)
+def test_no_query_gets_no_answer():
+    rows, scores = TreeIndex.build([draw_nodes(6)], make_ids(6), make_layout()).search(draw_nodes(0), 3)
     assert rows.shape == scores.shape == (0, 3)
 
 
 @pytest.mark.parametrize(
-    ("asked", "message"),
+    ("arguments", "message"),
     [
         ({"k": 0}, "k: must be at least 1, got 0"),
         ({"k": 3, "level": 0}, r"level: must lie within \[1, 4\], got 0"),
         ({"k": 3, "level": 5}, r"level: must lie within \[1, 4\], got 5"),
     ],
 )
-def test_a_search_out_of_range_is_refused(asked, message):
+def test_a_search_out_of_range_is_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
-        TreeIndex.build([nodes(6)], named(6), layout()).search(nodes(1), **asked)
+        TreeIndex.build([draw_nodes(6)], make_ids(6), make_layout()).search(draw_nodes(1), **arguments)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -0.1, 1.5])
-def test_what_is_no_probability_is_refused(value):
-    bad = nodes(3)
+def test_a_number_that_is_no_probability_is_refused(value):
+    bad = draw_nodes(3)
     bad[1, 9] = value
-    index = TreeIndex.build([nodes(3)], named(3), layout())
+    index = TreeIndex.build([draw_nodes(3)], make_ids(3), make_layout())
     with pytest.raises(ValueError, match=r"queries: probabilities must lie within \[0, 1\]"):
         index.search(bad, 1)
     with pytest.raises(ValueError, match=r"passages 3 to 5: probabilities must lie within \[0, 1\]"):
-        TreeIndex.build([nodes(3), bad], named(6), layout())
+        TreeIndex.build([draw_nodes(3), bad], make_ids(6), make_layout())
 
 
 def test_rows_of_another_tree_are_refused():
-    index = TreeIndex.build([nodes(3)], named(3), layout())
+    index = TreeIndex.build([draw_nodes(3)], make_ids(3), make_layout())
     with pytest.raises(ValueError, match="queries: must be rows of 31 node probabilities"):
-        index.search(nodes(1, depth=5), 1)
+        index.search(draw_nodes(1, depth=5), 1)
     with pytest.raises(ValueError, match="must be rows of 31 node probabilities"):
-        TreeIndex.build([nodes(3, depth=3)], named(3), layout())
+        TreeIndex.build([draw_nodes(3, depth=3)], make_ids(3), make_layout())
 
 
 @pytest.mark.parametrize("rows", [0, 4, 6])
-def test_as_many_passages_as_ids(rows):
+def test_more_or_fewer_passages_than_ids_are_refused(rows):
     with pytest.raises(ValueError, match=f"ids: there are 5, the chunks hold( at least)? {rows} passages"):
-        TreeIndex.build([nodes(rows)], named(5), layout())
+        TreeIndex.build([draw_nodes(rows)], make_ids(5), make_layout())
 
 
 def test_an_index_of_nothing_is_refused():
     with pytest.raises(ValueError, match="at least one passage"):
-        TreeIndex.build([], [], layout())
+        TreeIndex.build([], [], make_layout())
 
 
 @pytest.mark.parametrize("mmap", [True, False])
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 @pytest.mark.parametrize("similarity", SIMILARITIES)
-def test_what_is_loaded_finds_what_was_saved(tmp_path, similarity, dtype, mmap):
-    index = TreeIndex.build([nodes(40)], named(40), layout(similarity, dtype))
+def test_a_loaded_index_gives_the_answers_of_the_saved_one(tmp_path, similarity, dtype, mmap):
+    index = TreeIndex.build([draw_nodes(40)], make_ids(40), make_layout(similarity, dtype))
     index.save(tmp_path / "index")
     loaded = TreeIndex.load(tmp_path / "index", "a" * 64, mmap)
     assert loaded.ids == index.ids and loaded.layout == index.layout and loaded.stats() == index.stats()
     for level in range(1, DEPTH + 1):
-        pairs = zip(loaded.search(nodes(4, seed=1), 9, level), index.search(nodes(4, seed=1), 9, level), strict=True)
+        pairs = zip(
+            loaded.search(draw_nodes(4, seed=1), 9, level), index.search(draw_nodes(4, seed=1), 9, level), strict=True
+        )
         assert all(np.array_equal(a, b) for a, b in pairs)
 
 
-def test_figures():
-    index = TreeIndex.build([clustered(3_000)], named(3_000), layout("bhattacharyya", "float16", 7))
-    figures = index.stats()
-    assert figures["bytes_per_document_by_level"] == {d: 2 * 2**d for d in range(1, 8)}
-    assert figures["documents"] == 3_000 and figures["depth"] == 7 and figures["deleted"] == 0
-    assert figures["bytes_scanned_by_level"][7] in (32 + 4 + 2, 48 + 4 + 2, 64 + 4 + 2)  # digits, base, two lengths
-    assert figures["bytes_scanned_by_level"][3] == 4 + 4 + 2
-    assert 256 + 70 + 8 < figures["bytes_per_document"] < 800
-    measured = figures["of_a_sample"][7]
+def test_statistics():
+    index = TreeIndex.build([draw_clustered(3_000)], make_ids(3_000), make_layout("bhattacharyya", "float16", 7))
+    stats = index.stats()
+    assert stats["bytes_per_document_by_level"] == {d: 2 * 2**d for d in range(1, 8)}
+    assert stats["documents"] == 3_000 and stats["depth"] == 7 and stats["deleted"] == 0
+    assert stats["bytes_scanned_by_level"][7] in (32 + 4 + 2, 48 + 4 + 2, 64 + 4 + 2)  # digits, base, two lengths
+    assert stats["bytes_scanned_by_level"][3] == 4 + 4 + 2
+    assert 256 + 70 + 8 < stats["bytes_per_document"] < 800
+    measured = stats["of_a_sample"][7]
     assert 0 < measured["left_by_second_bound"] <= measured["left_by_first_bound"] < 0.2
     assert measured["recall_of_estimates"] > 0.9
 
 
 def test_an_index_of_another_model_is_refused_with_both_names(tmp_path):
-    TreeIndex.build([nodes(5)], named(5), layout()).save(tmp_path / "index")
-    with pytest.raises(BundleError, match=r"for model a{16}, it is asked by model b{16}"):
+    TreeIndex.build([draw_nodes(5)], make_ids(5), make_layout()).save(tmp_path / "index")
+    with pytest.raises(BundleError, match=r"for model a{16}, not for model b{16}"):
         TreeIndex.load(tmp_path / "index", "b" * 64)
 
 
-def segment_file(folder, name):
+def find_file(folder, name):
     return next(folder.glob(f"segments/*/{name}"))
 
 
-def _cut(folder):
-    file = segment_file(folder, "level_04.npy")
+def _truncate(folder):
+    file = find_file(folder, "level_04.npy")
     file.write_bytes(file.read_bytes()[:-1])
 
 
-def _scrambled(folder):
-    file = segment_file(folder, "level_04.npy")
+def _scramble(folder):
+    file = find_file(folder, "level_04.npy")
     file.write_bytes(b"garbage" + file.read_bytes()[7:])
 
 
-def _changed(folder, **values):
+def _change_manifest(folder, **values):
     write_json(folder / "manifest.json", {**read_json(folder / "manifest.json"), **values})
 
 
-def _of_another_shape(folder):
-    file = segment_file(folder, "level_04.npy")
+def _reshape(folder):
+    file = find_file(folder, "level_04.npy")
     np.save(file, np.load(file).reshape(-1, 8))
     manifest = read_json(file.parent / "manifest.json")
     manifest["files"]["level_04.npy"]["bytes"] = file.stat().st_size
     write_json(file.parent / "manifest.json", manifest)
 
 
-def _without_depth(folder):
+def _remove_depth(folder):
     manifest = read_json(folder / "manifest.json")
     del manifest["depth"]
     write_json(folder / "manifest.json", manifest)
@@ -214,35 +216,37 @@ def _without_depth(folder):
     ("damage", "message"),
     [
         (shutil.rmtree, r"manifest\.json: file is missing"),
-        (lambda folder: segment_file(folder, "level_04.npy").unlink(), r"level_04\.npy: file is missing"),
-        (lambda folder: segment_file(folder, "letters.npy").unlink(), r"letters\.npy: file is missing"),
+        (lambda folder: find_file(folder, "level_04.npy").unlink(), r"level_04\.npy: file is missing"),
+        (lambda folder: find_file(folder, "letters.npy").unlink(), r"letters\.npy: file is missing"),
         (lambda folder: shutil.rmtree(folder / "segments"), r"manifest\.json: file is missing"),
-        (_cut, r"level_04\.npy: \d+ bytes"),
-        (_scrambled, r"level_04\.npy: is no array of numbers"),
-        (_of_another_shape, r"level_04\.npy: holds \(10, 8\) of float32, the index says \(5, 16\)"),
+        (_truncate, r"level_04\.npy: \d+ bytes"),
+        (_scramble, r"level_04\.npy: is no array of numbers"),
+        (_reshape, r"level_04\.npy: holds \(10, 8\) of float32, the index says \(5, 16\)"),
         (
-            lambda f: _changed(f, dtype="float16"),
+            lambda f: _change_manifest(f, dtype="float16"),
             r"level_04\.npy: holds \(5, 16\) of float32, the index says .* float16",
         ),
-        (lambda folder: _changed(folder, passages=[6]), "holds 5 passages, the index says 6"),
+        (lambda folder: _change_manifest(folder, passages=[6]), "holds 5 passages, the index says 6"),
         (
-            lambda folder: _changed(folder, exact_hierarchy=False),
+            lambda folder: _change_manifest(folder, exact_hierarchy=False),
             r"holds levels \[4\] and codes \[\], the index has others",
         ),
-        (lambda folder: _changed(folder, format=99), "index format 99, this version reads 3"),
-        (_without_depth, r"manifest\.json: says nothing about depth"),
+        (lambda folder: _change_manifest(folder, format=99), "index format 99, this version reads 3"),
+        (_remove_depth, r"manifest\.json: says nothing about depth"),
     ],
 )
 def test_damage_is_named(tmp_path, damage, message):
-    TreeIndex.build([nodes(5)], named(5), layout()).save(tmp_path / "index")
+    TreeIndex.build([draw_nodes(5)], make_ids(5), make_layout()).save(tmp_path / "index")
     damage(tmp_path / "index")
     with pytest.raises(BundleError, match=message):
         TreeIndex.load(tmp_path / "index")
 
 
-def test_a_changed_byte_is_found_where_checksums_are_asked_for(tmp_path):
-    TreeIndex.build([clustered(2_500)], named(2_500), layout("bhattacharyya", depth=7)).save(tmp_path / "index")
-    file = segment_file(tmp_path / "index", "code_07_strips.npy")
+def test_checksums_reveal_a_changed_byte(tmp_path):
+    TreeIndex.build([draw_clustered(2_500)], make_ids(2_500), make_layout("bhattacharyya", depth=7)).save(
+        tmp_path / "index"
+    )
+    file = find_file(tmp_path / "index", "code_07_strips.npy")
     data = bytearray(file.read_bytes())
     data[-1] ^= 1
     file.write_bytes(data)
@@ -253,8 +257,8 @@ def test_a_changed_byte_is_found_where_checksums_are_asked_for(tmp_path):
 
 def test_a_pickle_is_not_opened(tmp_path):
     folder = tmp_path / "index"
-    TreeIndex.build([nodes(5)], named(5), layout()).save(folder)
-    file = segment_file(folder, "level_04.npy")
+    TreeIndex.build([draw_nodes(5)], make_ids(5), make_layout()).save(folder)
+    file = find_file(folder, "level_04.npy")
     np.save(file, np.array([{"a": 1}], dtype=object), allow_pickle=True)
     write_json(file.parent / "manifest.json", {**read_json(file.parent / "manifest.json"), "files": {}})
     with pytest.raises(BundleError, match=r"level_04\.npy: is no array of numbers"):
@@ -265,25 +269,25 @@ COMPILED = """
 import sys
 from pathlib import Path
 from retreever.index import TreeIndex
-from retreever.index.kernels import digit_kernels, similarity_kernels
-from tests.support.nodes import nodes
+from retreever.index.kernels import digit_kernels, float16_kernels, similarity_kernels, top_k_kernels
+from tests.support.nodes import draw_nodes
 
 def signatures():
-    modules = (similarity_kernels, digit_kernels)
+    modules = (similarity_kernels, digit_kernels, float16_kernels, top_k_kernels)
     return {n: f.signatures for m in modules for n, f in vars(m).items() if hasattr(f, "signatures")}
 
 index = TreeIndex.load(Path(sys.argv[1]))
 before = {name: list(known) for name, known in signatures().items()}
 assert any(before.values())
 for level in range(1, 8):
-    index.search(nodes(3, depth=7), 2, level)
+    index.search(draw_nodes(3, depth=7), 2, level)
 assert before == signatures(), {n: s for n, s in signatures().items() if s != before[n]}
 """
 
 
 @pytest.mark.parametrize("similarity", SIMILARITIES)
 def test_nothing_is_compiled_at_a_query(tmp_path, similarity):
-    form = layout(similarity, "float16", depth=7)
-    TreeIndex.build([nodes(3_000, depth=7)], named(3_000), form, tmp_path / "index")
+    form = make_layout(similarity, "float16", depth=7)
+    TreeIndex.build([draw_nodes(3_000, depth=7)], make_ids(3_000), form, tmp_path / "index")
     done = subprocess.run([sys.executable, "-c", COMPILED, str(tmp_path / "index")], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

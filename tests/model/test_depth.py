@@ -3,14 +3,15 @@ from collections import Counter
 import pytest
 
 from retreever.config import DepthConfig
-from retreever.model import level_probabilities, level_weights, levels_at
+from retreever.model import level_probabilities, level_weights
 from retreever.model.depth import SCHEDULERS
+from tests.support.trees import choose_levels
 
 STEPS = 10_000
 
 
 def run(scheduler, depth=10, steps=STEPS, seed=0, **settings):
-    return [levels_at(scheduler, depth, step, steps, seed, **settings) for step in range(steps)]
+    return [choose_levels(scheduler, depth, step, steps, seed, **settings) for step in range(steps)]
 
 
 def shares(scheduler, depth=10):
@@ -77,9 +78,9 @@ def test_warm_up_of_no_length():
 
 def test_all_levels():
     assert set(run("all_levels", 10, 5)) == {(4, 6, 8, 10)}
-    assert levels_at("all_levels", 7, 0, 5, 0) == (4, 6, 7)
-    assert levels_at("all_levels", 3, 0, 5, 0) == (1, 2, 3)
-    assert levels_at("all_levels", 10, 0, 5, 0, levels=(10, 2, 2)) == (2, 10)
+    assert choose_levels("all_levels", 7, 0, 5, 0) == (4, 6, 7)
+    assert choose_levels("all_levels", 3, 0, 5, 0) == (1, 2, 3)
+    assert choose_levels("all_levels", 10, 0, 5, 0, levels=(10, 2, 2)) == (2, 10)
 
 
 @pytest.mark.parametrize(
@@ -97,7 +98,7 @@ def test_all_levels():
 def test_bad_arguments_are_named(settings, field):
     given = {"scheduler": "all_levels", "depth": 10, "step": 0, "steps": 5, "seed": 0} | settings
     with pytest.raises(ValueError, match=f"^{field}: must .*got"):
-        levels_at(**given)
+        choose_levels(**given)
 
 
 @pytest.mark.parametrize("decay", [0.0, 1.0, 2.5])

@@ -6,21 +6,41 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.autograd import gradcheck
 
-from retreever.model import Consistent, LeafSoftmax, Learned, LearnedPerNode, Product, Tree
+from retreever.model import (
+    ConsistentPropagation,
+    LeafSoftmaxPropagation,
+    LearnedPerNodePropagation,
+    LearnedPropagation,
+    ProductPropagation,
+    Tree,
+)
+from tests.support.trees import build_propagation
 
-KINDS = [Product, Learned, LearnedPerNode, Consistent, LeafSoftmax]
-EXACT = [Product, Consistent, LeafSoftmax]
-INPUTS = {Product: 7, Learned: 15, LearnedPerNode: 15, Consistent: 15, LeafSoftmax: 8}
+KINDS = [
+    ProductPropagation,
+    LearnedPropagation,
+    LearnedPerNodePropagation,
+    ConsistentPropagation,
+    LeafSoftmaxPropagation,
+]
+EXACT = [ProductPropagation, ConsistentPropagation, LeafSoftmaxPropagation]
+INPUTS = {
+    ProductPropagation: 7,
+    LearnedPropagation: 15,
+    LearnedPerNodePropagation: 15,
+    ConsistentPropagation: 15,
+    LeafSoftmaxPropagation: 8,
+}
 
 
 def scores(kind, depth=3, batch=4, std=2.0):
     torch.manual_seed(1)
-    module = kind(depth).double().eval()
+    module = build_propagation(kind, depth).double().eval()
     return module, torch.randn(batch, module.inputs, dtype=torch.float64) * std
 
 
 def reach(s, tree, node):
-    """The recursion that `product` is."""
+    """The probability of a node by recursion."""
     if node == 0:
         return 1.0
     parent = tree.parent(node)
@@ -29,7 +49,7 @@ def reach(s, tree, node):
 
 
 def test_product_equals_the_recursion():
-    module, s = scores(Product)
+    module, s = scores(ProductPropagation)
     expected = [[reach(row, module.tree, node) for node in range(module.tree.nodes)] for row in s.tolist()]
     torch.testing.assert_close(module(s).exp(), torch.tensor(expected, dtype=torch.float64))
 
@@ -44,7 +64,7 @@ def path_logit(module, row, node):
     return mlp.outer[which, 0] @ hidden + mlp.outer_bias[which, 0, 0]
 
 
-@pytest.mark.parametrize("kind", [Learned, LearnedPerNode])
+@pytest.mark.parametrize("kind", [LearnedPropagation, LearnedPerNodePropagation])
 def test_learned_equals_the_loop(kind):
     module, s = scores(kind)
     torch.nn.init.constant_(module.tau, 0.7)
@@ -54,19 +74,19 @@ def test_learned_equals_the_loop(kind):
 
 
 def test_consistent_equals_the_loop():
-    module, s = scores(Consistent)
+    module, s = scores(ConsistentPropagation)
     leaves = torch.stack([torch.stack([path_logit(module, row, t) for t in range(7, 15)]) for row in s])
     torch.testing.assert_close(module(s)[:, 7:].exp(), leaves.softmax(1))
 
 
 def test_leaf_softmax_is_a_softmax():
-    module, s = scores(LeafSoftmax)
+    module, s = scores(LeafSoftmaxPropagation)
     torch.testing.assert_close(module(s)[:, 7:].exp(), s.softmax(1))
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_inputs(kind):
-    assert kind(3).inputs == INPUTS[kind]
+    assert build_propagation(kind, 3).inputs == INPUTS[kind]
 
 
 @settings(deadline=None, max_examples=25)
@@ -74,7 +94,7 @@ def test_inputs(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_level_sums_to_one(kind, depth, std, seed):
     torch.manual_seed(seed)
-    module = kind(depth).eval()
+    module = build_propagation(kind, depth).eval()
     log_probs = module(torch.randn(3, module.inputs) * std)
     assert log_probs.shape == (3, Tree(depth).nodes)
     for d in range(depth + 1):
@@ -109,12 +129,16 @@ def test_gradients_stay_finite_where_probabilities_underflow(kind):
     module, s = scores(kind, std=1e4)
     module, s = module.float(), s.float().requires_grad_()
     log_probs = module(s)
-    assert (log_probs.exp() == 0).any() or kind in (Learned, LearnedPerNode, Consistent)
+    assert (log_probs.exp() == 0).any() or kind in (
+        LearnedPropagation,
+        LearnedPerNodePropagation,
+        ConsistentPropagation,
+    )
     log_probs.sum().backward()
     assert s.grad.isfinite().all()
 
 
-@pytest.mark.parametrize("kind", [Learned, LearnedPerNode, Consistent])
+@pytest.mark.parametrize("kind", [LearnedPropagation, LearnedPerNodePropagation, ConsistentPropagation])
 def test_temperature_is_clamped_and_still_learns(kind):
     module, s = scores(kind)
     torch.nn.init.constant_(module.tau, 50.0)
@@ -126,33 +150,33 @@ def test_temperature_is_clamped_and_still_learns(kind):
 
 
 def test_dropout_only_in_training():
-    module, s = scores(Learned, depth=6)
+    module, s = scores(LearnedPropagation, depth=6)
     assert torch.equal(module(s), module(s))
     module.train()
     assert not torch.equal(module(s), module(s))
 
 
-def test_balanced_product_sends_half_of_those_who_arrive_each_way():
+def test_a_balanced_product_sends_half_of_the_texts_each_way():
     """With hard decisions the offset of a split is minus the mean score of the texts that reach it."""
     s = torch.tensor([[100.0, 30.0, 7.0], [200.0, 50.0, 7.0], [-100.0, 7.0, -20.0], [-400.0, 7.0, -60.0]])
-    torch.testing.assert_close(Product(2).balance(s), torch.tensor([50.0, -40.0, 40.0]))
+    torch.testing.assert_close(ProductPropagation(2).balancing_offsets(s), torch.tensor([50.0, -40.0, 40.0]))
 
 
-@pytest.mark.parametrize("kind", [Learned, Consistent, LeafSoftmax])
+@pytest.mark.parametrize("kind", [LearnedPropagation, ConsistentPropagation, LeafSoftmaxPropagation])
 def test_other_propagations_balance_by_the_plain_mean(kind):
     module, s = scores(kind)
-    torch.testing.assert_close(module.balance(s), -s.mean(0))
+    torch.testing.assert_close(module.balancing_offsets(s), -s.mean(0))
 
 
 @pytest.mark.parametrize(
-    ("ask", "field"),
+    ("call", "field"),
     [
-        (lambda: Product(0), "depth"),
-        (lambda: Learned(3, dropout=1.0), "propagation_dropout"),
-        (lambda: Product(3)(torch.zeros(1, 7), 4), "depth"),
-        (lambda: Product(3)(torch.zeros(1, 6)), "scores"),
+        (lambda: ProductPropagation(0), "depth"),
+        (lambda: build_propagation(LearnedPropagation, 3, dropout=1.0), "propagation_dropout"),
+        (lambda: ProductPropagation(3)(torch.zeros(1, 7), 4), "depth"),
+        (lambda: ProductPropagation(3)(torch.zeros(1, 6)), "scores"),
     ],
 )
-def test_bad_arguments_are_named(ask, field):
+def test_bad_arguments_are_named(call, field):
     with pytest.raises(ValueError, match=f"^{field}: .*got"):
-        ask()
+        call()

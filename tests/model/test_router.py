@@ -1,13 +1,12 @@
-import inspect
-
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from retreever.config import LossConfig, TreeConfig
-from retreever.model import ContrastiveLoss, RoutingTree, bhattacharyya
-from retreever.model.router import PROPAGATIONS, SPLITS
+from retreever.config import TreeConfig
+from retreever.model import RoutingTree, bhattacharyya
+from retreever.model.router import PROPAGATIONS, SPLIT_FUNCTIONS
+from tests.support.trees import build_loss, build_tree
 
 DIM = 8
 
@@ -23,26 +22,16 @@ def texts(split, batch=50, seed=0):
 
 def build(split="linear", propagation="product", **settings):
     torch.manual_seed(0)
-    return RoutingTree(DIM, depth=3, split=split, propagation=propagation, d_emb=4, d_k=8, hidden=6, **settings)
-
-
-def defaults(callable_, *skip):
-    parameters = inspect.signature(callable_).parameters
-    return {name: parameter.default for name, parameter in parameters.items() if name not in skip}
-
-
-def test_settings_are_those_of_the_configuration():
-    assert defaults(RoutingTree, "dim") == TreeConfig().model_dump()
-    assert defaults(ContrastiveLoss, "levels") == LossConfig().model_dump(exclude={"negatives", "scale_per_level"})
+    return build_tree(DIM, depth=3, split=split, propagation=propagation, d_emb=4, d_k=8, hidden=6, **settings)
 
 
 def test_choices_are_those_of_the_configuration():
-    assert set(SPLITS) == set(TreeConfig.model_fields["split"].annotation.__args__)
+    assert set(SPLIT_FUNCTIONS) == set(TreeConfig.model_fields["split"].annotation.__args__)
     assert set(PROPAGATIONS) == set(TreeConfig.model_fields["propagation"].annotation.__args__)
 
 
 @pytest.mark.parametrize("propagation", PROPAGATIONS)
-@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("split", SPLIT_FUNCTIONS)
 def test_every_pair_routes_and_learns(split, propagation):
     tree = build(split, propagation)
     tree.calibrate(*texts(split))
@@ -56,7 +45,7 @@ def test_every_pair_routes_and_learns(split, propagation):
 
 
 @pytest.mark.parametrize("propagation", PROPAGATIONS)
-@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("split", SPLIT_FUNCTIONS)
 def test_a_shallower_depth_is_a_prefix(split, propagation):
     tree = build(split, propagation).eval()
     tree.calibrate(*texts(split))
@@ -68,7 +57,7 @@ def spread_scores(tree, x, mask):
 
 
 @pytest.mark.parametrize("propagation", PROPAGATIONS)
-@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("split", SPLIT_FUNCTIONS)
 def test_calibration_sets_the_spread_of_the_scores(split, propagation):
     tree = build(split, propagation, init_std=0.3, level_norm=False)
     tree.calibrate(*texts(split))
@@ -81,13 +70,13 @@ def test_calibration_sets_the_spread_of_the_scores(split, propagation):
 
 
 def test_level_norm_starts_at_about_the_same_spread():
-    tree = RoutingTree(64, depth=6, init_std=0.3, level_norm=True).eval()
+    tree = build_tree(64, depth=6, init_std=0.3, level_norm=True).eval()
     x = F.normalize(torch.randn(200, 64), dim=1)
     tree.calibrate(x)
     assert spread_scores(tree, x, None).std(0).mean().item() == pytest.approx(0.3, rel=0.1)
 
 
-@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("split", SPLIT_FUNCTIONS)
 def test_calibration_balances_the_tree(split):
     tree = build(split, "product", init_std=1.0, level_norm=False).eval()
     tree.calibrate(*texts(split))
@@ -96,9 +85,9 @@ def test_calibration_balances_the_tree(split):
     torch.testing.assert_close(reached, torch.zeros(7), atol=1e-4, rtol=0)
 
 
-def test_a_linear_split_starts_at_the_asked_spread_for_unit_vectors():
+def test_a_linear_split_starts_at_the_given_spread_for_unit_vectors():
     torch.manual_seed(0)
-    tree = RoutingTree(256, depth=8, init_std=0.05, level_norm=False)
+    tree = build_tree(256, depth=8, init_std=0.05, level_norm=False)
     x = F.normalize(torch.randn(500, 256), dim=1)
     assert spread_scores(tree, x, None).std(0).mean().item() == pytest.approx(0.05, rel=0.05)
 
@@ -107,7 +96,7 @@ def test_a_linear_split_starts_at_the_asked_spread_for_unit_vectors():
 def test_near_the_balanced_tree_the_similarity_is_a_distance_of_the_scores(growth):
     """1 - sum_l sqrt(a_l b_l) = 1/32 sum_t 2^-level(t) (s_t(a) - s_t(b))^2, up to third order."""
     torch.manual_seed(0)
-    tree = RoutingTree(32, depth=5, init_std=0.02, init_growth=growth).double().eval()
+    tree = build_tree(32, depth=5, init_std=0.02, init_growth=growth).double().eval()
     x = F.normalize(torch.randn(20, 32, dtype=torch.float64), dim=1)
     tree.calibrate(x)
     scores = spread_scores(tree, x, None) * torch.cat([torch.full((2**d,), 2.0 ** (-d / 2)) for d in range(5)])
@@ -119,10 +108,11 @@ def test_near_the_balanced_tree_the_similarity_is_a_distance_of_the_scores(growt
 
 
 @pytest.mark.parametrize(
-    ("split", "propagation"), [*((s, "product") for s in SPLITS), *(("linear", p) for p in PROPAGATIONS[1:])]
+    ("split", "propagation"), [*((s, "product") for s in SPLIT_FUNCTIONS), *(("linear", p) for p in PROPAGATIONS[1:])]
 )
-def test_training_learns_pairs_by_heart(split, propagation):
-    tree, loss = build(split, propagation, init_std=0.3, init_growth=0.0), ContrastiveLoss("bhattacharyya", 20.0)
+def test_training_fits_a_batch_of_pairs(split, propagation):
+    tree = build(split, propagation, init_std=0.3, init_growth=0.0)
+    loss = build_loss(similarity="bhattacharyya", scale=20.0)
     (passages, mask), (noise, _) = texts(split, 24), texts(split, 24, seed=1)
     queries = passages + 0.05 * noise
     tree.calibrate(passages, mask)
@@ -143,7 +133,7 @@ def test_calibration_needs_texts_that_differ():
         build().calibrate(torch.ones(1, DIM))
 
 
-@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("split", SPLIT_FUNCTIONS)
 def test_arguments_rebuild_the_tree(split):
     tree = build(split, "consistent", init_std=0.2).eval()
     again = RoutingTree(**tree.arguments).eval()
@@ -159,7 +149,7 @@ def test_exact_hierarchy():
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("split", SPLIT_FUNCTIONS)
 @pytest.mark.parametrize("propagation", PROPAGATIONS)
 def test_half_precision_stops_at_the_scores(split, propagation):
     tree, (x, mask) = build(split, propagation), texts(split)
@@ -183,26 +173,26 @@ def test_parameters_are_made_once():
 
 
 def test_the_papers_tree_has_its_number_of_parameters():
-    """2.75 M, of which only the biases of keys and values (2 x 512), which cancel, are left out."""
+    """2.75 M, less the biases of keys and values (2 x 512), which cancel and do not exist here."""
     paper = {"heads": 8, "d_emb": 768, "d_k": 512, "values": "projected", "embedding_std": 1.0, "level_norm": False}
-    tree = RoutingTree(1024, 10, "cross_attention", **paper)
+    tree = build_tree(1024, depth=10, split="cross_attention", **paper)
     numbers = 1023 * 768 + (768 + 1) * 512 + 2 * (1024 + 1) * 512 + 1023 * (512 + 1)
     assert sum(p.numel() for p in tree.parameters()) == numbers - 2 * 512
     assert round(numbers / 1e6, 2) == 2.75
 
 
 @pytest.mark.parametrize(
-    ("ask", "field"),
+    ("call", "field"),
     [
-        (lambda: RoutingTree(DIM, depth=0), "depth"),
-        (lambda: RoutingTree(0), "dim"),
-        (lambda: RoutingTree(DIM, split="quadratic"), "split"),
-        (lambda: RoutingTree(DIM, propagation="sum"), "propagation"),
-        (lambda: RoutingTree(DIM, split="cross_attention", heads=3), "d_k"),
+        (lambda: build_tree(DIM, depth=0), "depth"),
+        (lambda: build_tree(0), "dim"),
+        (lambda: build_tree(DIM, split="quadratic"), "split"),
+        (lambda: build_tree(DIM, propagation="sum"), "propagation"),
+        (lambda: build_tree(DIM, split="cross_attention", heads=3), "d_k"),
         (lambda: build()(torch.ones(1, DIM), None, 4), "depth"),
         (lambda: build().level(torch.ones(1, 15), 4), "level"),
     ],
 )
-def test_bad_arguments_are_named(ask, field):
+def test_bad_arguments_are_named(call, field):
     with pytest.raises(ValueError, match=f"^{field}: must .*got"):
-        ask()
+        call()

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.autograd import gradcheck
 
-from retreever.model import Product, Tree, bhattacharyya, ntvd, similarity
+from retreever.model import ProductPropagation, Tree, bhattacharyya, get_similarity, ntvd
 
 NAMES = ["ntvd", "bhattacharyya"]
 
@@ -34,7 +34,7 @@ def test_against_every_pair(leaves, seed, std):
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (7, 5, 3), (40, 70, 600)])
 def test_ntvd_equals_cdist_with_its_gradients(shape):
-    """`cdist` is what runs on a GPU."""
+    """A GPU runs `cdist`."""
     m, n, leaves = shape
     a, b = distributions(m, leaves, 0).requires_grad_(), distributions(n, leaves, 1).requires_grad_()
     weight = torch.randn(m, n, dtype=torch.float64)
@@ -47,14 +47,14 @@ def test_ntvd_equals_cdist_with_its_gradients(shape):
 @pytest.mark.parametrize(("name", "low", "high"), [("ntvd", -1.0, 0.0), ("bhattacharyya", 0.0, 1.0)])
 def test_range_and_the_maximum_at_oneself(name, low, high):
     a = distributions(20, 16, 0)
-    matrix = similarity(name)(a, a)
+    matrix = get_similarity(name)(a, a)
     assert (matrix > low - 1e-12).all() and (matrix < high + 1e-12).all()
     torch.testing.assert_close(matrix.diagonal(), torch.full((20,), high, dtype=torch.float64))
     assert (matrix.argmax(1) == torch.arange(20)).all()
     torch.testing.assert_close(matrix, matrix.T)
 
 
-def test_nothing_in_common():
+def test_disjoint_distributions():
     a, b = torch.tensor([[1.0, 0.0]]).log(), torch.tensor([[0.0, 1.0]]).log()
     assert ntvd(a, b).item() == -1 and bhattacharyya(a, b).item() == 0
 
@@ -63,10 +63,10 @@ def test_nothing_in_common():
 @given(depth=st.integers(1, 6), seed=st.integers(0, 999), std=st.sampled_from([0.05, 1.0, 20.0]))
 @pytest.mark.parametrize("name", NAMES)
 def test_a_coarse_level_bounds_the_finer_ones(name, depth, seed, std):
-    tree, module = Tree(depth), Product(depth)
+    tree, module = Tree(depth), ProductPropagation(depth)
     generator = torch.Generator().manual_seed(seed)
     a, b = (module(torch.randn(5, tree.splits, generator=generator, dtype=torch.float64) * std) for _ in range(2))
-    levels = [similarity(name)(a[:, tree.level(d)], b[:, tree.level(d)]) for d in range(depth + 1)]
+    levels = [get_similarity(name)(a[:, tree.level(d)], b[:, tree.level(d)]) for d in range(depth + 1)]
     for coarse, fine in pairwise(levels):
         assert (coarse >= fine - 1e-12).all()
 
@@ -74,17 +74,17 @@ def test_a_coarse_level_bounds_the_finer_ones(name, depth, seed, std):
 @pytest.mark.parametrize("name", NAMES)
 def test_gradients(name):
     a, b = distributions(3, 4, 0).requires_grad_(), distributions(2, 4, 1).requires_grad_()
-    assert gradcheck(similarity(name), (a, b))
+    assert gradcheck(get_similarity(name), (a, b))
 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("smallest", [-1e4, -torch.inf])
 def test_gradients_stay_finite_where_a_probability_is_zero(name, smallest):
     a = torch.tensor([[0.0, smallest], [-0.7, -0.7]], requires_grad=True)
-    similarity(name)(a, a.detach().flip(0)).sum().backward()
+    get_similarity(name)(a, a.detach().flip(0)).sum().backward()
     assert a.grad.isfinite().all()
 
 
 def test_an_unknown_name_is_refused():
     with pytest.raises(ValueError, match=r"^similarity: must be one of ntvd, bhattacharyya; got 'cosine'"):
-        similarity("cosine")
+        get_similarity("cosine")

@@ -3,15 +3,17 @@ import torch
 from torch.autograd import gradcheck
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from retreever.model import MLP, CrossAttention, Linear, attention
+from retreever.model import LinearSplit, attention
+from tests.support.trees import build_attention, build_mlp
 
 DIM, OUTPUTS = 6, 7
+SMALL = {"d_emb": 4, "d_k": 6, "embedding_std": 1.0, "dropout": 0.0}
 KINDS = {
-    "linear": lambda: Linear(DIM, OUTPUTS),
-    "mlp": lambda: MLP(DIM, OUTPUTS, hidden=5, dropout=0.0),
-    "full": lambda: CrossAttention(DIM, OUTPUTS, 2, 1, 4, 6, "full", 1.0, 0.0),
-    "projected": lambda: CrossAttention(DIM, OUTPUTS, 2, 1, 4, 6, "projected", 1.0, 0.0),
-    "many_embeddings": lambda: CrossAttention(DIM, OUTPUTS, 3, 2, 4, 6, "full", 1.0, 0.0),
+    "linear": lambda: LinearSplit(DIM, OUTPUTS),
+    "mlp": lambda: build_mlp(DIM, OUTPUTS, hidden=5, dropout=0.0),
+    "full": lambda: build_attention(DIM, OUTPUTS, heads=2, values="full", **SMALL),
+    "projected": lambda: build_attention(DIM, OUTPUTS, heads=2, values="projected", **SMALL),
+    "many_embeddings": lambda: build_attention(DIM, OUTPUTS, heads=3, embeddings=2, values="full", **SMALL),
 }
 ATTENTION = [name for name in KINDS if name not in ("linear", "mlp")]
 
@@ -31,7 +33,7 @@ def tokens(batch=5, length=4, seed=1):
     return x, mask
 
 
-def by_the_book(split, x, mask):
+def attend_by_definition(split, x, mask):
     """Cross-attention as the paper writes it: values of every token, heads concatenated, a linear map per node."""
     heads, outputs, width = split.readout.shape
     d_head = split.key.weight.shape[0] // heads
@@ -51,11 +53,11 @@ def by_the_book(split, x, mask):
     return scores + split.offset
 
 
-@pytest.mark.parametrize("batch", [5, 32])  # 32 lie the other way round in memory
+@pytest.mark.parametrize("batch", [5, 32])  # 32 texts have another memory layout
 @pytest.mark.parametrize("kind", ATTENTION)
-def test_attention_equals_the_book(kind, batch):
+def test_attention_equals_its_definition(kind, batch):
     split, (x, mask) = build(kind), tokens(batch)
-    expected = by_the_book(split, x, mask)
+    expected = attend_by_definition(split, x, mask)
     found = split(x, mask)
     torch.testing.assert_close(found, expected)
     weight = torch.randn_like(expected)
@@ -108,7 +110,7 @@ def test_one_token_makes_attention_linear(kind):
     torch.testing.assert_close(split(a, one) + split(b, one), split(a + b, one) + split.offset)
 
 
-@pytest.mark.parametrize("build", [Linear, MLP, lambda *sizes: CrossAttention(*sizes, heads=4)])
+@pytest.mark.parametrize("build", [LinearSplit, build_mlp, build_attention])
 def test_readouts_start_at_length_one(build):
     torch.manual_seed(0)
     readout = build(400, 50).readout
@@ -139,30 +141,31 @@ def test_token_states_need_a_mask():
 
 def test_attention_drops_only_in_training():
     torch.manual_seed(0)
-    split = CrossAttention(DIM, OUTPUTS, dropout=0.5).double()
+    split = build_attention(DIM, OUTPUTS, dropout=0.5).double()
     x, mask = tokens()
     assert not torch.equal(split(x, mask), split(x, mask))
     split.eval()
     assert torch.equal(split(x, mask), split(x, mask))
 
 
-@pytest.mark.parametrize("batch", [3, 32])  # 32 lie the other way round in memory
+@pytest.mark.parametrize("batch", [3, 32])  # 32 texts have another memory layout
 @pytest.mark.parametrize("at_once", [1, 2**22])  # heads one after another, and together
 def test_gradients_with_dropout(batch, at_once, monkeypatch):
-    monkeypatch.setattr(attention, "NUMBERS_ON_CPU", at_once)
+    monkeypatch.setattr(attention, "MAX_ATTENTION_WEIGHTS_ON_CPU", at_once)
     torch.manual_seed(0)
-    split, (x, mask) = CrossAttention(DIM, 2, heads=2, d_emb=3, d_k=4, dropout=0.4).double(), tokens(batch, length=2)
+    split = build_attention(DIM, 2, heads=2, d_emb=3, d_k=4, dropout=0.4).double()
+    x, mask = tokens(batch, length=2)
 
-    def drawn_alike(*parameters):
+    def score_with_seed(*parameters):
         torch.manual_seed(1)
         return split(x, mask)
 
-    assert gradcheck(drawn_alike, tuple(split.parameters()))
+    assert gradcheck(score_with_seed, tuple(split.parameters()))
 
 
 def test_dropout_keeps_the_mean():
     torch.manual_seed(0)
-    split = CrossAttention(DIM, 2, heads=2, embedding_std=1.0, dropout=0.3).double()
+    split = build_attention(DIM, 2, heads=2, embedding_std=1.0, dropout=0.3).double()
     x, mask = tokens(batch=1)
     draws = split(x.expand(32 * 500, -1, -1), mask.expand(32 * 500, -1))
     split.eval()
@@ -171,7 +174,7 @@ def test_dropout_keeps_the_mean():
 
 
 class Largest(TorchDispatchMode):
-    """Remembers how many numbers the largest tensor held that any operation gave."""
+    """Records the size of the largest tensor that any operation returns."""
 
     numbers = 0
 
@@ -186,7 +189,7 @@ class Largest(TorchDispatchMode):
 @pytest.mark.parametrize("values", ["full", "projected"])
 def test_nothing_of_batch_by_nodes_by_width_is_built(values):
     batch, length, nodes, heads, d_k = 16, 3, 64, 2, 64
-    split = CrossAttention(DIM, nodes, heads=heads, d_emb=16, d_k=d_k, values=values)
+    split = build_attention(DIM, nodes, heads=heads, d_emb=16, d_k=d_k, values=values)
     with Largest() as largest:
         split(torch.randn(batch, length, DIM), torch.ones(batch, length, dtype=torch.bool)).sum().backward()
     assert largest.numbers <= heads * nodes * batch * length < batch * nodes * d_k / 10
@@ -195,14 +198,14 @@ def test_nothing_of_batch_by_nodes_by_width_is_built(values):
 @pytest.mark.parametrize(
     ("build", "field"),
     [
-        (lambda: Linear(0, 3), "dim"),
-        (lambda: MLP(4, 3, hidden=0), "hidden"),
-        (lambda: MLP(4, 3, dropout=1.0), "mlp_dropout"),
-        (lambda: CrossAttention(4, 3, heads=3, d_k=4), "d_k"),
-        (lambda: CrossAttention(4, 3, values="half"), "values"),
-        (lambda: CrossAttention(4, 3, embedding_std=0.0), "embedding_std"),
-        (lambda: CrossAttention(4, 3, dropout=-0.1), "attention_dropout"),
-        (lambda: Linear(4, 3)(torch.ones(1, 4), outputs=4), "outputs"),
+        (lambda: LinearSplit(0, 3), "dim"),
+        (lambda: build_mlp(4, 3, hidden=0), "hidden"),
+        (lambda: build_mlp(4, 3, dropout=1.0), "mlp_dropout"),
+        (lambda: build_attention(4, 3, heads=3, d_k=4), "d_k"),
+        (lambda: build_attention(4, 3, values="half"), "values"),
+        (lambda: build_attention(4, 3, embedding_std=0.0), "embedding_std"),
+        (lambda: build_attention(4, 3, dropout=-0.1), "attention_dropout"),
+        (lambda: LinearSplit(4, 3)(torch.ones(1, 4), outputs=4), "outputs"),
     ],
 )
 def test_bad_arguments_are_named(build, field):

@@ -32,15 +32,15 @@ def test_level_norm_equals_the_loop():
     torch.testing.assert_close(spread(z), expected)
 
 
-def test_a_text_of_longer_scores_is_spread_alike():
+def test_level_norm_ignores_the_length_of_a_texts_scores():
     spread, z = build()
     torch.testing.assert_close(spread(17.0 * z), spread(z))
 
 
 def test_whole_groups_are_a_prefix():
     spread, z = build()
-    assert [spread.whole(n) for n in (1, 3, 4, 7)] == [3, 3, 7, 7]
-    assert build(())[0].whole(4) == 4
+    assert [spread.round_up_to_groups(n) for n in (1, 3, 4, 7)] == [3, 3, 7, 7]
+    assert build(())[0].round_up_to_groups(4) == 4
     torch.testing.assert_close(spread(z[:, :3]), spread(z)[:, :3])
 
 
@@ -48,12 +48,12 @@ def test_whole_groups_are_a_prefix():
 def test_it_starts_at_the_mean_square_of_a_first_batch(groups):
     spread, z = build(groups)
     gain = torch.full((7,), 0.5, dtype=torch.float64)
-    spread.start(gain, z)
+    spread.set_gain(gain, z)
     for group in GROUPS:
         torch.testing.assert_close(spread(z)[:, group].square().mean(), (0.5 * z)[:, group].square().mean())
 
 
-def test_a_text_in_the_middle_has_a_gradient():
+def test_a_text_whose_scores_are_zero_has_a_gradient():
     spread, _ = build()
     z = torch.zeros(1, 7, dtype=torch.float64, requires_grad=True)
     spread(z).sum().backward()

@@ -26,13 +26,13 @@ def test_a_level_holds_the_children_of_the_one_above():
     assert [child for node in above for child in tree.children(node)] == list(below)
 
 
-def test_a_lone_root():
+def test_a_tree_of_one_node():
     assert (Tree(0).nodes, Tree(0).leaves, Tree(0).splits) == (1, 1, 0)
 
 
 @pytest.mark.parametrize(
-    "ask", [lambda: Tree(-1), lambda: Tree(3).level(4), lambda: Tree(3).children(7), lambda: Tree(3).parent(0)]
+    "call", [lambda: Tree(-1), lambda: Tree(3).level(4), lambda: Tree(3).children(7), lambda: Tree(3).parent(0)]
 )
-def test_what_does_not_exist_is_refused(ask):
+def test_missing_nodes_and_levels_are_refused(call):
     with pytest.raises(ValueError, match="must"):
-        ask()
+        call()

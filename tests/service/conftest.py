@@ -1,4 +1,4 @@
-"""One bundle for all tests of the service, and a service around a copy of it in this process."""
+"""A copy of the shared bundle, and the HTTP interface around a copy, in this process."""
 
 import shutil
 import warnings
@@ -15,13 +15,13 @@ from tests.support.local_service import TOKEN, local_service
 
 @pytest.fixture
 def live(served, tmp_path):
-    """A copy of the bundle that may be changed."""
+    """A copy of the bundle that a test may change."""
     return shutil.copytree(served[1], tmp_path / "live")
 
 
 @pytest.fixture(scope="module")
 def client(served, tmp_path_factory):
-    """The interface around a copy of the bundle, which a module's tests share."""
+    """A client of the HTTP interface around a copy of the bundle, shared by a module's tests."""
     app, _ = local_service(shutil.copytree(served[1], tmp_path_factory.mktemp("api") / "live"))
     with TestClient(app, raise_server_exceptions=False) as opened:
         yield opened

@@ -1,36 +1,36 @@
-"""A bundle whose index is compact, behind the interface."""
+"""A request handler over a compact index."""
 
 import pytest
 
 from retreever.data.dataset import Passage
 from retreever.service.schema import SearchRequest
-from retreever.service.version.answers import Answers
+from retreever.service.version.answers import RequestHandler
 from tests.support.bundles import tiny_bundle
 
 
 @pytest.fixture(scope="module")
-def answers(served):
+def handler(served):
     folder = served[1].parent.parent  # where the encoder is
-    return Answers.open(tiny_bundle(folder, served[0], "compact", index__compact=True), "x")
+    return RequestHandler.open(tiny_bundle(folder, served[0], "compact", index__compact=True), "x")
 
 
-def test_it_is_asked_at_its_only_level(answers):
-    for asked in ({}, {"level": 4}, {"budget_ms": 1000}, {"max_bytes": 64}):
-        assert answers.level(SearchRequest(query="ba", **asked)) == 4
-    (answer,) = answers.search([SearchRequest(query="ba", k=3)], [answers.even()])
+def test_a_search_uses_its_only_level(handler):
+    for fields in ({}, {"level": 4}, {"budget_ms": 1000}, {"max_bytes": 64}):
+        assert handler.choose_level(SearchRequest(query="ba", **fields)) == 4
+    (answer,) = handler.search([SearchRequest(query="ba", k=3)], [handler.make_uniform_query()])
     assert len(answer.ids) == 3
-    assert answers.checked_level(2) == 2  # of a vector
+    assert handler.check_level(2) == 2  # of a vector
 
 
 @pytest.mark.parametrize(
-    ("asked", "rule"),
+    ("fields", "rule"),
     [({"level": 2}, r"must lie within \[4, 4\]"), ({"max_bytes": 16}, "the smallest vector takes 32 bytes, got 16")],
 )
-def test_other_levels_are_refused(answers, asked, rule):
+def test_other_levels_are_refused(handler, fields, rule):
     with pytest.raises(Exception, match=rule):
-        answers.level(SearchRequest(query="ba", **asked))
+        handler.choose_level(SearchRequest(query="ba", **fields))
 
 
-def test_it_does_not_grow(answers):
+def test_it_does_not_grow(handler):
     with pytest.raises(Exception, match="compact: an index of codes alone cannot grow"):
-        answers.add([Passage("new", "ba be", "")], answers.even())
+        handler.add([Passage("new", "ba be", "")], handler.make_uniform_query())

@@ -1,4 +1,4 @@
-"""`serve/config.yaml` against Ray's own models, more strictly than Ray does: unknown keys, crossed limits."""
+"""`serve/config.yaml` against Ray's own models, more strictly than Ray: unknown keys, contradictory limits."""
 
 import os
 from pathlib import Path
@@ -17,14 +17,14 @@ from ray.serve.schema import (
 )
 
 import serve.app
-from retreever.service.app import build
-from retreever.service.settings import AppArguments
+from retreever.service.app import build_application
+from retreever.service.settings import ServiceSettings
 
 CONFIG = Path(__file__).parents[2] / "serve" / "config.yaml"
 
 
 def faults(config):
-    """Everything that is wrong with a configuration."""
+    """List all faults of a configuration."""
     found = _unknown(config, ServeDeploySchema, "") + _unknown(
         config.get("http_options", {}), HTTPOptionsSchema, "http"
     )
@@ -36,10 +36,10 @@ def faults(config):
     for app in config.get("applications", []):
         found += _unknown(app, ServeApplicationSchema, "application")
         try:
-            AppArguments(**app.get("args", {}))
+            ServiceSettings(**app.get("args", {}))
         except ValidationError as error:
             found += [str(error)]
-        names = {"Ingress", "Keeper"}
+        names = {"Ingress", "Controller"}
         for deployment in app.get("deployments", []):
             found += _unknown(deployment, DeploymentSchema, deployment.get("name", "?"))
             found += _unknown(deployment.get("ray_actor_options", {}), RayActorOptionsSchema, "ray_actor_options")
@@ -65,7 +65,7 @@ def config():
 def test_the_configuration_is_right(config):
     assert faults(config) == []
     (app,) = config["applications"]
-    assert app["import_path"] == "serve.app:build" and serve.app.build is build
+    assert app["import_path"] == "serve.app:build" and serve.app.build is build_application
     assert config["http_options"]["host"] == "127.0.0.1"
 
 
@@ -86,7 +86,7 @@ def test_the_configuration_is_right(config):
         ("applications.0.deployments.0.ray_actor_options", "num_cpu", 1),
     ],
 )
-def test_what_is_wrong_is_found(config, place, key, value):
+def test_faults_are_found(config, place, key, value):
     inner = config
     for step in filter(None, place.split(".")):
         inner = inner[int(step) if step.isdigit() else step]
@@ -95,10 +95,10 @@ def test_what_is_wrong_is_found(config, place, key, value):
 
 
 def test_the_application_is_built_of_typed_arguments():
-    assert build(AppArguments(model="bundle"))._bound_deployment.name == "Ingress"
+    assert build_application(ServiceSettings(model="bundle"))._bound_deployment.name == "Ingress"
     for wrong in ({"replica": 1}, {"min_replicas": 0}, {"min_replicas": 2, "max_replicas": 1}, {"model": ""}):
         with pytest.raises(ValidationError):
-            AppArguments(**wrong)
+            ServiceSettings(**wrong)
 
 
 @pytest.mark.parametrize(
@@ -106,5 +106,5 @@ def test_the_application_is_built_of_typed_arguments():
 )
 def test_replicas_share_the_processors_but_one(monkeypatch, processors, replicas, expected):
     monkeypatch.setattr(os, "cpu_count", lambda: processors)
-    assert AppArguments(model="bundle", max_replicas=replicas).threads_each == expected
-    assert AppArguments(model="bundle", max_replicas=replicas, threads=7).threads_each == 7
+    assert ServiceSettings(model="bundle", max_replicas=replicas).threads_each == expected
+    assert ServiceSettings(model="bundle", max_replicas=replicas, threads=7).threads_each == 7

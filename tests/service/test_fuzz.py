@@ -1,4 +1,4 @@
-"""Requests generated from the OpenAPI document: no fault of ours, and every answer as documented.
+"""Requests generated from the OpenAPI document: no server error, and every answer as documented.
 
 Some hundreds in the fast tests; 10,000 with `pytest tests/service/test_fuzz.py -m slow`.
 """
@@ -14,8 +14,8 @@ import pytest
 from tests.support.local_service import TOKEN
 from tests.support.ray_service import free_port
 
-# What OpenAPI cannot say (a level that the tree lacks, fields that exclude one another) is refused with 422.
-LEFT_OUT = "positive_data_acceptance"
+# Rules that OpenAPI cannot express (levels of the tree, fields that exclude one another) are refused with 422.
+EXCLUDED_CHECK = "positive_data_acceptance"
 
 # A body too large is refused before it is read (413), which schemathesis does not count as a refusal by itself.
 SETTINGS = """
@@ -26,7 +26,7 @@ negative_data_rejection.expected-statuses = [400, 401, 403, 404, 405, 409, 413, 
 
 @pytest.fixture
 def address(live):
-    """A service around a copy of the bundle, in a process of its own."""
+    """The address of a service around a copy of the bundle, in a separate process."""
     port = free_port()
     with subprocess.Popen(
         [sys.executable, "-m", "tests.support.local_service", str(live), str(port)], stderr=subprocess.DEVNULL
@@ -43,12 +43,12 @@ def address(live):
             process.terminate()
 
 
-def fuzzed(address, folder, examples, seed):
-    """How many requests were made; fails with what schemathesis says."""
+def fuzz(address, folder, examples, seed):
+    """Run schemathesis and return the number of requests; fail with its output."""
     command = [
         os.path.join(os.path.dirname(sys.executable), "schemathesis"), "run", f"{address}/openapi.json", "--no-color",
         "--header", f"authorization: Bearer {TOKEN}", "--max-examples", str(examples), "--seed", str(seed),
-        "--exclude-checks", LEFT_OUT, "--continue-on-failure",
+        "--exclude-checks", EXCLUDED_CHECK, "--continue-on-failure",
     ]  # fmt: skip
     (folder / "schemathesis.toml").write_text(SETTINGS)
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
@@ -58,10 +58,10 @@ def fuzzed(address, folder, examples, seed):
 
 
 def test_generated_requests(address, tmp_path):
-    assert fuzzed(address, tmp_path, examples=5, seed=1) > 300
+    assert fuzz(address, tmp_path, examples=5, seed=1) > 300
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_ten_thousand_generated_requests(address, tmp_path):
-    assert fuzzed(address, tmp_path, examples=1_500, seed=int(time.time())) >= 10_000
+    assert fuzz(address, tmp_path, examples=1_500, seed=int(time.time())) >= 10_000

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from retreever.bundle.retriever import Retreever
-from retreever.service.schema import LARGEST_BODY
+from retreever.service.schema import MAX_BODY_BYTES
 
 JSON = {"content-type": "application/json"}
 
@@ -211,7 +211,7 @@ def test_a_body_that_is_no_request_is_refused(client, path, body):
 
 
 def test_a_body_that_is_too_large_is_refused_announced_or_not(client):
-    body = b'{"query": "' + b"a" * LARGEST_BODY + b'"}'
+    body = b'{"query": "' + b"a" * MAX_BODY_BYTES + b'"}'
     assert client.post("/v1/search", content=body, headers=JSON).status_code == 413
     parts = (body[start : start + 65536] for start in range(0, len(body), 65536))
     reply = client.post("/v1/search", content=parts, headers=JSON)

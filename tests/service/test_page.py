@@ -1,4 +1,4 @@
-"""The page in a real browser: what it shows, how fast, by key and finger, and that foreign text stays text."""
+"""The page in a real browser: content, speed, keyboard, touch, and foreign text that stays text."""
 
 import json
 import os
@@ -45,7 +45,7 @@ def service(tmp_path_factory):
     workspace = tiny_workspace(folder)
     dataset = tiny.tiny_dataset()
     hostile = [Passage(f"<img src=x onerror='window.broken = {i}'>", HOSTILE, title=HOSTILE[:40]) for i in (3, 4)]
-    beir.write(replace(dataset, corpus=(*dataset.corpus, *hostile)), workspace.dataset("tiny"))
+    beir.write_beir(replace(dataset, corpus=(*dataset.corpus, *hostile)), workspace.dataset_folder("tiny"))
     bundle = tiny_bundle(folder, workspace, tree__depth=DEPTH)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -110,7 +110,7 @@ def page(driver, service):
 
 
 class Page:
-    """What a person does and sees."""
+    """The actions and the view of a person."""
 
     def __init__(self, driver, url):
         self.driver, self.url = driver, url
@@ -410,7 +410,7 @@ def test_a_run_is_linked_to_where_its_page_is_known(page, address, link):
         assert said in told[1]
 
 
-def test_nothing_that_is_not_of_the_page_runs(service, tmp_path):
+def test_no_foreign_script_runs(service, tmp_path):
     with chromium(tmp_path / "own") as driver:
         page = Page(driver, service)
         page.open()
@@ -425,7 +425,7 @@ def test_nothing_that_is_not_of_the_page_runs(service, tmp_path):
         _until(lambda: "Content Security Policy" in "".join(e["message"] for e in driver.get_log("browser")), 5)
 
 
-def test_a_service_that_is_away_is_said_to_be(service, tmp_path):
+def test_an_unreachable_service_is_reported(service, tmp_path):
     with chromium(tmp_path / "own") as driver:
         page = Page(driver, service)
         page.open()

@@ -1,11 +1,11 @@
-"""What waits goes together; too much of it is refused; one that fails harms no other."""
+"""Waiting requests share a batch; too many are refused; one that fails harms no other."""
 
 import asyncio
 
 import pytest
 
-from retreever.service.refusal import Refused
-from retreever.service.request_batcher import Gather
+from retreever.service.refusal import RefusalError
+from retreever.service.request_batcher import RequestBatcher
 
 
 def run(play):
@@ -13,7 +13,7 @@ def run(play):
 
 
 class Slow:
-    """Answers each batch when it is let to; notes the batches."""
+    """Answers a batch when its gate is released; records the batches."""
 
     def __init__(self):
         self.batches, self.gate = [], asyncio.Semaphore(0)
@@ -24,29 +24,29 @@ class Slow:
         return [ValueError(item) if item == "bad" else item.upper() for item in items]
 
 
-def test_the_first_starts_alone_and_the_others_go_together():
+def test_the_first_starts_alone_and_the_others_share_a_batch():
     async def play():
         slow = Slow()
-        gather = Gather(slow, largest=3, at_once=1, most=10)
-        asks = [asyncio.create_task(gather.ask(item, 1)) for item in "abcde"]
+        batcher = RequestBatcher(slow, max_batch=3, max_concurrent=1, max_waiting=10)
+        asks = [asyncio.create_task(batcher.submit(item, 1)) for item in "abcde"]
         await asyncio.sleep(0.01)
-        assert slow.batches == [["a"]] and gather.waiting == 4
+        assert slow.batches == [["a"]] and batcher.waiting == 4
         for _ in range(3):
             slow.gate.release()
         answers = await asyncio.gather(*asks)
         assert [result for result, _ in answers] == list("ABCDE") and slow.batches == [["a"], ["b", "c", "d"], ["e"]]
-        assert answers[0][1] < answers[1][1] and gather.waiting == 0
+        assert answers[0][1] < answers[1][1] and batcher.waiting == 0
 
     run(play())
 
 
-def test_the_next_batch_is_on_its_way_before_the_callers_of_the_last_are_told():
+def test_the_next_batch_starts_before_the_callers_of_the_last_get_results():
     async def play():
         slow = Slow()
-        gather = Gather(slow, largest=1, at_once=1, most=10)
+        batcher = RequestBatcher(slow, max_batch=1, max_concurrent=1, max_waiting=10)
 
         async def ask(item):
-            await gather.ask(item, 1)
+            await batcher.submit(item, 1)
             return list(slow.batches)
 
         asks = [asyncio.create_task(ask(item)) for item in "ab"]
@@ -62,8 +62,8 @@ def test_the_next_batch_is_on_its_way_before_the_callers_of_the_last_are_told():
 def test_texts_are_counted_not_requests():
     async def play():
         slow = Slow()
-        gather = Gather(slow, largest=4, at_once=1, most=100)
-        asks = [asyncio.create_task(gather.ask(item, n)) for item, n in [("a", 1), ("b", 3), ("c", 2), ("d", 9)]]
+        batcher = RequestBatcher(slow, max_batch=4, max_concurrent=1, max_waiting=100)
+        asks = [asyncio.create_task(batcher.submit(item, n)) for item, n in [("a", 1), ("b", 3), ("c", 2), ("d", 9)]]
         for _ in range(4):
             slow.gate.release()
         await asyncio.gather(*asks)
@@ -75,11 +75,11 @@ def test_texts_are_counted_not_requests():
 def test_too_much_is_refused_but_a_large_request_alone_is_not():
     async def play():
         slow = Slow()
-        gather = Gather(slow, largest=4, at_once=1, most=5)
-        asks = [asyncio.create_task(gather.ask("a", 1)), asyncio.create_task(gather.ask("big", 64))]
+        batcher = RequestBatcher(slow, max_batch=4, max_concurrent=1, max_waiting=5)
+        asks = [asyncio.create_task(batcher.submit("a", 1)), asyncio.create_task(batcher.submit("big", 64))]
         await asyncio.sleep(0.01)
-        with pytest.raises(Refused) as refused:
-            await gather.ask("b", 1)
+        with pytest.raises(RefusalError) as refused:
+            await batcher.submit("b", 1)
         assert refused.value.status == 429 and refused.value.retry_after == 1
         slow.gate.release()
         slow.gate.release()
@@ -88,18 +88,18 @@ def test_too_much_is_refused_but_a_large_request_alone_is_not():
     run(play())
 
 
-def test_one_that_fails_and_one_that_left_harm_no_other():
+def test_a_failed_and_a_cancelled_request_harm_no_other():
     async def play():
         slow = Slow()
-        gather = Gather(slow, largest=9, at_once=1, most=99)
-        asks = [asyncio.create_task(gather.ask(item, 1)) for item in ("a", "bad", "gone", "c")]
+        batcher = RequestBatcher(slow, max_batch=9, max_concurrent=1, max_waiting=99)
+        asks = [asyncio.create_task(batcher.submit(item, 1)) for item in ("a", "bad", "gone", "c")]
         await asyncio.sleep(0.01)
         asks[2].cancel()
         slow.gate.release()
         slow.gate.release()
         found = await asyncio.gather(*asks, return_exceptions=True)
         assert found[0][0] == "A" and isinstance(found[1], ValueError) and found[3][0] == "C"
-        assert slow.batches == [["a"], ["bad", "c"]] and gather.waiting == 0
+        assert slow.batches == [["a"], ["bad", "c"]] and batcher.waiting == 0
 
     run(play())
 
@@ -113,9 +113,9 @@ def test_a_batch_that_breaks_is_everybody_s_error_and_the_next_goes_on():
                 raise OSError("lost")
             return items
 
-        gather = Gather(answer, largest=9, at_once=1, most=99)
+        batcher = RequestBatcher(answer, max_batch=9, max_concurrent=1, max_waiting=99)
         with pytest.raises(OSError, match="lost"):
-            await gather.ask("a", 1)
-        assert (await gather.ask("b", 1))[0] == "b"
+            await batcher.submit("a", 1)
+        assert (await batcher.submit("b", 1))[0] == "b"
 
     run(play())

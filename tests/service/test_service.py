@@ -1,4 +1,4 @@
-"""The service as it runs: Ray Serve on a free port, asked over HTTP."""
+"""The whole service: Ray Serve on a free port, called over HTTP."""
 
 import asyncio
 import os
@@ -10,11 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
-from benchmarks.open_loop import Load
+from benchmarks.open_loop import LoadGenerator
 from retreever.bundle.retriever import Retreever
-from retreever.service.encoder.fork_server import COMPUTES
+from retreever.service.encoder.fork_server import ENCODER_NICENESS
 from retreever.system.workspace import Workspace
-from retreever.tracking.model_registry import locate, register, rollback
+from retreever.tracking.model_registry import locate_model, register_bundle, roll_back_alias
 from retreever.tracking.tracker import Tracker
 from tests.support.ray_service import TOKEN, running
 
@@ -22,7 +22,7 @@ NEW = {"id": "new", "text": "ba be bi ba be bi"}
 BEARER = {"authorization": f"Bearer {TOKEN}"}
 
 
-def asking(url):
+def open_client(url):
     return httpx.Client(base_url=url, timeout=60, headers=BEARER)
 
 
@@ -33,20 +33,20 @@ def best(client, text=NEW["text"]):
 
 
 def check_priorities(service):
-    """What computes gives way to what answers; Ray's own niceness of workers is not added."""
+    """Encoding processes give way to replicas; Ray's own niceness of workers is not added."""
     before = os.getpriority(os.PRIO_PROCESS, 0)
     replicas = [replica for kind in ("Ingress", "Retriever", "Encoder") for replica in service.replicas(kind)]
     assert {replica.nice() for replica in replicas} == {before}
-    assert [process.nice() for process in service.encoding()] == [min(before + COMPUTES, 19)]
+    assert [process.nice() for process in service.encoders()] == [min(before + ENCODER_NICENESS, 19)]
 
 
 def test_a_bundle_is_served_over_http(served, tmp_path):
     workspace, bundle = served
     expected = [hit.id for hit in Retreever.load(bundle).search(["ba be bi"], 3)[0]]
-    with running(workspace, tmp_path / "log", model=str(bundle)) as service, asking(service.url) as client:
+    with running(workspace, tmp_path / "log", model=str(bundle)) as service, open_client(service.url) as client:
         answer = client.post("/v1/search", json={"query": "ba be bi", "k": 3})
         assert answer.status_code == 200 and [hit["id"] for hit in answer.json()["hits"]] == expected
-        assert answer.json()["took_ms"] < 1000  # the first request: the replica has warmed itself
+        assert answer.json()["took_ms"] < 1000  # the first request: the replica starts warm
         assert client.get("/v1/model").json()["documents"] == 300
         assert client.get("/docs").status_code == 200 and client.get("/").status_code == 200
         refused = client.post("/v1/search", json={"query": "ba", "k": 0})
@@ -71,17 +71,17 @@ def test_a_bundle_is_served_over_http(served, tmp_path):
 
 @pytest.fixture
 def registered(served, tmp_path):
-    """A workspace with a registered version, and a call that registers another one."""
+    """A workspace with a registered version, its tracker, and a function that registers another version."""
     _, bundle = served
     place = Workspace.at(tmp_path / "workspace")
     tracker = Tracker.of(place)
-    run = tracker.start(tracker.experiment(place), "served")
+    run = tracker.start(tracker.get_experiment(place), "served")
 
     def promote(damage=None):
-        """Register the bundle once more; `damage` is done to the version before the alias points at it."""
-        uri = register(bundle, run, tracker, alias="new", notes={"test/ndcg_at_10": "0.5", "data": "tiny"})
+        """Register the bundle again; `damage` changes its files before the alias points at it."""
+        uri = register_bundle(bundle, run, tracker, alias="new", tags={"test/ndcg_at_10": "0.5", "data": "tiny"})
         if damage is not None:
-            damage(locate(uri, place))
+            damage(locate_model(uri, place))
         before = tracker.client.get_registered_model("retreever").aliases.get("champion")
         if before:
             tracker.client.set_registered_model_alias("retreever", "previous", before)
@@ -91,7 +91,7 @@ def registered(served, tmp_path):
     return place, tracker, promote
 
 
-def version(client):
+def read_version(client):
     return client.get("/v1/model").json()["version"]
 
 
@@ -102,15 +102,17 @@ def until(done, seconds):
         time.sleep(0.1)
 
 
-def loaded(url, seconds, change, rate=8, **settings):
-    """What came of searches that go on while something is changed."""
+def search_during(url, seconds, change, rate=8, **settings):
+    """The outcome of searches that go on during a change."""
 
     async def play():
         done = asyncio.Event()
-        load = asyncio.create_task(Load(url, ["ba be", "so", "ti ta"], **settings).open(rate, seconds, done))
+        load = asyncio.create_task(
+            LoadGenerator(url, ["ba be", "so", "ti ta"], **settings).run_open_loop(rate, seconds, done)
+        )
         await asyncio.sleep(2)
         await asyncio.to_thread(change)
-        await asyncio.sleep(8)  # what was replaced has ended
+        await asyncio.sleep(8)  # the replaced version has stopped
         done.set()
         return await load
 
@@ -121,22 +123,22 @@ def loaded(url, seconds, change, rate=8, **settings):
 @pytest.mark.timeout(900)
 def test_versions_are_swapped_and_rolled_back_without_a_failed_request(registered, tmp_path):
     place, tracker, promote = registered
-    with running(place, tmp_path / "log") as service, asking(service.url) as client:
-        assert version(client) == "models:/retreever/1"
+    with running(place, tmp_path / "log") as service, open_client(service.url) as client:
+        assert read_version(client) == "models:/retreever/1"
         assert client.get("/v1/model").json()["metrics"] == {"test/ndcg_at_10": 0.5}
         client.post("/v1/documents", json={"documents": [NEW]}).raise_for_status()
 
         def swap():
             promote()
-            until(lambda: version(client) == "models:/retreever/2", 120)
+            until(lambda: read_version(client) == "models:/retreever/2", 120)
 
         def back():
-            rollback(tracker)
-            until(lambda: version(client) == "models:/retreever/1", 120)
+            roll_back_alias(tracker)
+            until(lambda: read_version(client) == "models:/retreever/1", 120)
 
         for change in (swap, back):
-            outcome = loaded(service.url, 180, change)
-            assert outcome.failed == 0, outcome.faults
+            outcome = search_during(service.url, 180, change)
+            assert outcome.failures == 0, outcome.faults
             assert set(outcome.versions) == {"models:/retreever/1", "models:/retreever/2"}
             assert best(client) == "new"
 
@@ -144,36 +146,36 @@ def test_versions_are_swapped_and_rolled_back_without_a_failed_request(registere
             promote(lambda folder: (folder / "documents" / "documents.jsonl").write_text("{}"))
             until(lambda: client.get("/readyz").json()["fault"], 120)
 
-        outcome = loaded(service.url, 180, damaged)
-        assert outcome.failed == 0 and set(outcome.versions) == {"models:/retreever/1"}
+        outcome = search_during(service.url, 180, damaged)
+        assert outcome.failures == 0 and set(outcome.versions) == {"models:/retreever/1"}
         assert "documents.jsonl" in client.get("/v1/model").json()["fault"] and client.get("/readyz").json()["ready"]
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("kind", ["Encoder", "encoding", "Retriever", "Ingress", "Keeper"])
-def test_a_killed_replica_is_replaced_and_who_tries_again_sees_nothing(served, tmp_path, kind):
+@pytest.mark.parametrize("kind", ["Encoder", "encoding", "Retriever", "Ingress", "Controller"])
+def test_a_killed_replica_is_replaced_and_callers_that_retry_see_no_error(served, tmp_path, kind):
     workspace = Workspace.at(tmp_path / "workspace")
     with running(workspace, tmp_path / "log", model=str(served[1])) as service:
 
         def kill():
-            (process,) = service.encoding() if kind == "encoding" else service.replicas(kind)
+            (process,) = service.encoders() if kind == "encoding" else service.replicas(kind)
             process.kill()
 
-        outcome = loaded(service.url, 60, kill, retries=25)
-        assert outcome.failed == 0 and outcome.statuses.keys() == {200}, outcome.faults
-        until(lambda: len(service.encoding() if kind == "encoding" else service.replicas(kind)) == 1, 60)
+        outcome = search_during(service.url, 60, kill, retries=25)
+        assert outcome.failures == 0 and outcome.statuses.keys() == {200}, outcome.faults
+        until(lambda: len(service.encoders() if kind == "encoding" else service.replicas(kind)) == 1, 60)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_documents_survive_the_death_of_everything(served, tmp_path):
     workspace = Workspace.at(tmp_path / "workspace")
-    with running(workspace, tmp_path / "log", model=str(served[1])) as service, asking(service.url) as client:
+    with running(workspace, tmp_path / "log", model=str(served[1])) as service, open_client(service.url) as client:
         client.post("/v1/documents", json={"documents": [NEW]}).raise_for_status()
         client.delete("/v1/documents", params={"id": "p0007"}).raise_for_status()
         service.kill()
-    with running(workspace, tmp_path / "log", model=str(served[1])) as service, asking(service.url) as client:
+    with running(workspace, tmp_path / "log", model=str(served[1])) as service, open_client(service.url) as client:
         assert best(client) == "new" and client.get("/v1/model").json()["documents"] == 300
         assert client.get("/v1/documents", params={"id": "p0007"}).status_code == 404
         assert client.get("/v1/documents", params={"id": "new"}).json()["documents"][0]["text"] == NEW["text"]
@@ -181,20 +183,20 @@ def test_documents_survive_the_death_of_everything(served, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_canary_answers_its_share_and_a_damaged_one_is_told_of(served, tmp_path):
+def test_a_canary_answers_its_share_and_a_damaged_one_is_reported(served, tmp_path):
     workspace = Workspace.at(tmp_path / "workspace")
     other = shutil.copytree(served[1], tmp_path / "other")
     settings = {"model": str(served[1]), "canary": str(other), "canary_share": 0.5}
-    with running(workspace, tmp_path / "log", **settings) as service, asking(service.url) as client:
+    with running(workspace, tmp_path / "log", **settings) as service, open_client(service.url) as client:
         until(lambda: client.get("/v1/model").json()["canary"], 120)
-        outcome = asyncio.run(Load(service.url, ["ba be", "so"]).closed(4, 80))
+        outcome = asyncio.run(LoadGenerator(service.url, ["ba be", "so"]).run_closed_loop(4, 80))
         assert outcome.statuses == {200: 80} and all(count > 15 for count in outcome.versions.values())
         assert "retreever_canary_agreement_count" in client.get("/metrics").text
         client.post("/v1/documents", json={"documents": [NEW]}).raise_for_status()
         assert {best(client) for _ in range(10)} == {"new"}
     weights = other / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
-    with running(workspace, tmp_path / "log", **settings) as service, asking(service.url) as client:
+    with running(workspace, tmp_path / "log", **settings) as service, open_client(service.url) as client:
         until(lambda: client.get("/v1/model").json()["canary_fault"], 60)
         state = client.get("/v1/model").json()
         assert state["canary"] is None and "model.safetensors" in state["canary_fault"] and state["fault"] is None
@@ -210,7 +212,7 @@ def test_a_burst_brings_a_second_replica_and_only_200_and_429(served, tmp_path):
         def replicas(count, seconds):
             until(lambda: len(service.replicas("Retriever")) == count, seconds)
 
-        outcome = loaded(service.url, 90, lambda: replicas(2, 40), rate=300, k=300)
-        assert outcome.failed == 0 and set(outcome.statuses) <= {200, 429}, outcome.faults
-        outcome = loaded(service.url, 120, lambda: replicas(1, 90), rate=4)
+        outcome = search_during(service.url, 90, lambda: replicas(2, 40), rate=300, k=300)
+        assert outcome.failures == 0 and set(outcome.statuses) <= {200, 429}, outcome.faults
+        outcome = search_during(service.url, 120, lambda: replicas(1, 90), rate=4)
         assert outcome.statuses.keys() == {200}, outcome.faults

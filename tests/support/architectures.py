@@ -1,4 +1,4 @@
-"""Random encoders of 32 dimensions in three architectures, which read at most 128 tokens: made on the spot."""
+"""Random encoders of 32 dimensions in three architectures; each reads at most 128 tokens."""
 
 from pathlib import Path
 
@@ -9,8 +9,8 @@ from tests.support.tiny import WORDS, tiny_bert
 ARCHITECTURES = ["bert", "modernbert", "longformer"]
 
 
-def word_tokenizer(folder: Path) -> None:
-    """[CLS] words [SEP], for architectures that have no tokenizer class of their own here."""
+def save_word_tokenizer(folder: Path) -> None:
+    """Save a tokenizer for `[CLS] words [SEP]`, for the architectures other than BERT."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
@@ -23,7 +23,7 @@ def word_tokenizer(folder: Path) -> None:
     ).save_pretrained(folder)
 
 
-def build(name: str, folder: Path) -> Path:
+def build_encoder(name: str, folder: Path) -> Path:
     """Save a random encoder of 32 dimensions."""
     if name == "bert":
         return tiny_bert(folder)
@@ -39,5 +39,5 @@ def build(name: str, folder: Path) -> Path:
     else:
         model = LongformerModel(LongformerConfig(**size, max_position_embeddings=129, attention_window=8))
     model.save_pretrained(folder)
-    word_tokenizer(folder)
+    save_word_tokenizer(folder)
     return folder

@@ -1,8 +1,8 @@
-"""What the processes of a cluster set before they work."""
+"""What the processes of a test cluster set before they work."""
 
 from retreever.cluster import launch_training
 
 
-def look_often():
-    """An elastic run looks every 2 s whether it can grow."""
-    launch_training.RESIZE_S = 2.0
+def resize_often():
+    """Let an elastic run check every 2 s whether it can grow."""
+    launch_training.RESIZE_INTERVAL_S = 2.0

@@ -1,4 +1,4 @@
-"""The service as it runs, on Ray in a process of its own: Ray reads its settings when it is first imported.
+"""The whole service on Ray, in a process of its own: Ray reads its settings at its first import.
 
 `python -m tests.support.ray_service WORKSPACE PORT SETTINGS` serves until its input ends.
 """
@@ -26,7 +26,7 @@ def free_port():
 
 @dataclass(frozen=True)
 class Service:
-    """A service that runs.
+    """A running service.
 
     Attributes:
         process: its driver, whose children Ray's processes are.
@@ -36,7 +36,7 @@ class Service:
     process: psutil.Process
 
     def replicas(self, kind):
-        """Processes of a deployment's replicas."""
+        """The processes of a deployment's replicas."""
         found = []
         for process in self.process.children(recursive=True):
             with suppress(psutil.Error):
@@ -45,8 +45,8 @@ class Service:
                     found.append(process)
         return found
 
-    def encoding(self):
-        """Processes that encode: each has a fork server for its parent, and is of the session of this service."""
+    def encoders(self):
+        """The encoding processes: children of a fork server, in the session of this service."""
         found, session = [], os.getsid(self.process.pid)
         for process in psutil.process_iter():
             with suppress(psutil.Error, ProcessLookupError):
@@ -56,8 +56,8 @@ class Service:
         return found
 
     def kill(self):
-        """End everything at once with signal 9."""
-        everything = [self.process, *self.process.children(recursive=True), *self.encoding()]
+        """Kill all processes with signal 9."""
+        everything = [self.process, *self.process.children(recursive=True), *self.encoders()]
         for process in everything:
             with suppress(psutil.Error):
                 process.kill()
@@ -66,7 +66,7 @@ class Service:
 
 @contextmanager
 def running(workspace, log, **settings):
-    """A service with these arguments; it ends with the block, or is killed where the block fails."""
+    """Run a service with these settings; it ends with the block, or is killed if the block fails."""
     command = [sys.executable, "-m", __name__, str(workspace.root), str(free_port()), json.dumps(settings)]
     own = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     own["RETREEVER_WRITE_TOKEN"] = TOKEN
@@ -92,14 +92,14 @@ def main(root, port, settings):
     from retreever.system.workspace import Workspace
 
     workspace = Workspace.at(Path(root))
-    environment.prepare(workspace)
-    from retreever.cluster.ray_runtime import cluster
-    from retreever.service.app import start
-    from retreever.service.settings import AppArguments
+    environment.prepare_environment(workspace)
+    from retreever.cluster.ray_runtime import join_cluster
+    from retreever.service.app import start_service
+    from retreever.service.settings import ServiceSettings
 
-    arguments = AppArguments(**{"workspace": root, "threads": 1, "poll_s": 0.5, **json.loads(settings)})
-    with cluster(workspace, cpus=2, serving=True):
-        sys.stdout.write(start(arguments, port=int(port)) + "\n")
+    arguments = ServiceSettings(**{"workspace": root, "threads": 1, "poll_s": 0.5, **json.loads(settings)})
+    with join_cluster(workspace, cpus=2, serving=True):
+        sys.stdout.write(start_service(arguments, port=int(port)) + "\n")
         sys.stdout.flush()
         sys.stdin.read()
 

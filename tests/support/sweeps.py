@@ -1,4 +1,4 @@
-"""Sweeps as processes of their own, to be interrupted and killed."""
+"""Sweeps in their own processes, which tests interrupt and kill."""
 
 import os
 import subprocess
@@ -7,7 +7,7 @@ import time
 
 
 def start(file, workspace):
-    """`jobs.sweep FILE` in a process group of its own, its streams piped."""
+    """Start `jobs.sweep FILE` in its own process group, with its streams piped."""
     command = [sys.executable, "-m", "jobs.sweep", str(file), "--workspace", str(workspace.root), "--json"]
     environ = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "PYTEST"))}
     return subprocess.Popen(
@@ -16,10 +16,10 @@ def start(file, workspace):
 
 
 def wait_until(found, seconds, process=None):
-    """What `found` returns, once it is true; the process must live meanwhile."""
+    """Call `found` until it returns something true, and return that; the process must not end meanwhile."""
     for _ in range(seconds * 10):
         if result := found():
             return result
         assert process is None or process.poll() is None, process.stderr.read()
         time.sleep(0.1)
-    raise AssertionError("it did not come to that in time")
+    raise AssertionError(f"not true within {seconds} s")

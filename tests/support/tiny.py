@@ -1,4 +1,4 @@
-"""A BERT of 32 dimensions with random weights, and a data set it can tell apart: made on the spot, in a second."""
+"""A BERT of 32 dimensions with random weights, and a data set whose texts it distinguishes; built in a second."""
 
 import json
 from pathlib import Path
@@ -35,7 +35,7 @@ def tiny_bert(folder: Path) -> Path:
 
 
 def tiny_dataset(pairs: int = 300, seed: int = 0) -> RetrievalDataset:
-    """Passages of random words; the query of each is some of its words. 60 % train, 20 % dev, 20 % test."""
+    """Passages of random words, each with a query of six of its words. 60 % train, 20 % dev, 20 % test."""
     draw = np.random.default_rng(seed)
     texts = [" ".join(draw.choice(WORDS, 12, replace=False)) for _ in range(pairs)]
     corpus = tuple(Passage(f"p{i:04d}", text, metadata={"half": i % 2}) for i, text in enumerate(texts))
@@ -72,7 +72,7 @@ def tiny_config(encoder: Path, **overrides: object) -> Config:
 
 
 def encoded(folder: Path, encoder: EncoderConfig) -> EncodedDataset:
-    """The tiny data set, encoded into a store under `folder`, with tokens, for every split function."""
+    """The tiny data set, encoded with tokens, for every split function, into a store below `folder`."""
     return encode_dataset(tiny_dataset(), encoder.model_copy(update={"tokens": True}), folder / "encodings")
 
 

@@ -1,7 +1,7 @@
-"""Training by several gloo workers, started without Ray: each in a process of its own, in double precision.
+"""Training by several gloo workers in double precision, one process each, started without Ray.
 
-Rounding differs between one worker and many, and Adam blows it up where a gradient is near zero. In double precision
-what is left of it is far below what wrong mathematics would show.
+Rounding differs between one worker and many, and Adam amplifies it where a gradient is near zero. In double precision
+the remaining difference is far below the effect of a mistake in the mathematics.
 """
 
 from collections.abc import Iterator
@@ -15,24 +15,25 @@ import torch.multiprocessing as mp
 from torch import Tensor
 
 from retreever.config import Config
-from retreever.encoding.encoding_store import EncodedDataset, Encodings
+from retreever.encoding.encoding_store import EncodedDataset
+from retreever.encoding.text_encodings import Encodings
 from retreever.training import training_loop
 
 
 class Doubles(Encodings):
-    """Encodings of an entry of the store, in double precision."""
+    """Encodings of the store in double precision."""
 
     def batch(
         self, rows: np.ndarray, tokens: bool = False, dtype: torch.dtype = torch.float64
     ) -> tuple[Tensor, Tensor | None]:
-        """As of the store; `dtype` is not looked at."""
+        """As the store's `batch`, in double precision; `dtype` is ignored."""
         x, mask = super().batch(rows, tokens)
         return x.double(), mask
 
 
 @contextmanager
 def doubles() -> Iterator[None]:
-    """New tensors and modules are made in double precision."""
+    """Create new tensors and modules in double precision during the body."""
     torch.set_default_dtype(torch.float64)
     try:
         yield
@@ -48,7 +49,7 @@ def train_alone(config: Config, data: EncodedDataset, folder: Path) -> None:
 
 
 def train_together(workers: int, jobs: dict[str, Config], data: EncodedDataset, folder: Path) -> None:
-    """Train every job in `folder/NAME`, one after the other, by the same group of workers."""
+    """Train every job in `folder/NAME`, one after the other, with one group of workers."""
     mp.spawn(_work, (workers, jobs, data, folder), nprocs=workers)
 
 

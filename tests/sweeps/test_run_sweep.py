@@ -9,10 +9,10 @@ import psutil
 import pytest
 import ray
 
-from retreever.cluster.launch_training import train
-from retreever.cluster.ray_runtime import cluster
+from retreever.cluster.launch_training import train_run
+from retreever.cluster.ray_runtime import join_cluster
 from retreever.errors import ConfigError, TrainingError
-from retreever.sweeps.run_sweep import sweep
+from retreever.sweeps.run_sweep import run_sweep
 from retreever.sweeps.space_grammar import AshaConfig, Budget, SearchSpace
 from retreever.system.files import read_json
 from retreever.tracking.tracker import Tracker
@@ -29,7 +29,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def ray_cluster(workspace):
-    with cluster(workspace, cpus=2, dashboard=True):  # as `sweep` starts one for trials of many workers
+    with join_cluster(workspace, cpus=2, dashboard=True):  # as `run_sweep` does for trials of several workers
         yield
 
 
@@ -41,30 +41,30 @@ def grid(workspace, name, **grids):
     return SearchSpace(name=name, config=settings, asha=AshaConfig(grace=1, reduction=2))
 
 
-def test_a_sweep_stops_the_weak_nests_all_and_is_not_run_twice(workspace, ray_cluster):
+def test_a_sweep_stops_weak_trials_nests_all_runs_and_does_not_run_twice(workspace, ray_cluster):
     space = grid(workspace, "both", tree__depth=[4, 2], tree__split=["linear", "mlp"])
     events = []
-    result = sweep(space, workspace, watch=events.append)
+    result = run_sweep(space, workspace, watch=events.append)
     assert {o.status for o in result.outcomes} == {"finished", "stopped"}
     assert result.best.best["ndcg_at_10"] == max(o.best["ndcg_at_10"] for o in result.outcomes)
     tracker = Tracker.of(workspace)
-    children = {run.info.run_id: run for run in tracker.children(result.parent)}
+    children = {run.info.run_id: run for run in tracker.list_children(result.parent)}
     assert set(children) == {o.run_id for o in result.outcomes} and len(children) == 4
     ends = {"finished": "FINISHED", "stopped": "KILLED"}
     assert all(children[o.run_id].info.status == ends[o.status] for o in result.outcomes)
     history = tracker.client.get_metric_history(result.best.run_id, "ndcg_at_10/level_04")
     assert [point.step for point in history] == [10, 20, 30]
     assert {file.path for file in tracker.client.list_artifacts(result.parent)} >= {"trials.csv", "trials.png"}
-    assert tracker.run(result.parent).info.status == "FINISHED"
+    assert tracker.get_run(result.parent).info.status == "FINISHED"
 
     events.clear()
-    again = sweep(space, workspace, watch=events.append)
+    again = run_sweep(space, workspace, watch=events.append)
     assert not events and [o.key for o in again.outcomes] == [o.key for o in result.outcomes]
-    assert len(tracker.children(again.parent)) == 4
+    assert len(tracker.list_children(again.parent)) == 4
 
 
-def test_trials_that_fail_are_named_with_their_reason_and_the_others_go_on(workspace, ray_cluster):
-    """One is fine, the loss of one is no number, one raises, the process of one is killed."""
+def test_failed_trials_are_named_with_their_reason_and_the_others_run(workspace, ray_cluster):
+    """One trial finishes, one gets a loss that is NaN, one raises, and one loses its process."""
     settings = tiny.tiny_config(workspace.root / "bert").model_dump(mode="json")
     settings["train"] |= {
         "steps": {"grid": [30, 31, 32, 9000]},
@@ -72,7 +72,7 @@ def test_trials_that_fail_are_named_with_their_reason_and_the_others_go_on(works
     }
     settings["data"]["max_pairs"] = {"grid": [1], "when": {"train.steps": 32}}
     space = SearchSpace(name="broken", scheduler="none", config={"train": settings.pop("train"), **settings})
-    result = sweep(space, workspace, watch=kill_the_process_of("steps=9000"))
+    result = run_sweep(space, workspace, watch=kill_the_process_of("steps=9000"))
     found = {o.varied["train.steps"]: o for o in result.outcomes}
     assert {steps: o.status for steps, o in found.items()} == {
         30: "finished", 31: "failed", 32: "failed", 9000: "failed"
@@ -82,17 +82,17 @@ def test_trials_that_fail_are_named_with_their_reason_and_the_others_go_on(works
     assert "killed" in str(found[9000].error) and "memory" in str(found[9000].error)
     tracker = Tracker.of(workspace)
     for outcome in found.values():
-        run = tracker.run(outcome.run_id)
+        run = tracker.get_run(outcome.run_id)
         assert run.info.status == ("FINISHED" if outcome.status == "finished" else "FAILED")
         assert (outcome.error or "") == run.data.tags.get("error", "") and run.data.tags["status"] == outcome.status
-    traceback = tracker.run(found[31].run_id).data.tags["traceback"]
-    assert "training.py" in traceback and "\x1b" not in traceback
+    traceback = tracker.get_run(found[31].run_id).data.tags["traceback"]
+    assert "training_loop.py" in traceback and "\x1b" not in traceback
     table = (result.folder / "trials.csv").read_text()
     assert all(str(found[steps].error) in table.replace('""', '"') for steps in (31, 9000))
 
 
 def kill_the_process_of(label):
-    """What the kernel does where memory is short, to every trial's process, once the trial named is under way."""
+    """A callback that kills every trial's process, as the kernel does when memory is short, once a trial runs."""
 
     def watch(event):
         if label in event.trial and event.status == "running":
@@ -107,18 +107,18 @@ def kill_the_process_of(label):
 @pytest.mark.slow
 def test_trials_of_two_workers_are_train_runs_that_the_scheduler_can_stop(workspace, ray_cluster):
     space = grid(workspace, "wide", tree__depth=[4, 1]).model_copy(update={"workers": 2})
-    result = sweep(space, workspace)
+    result = run_sweep(space, workspace)
     assert [o.status for o in result.outcomes] == ["finished", "stopped"], result.outcomes
     assert result.configs[result.best.key].tree.depth == 4
     tracker = Tracker.of(workspace)
-    children = {run.info.run_id: run.info.status for run in tracker.children(result.parent)}
+    children = {run.info.run_id: run.info.status for run in tracker.list_children(result.parent)}
     assert children == {o.run_id: {"finished": "FINISHED", "stopped": "KILLED"}[o.status] for o in result.outcomes}
     for outcome in result.outcomes:
         history = tracker.client.get_metric_history(outcome.run_id, "ndcg_at_10")
         assert [point.step for point in history] == [10, 20, 30][: len(history)]
     assert (result.folder / "trials" / result.best.key / "model" / "model.json").is_file()
     deadline = time.monotonic() + 30
-    while ray.available_resources().get("CPU") != 2:  # nothing of a stopped trial holds the cluster
+    while ray.available_resources().get("CPU") != 2:  # a stopped trial must release its CPUs
         assert time.monotonic() < deadline, ray.available_resources()
         time.sleep(0.2)
 
@@ -127,7 +127,7 @@ def test_trials_of_two_workers_are_train_runs_that_the_scheduler_can_stop(worksp
 def test_the_median_rule_stops_a_trial_that_learns_nothing(workspace, ray_cluster):
     space = grid(workspace, "median", train__lr=[0.05, 0.04, 0.03, 0.02, 1e-7])
     space = space.model_copy(update={"scheduler": "median"})
-    found = {o.varied["train.lr"]: o.status for o in sweep(space, workspace).outcomes}
+    found = {o.varied["train.lr"]: o.status for o in run_sweep(space, workspace).outcomes}
     assert found.pop(1e-7) == "stopped" and "finished" in found.values()
 
 
@@ -136,44 +136,44 @@ def test_a_spent_budget_of_minutes_starts_no_trial_and_the_same_command_goes_on(
     space = grid(workspace, "budget", train__seed=[0, 1, 2, 3, 4, 5], train__steps=[300])
     space = space.model_copy(update={"scheduler": "none", "budget": Budget(minutes=0.02)})
     tracker, calls = Tracker.of(workspace), []
-    while not calls or (calls[-1].spent and len(calls) < 12):
-        calls.append(sweep(space, workspace))
+    while not calls or (calls[-1].is_budget_spent and len(calls) < 12):
+        calls.append(run_sweep(space, workspace))
         assert {o.status for o in calls[-1].outcomes} <= {"finished"}
-        assert tracker.run(calls[-1].parent).info.status == "FINISHED"
-    assert calls[0].spent and len(calls[0].outcomes) < 6
-    assert not calls[-1].spent and [o.status for o in calls[-1].outcomes] == ["finished"] * 6
-    assert len(tracker.children(calls[-1].parent)) == 6 and len({call.parent for call in calls}) == 1
+        assert tracker.get_run(calls[-1].parent).info.status == "FINISHED"
+    assert calls[0].is_budget_spent and len(calls[0].outcomes) < 6
+    assert not calls[-1].is_budget_spent and [o.status for o in calls[-1].outcomes] == ["finished"] * 6
+    assert len(tracker.list_children(calls[-1].parent)) == 6 and len({call.parent for call in calls}) == 1
 
 
 def test_a_sweep_that_can_never_start_is_an_error(workspace, ray_cluster):
     space = grid(workspace, "huge", tree__depth=[2]).model_copy(update={"workers": 64})
     with pytest.raises(ConfigError, match="a trial needs 64 CPUs"):
-        sweep(space, workspace)
+        run_sweep(space, workspace)
 
 
 def test_two_workers_train_the_same_tree_as_one(workspace, ray_cluster):
     config = tiny.tiny_config(workspace.root / "bert", train__input_dropout=0.0)
-    one, _ = train(config, workspace, "one", workers=1)
-    two, run_id = train(config, workspace, "two", workers=2)
+    one, _ = train_run(config, workspace, "one", workers=1)
+    two, run_id = train_run(config, workspace, "two", workers=2)
     losses = [[figures["loss"] for figures in result.history] for result in (one, two)]
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
     assert two.best["ndcg_at_10"] == pytest.approx(one.best["ndcg_at_10"], abs=1e-3)
-    assert Tracker.of(workspace).run(run_id).info.status == "FINISHED"
+    assert Tracker.of(workspace).get_run(run_id).info.status == "FINISHED"
 
 
 def test_a_worker_s_own_error_is_what_the_caller_sees(workspace, ray_cluster):
     config = tiny.tiny_config(workspace.root / "bert", train__lr=1e30)
     with pytest.raises(TrainingError, match="loss is nan"):
-        train(config, workspace, "fails", workers=2)
+        train_run(config, workspace, "fails", workers=2)
 
 
 def test_a_run_name_is_not_given_to_another_configuration(workspace):
-    train(tiny.tiny_config(workspace.root / "bert", train__steps=10), workspace, "taken")
+    train_run(tiny.tiny_config(workspace.root / "bert", train__steps=10), workspace, "taken")
     with pytest.raises(ConfigError, match="run taken: is taken by another configuration"):
-        train(tiny.tiny_config(workspace.root / "bert", train__steps=20), workspace, "taken")
+        train_run(tiny.tiny_config(workspace.root / "bert", train__steps=20), workspace, "taken")
 
 
-def test_ctrl_c_keeps_what_is_finished_and_leaves_nothing_running(workspace, tmp_path):
+def test_ctrl_c_keeps_finished_trials_and_leaves_nothing_running(workspace, tmp_path):
     settings = tiny.tiny_config(workspace.root / "bert", train__steps=4000, train__eval_every=400)
     plain = settings.model_dump(mode="json")
     plain["train"]["steps"] = {"grid": [20, 4000, 4001, 4002]}
@@ -189,10 +189,10 @@ def test_ctrl_c_keeps_what_is_finished_and_leaves_nothing_running(workspace, tmp
         process.kill()
     assert process.returncode == 130, errors
     parent = read_json(folder / "sweep.json")["parent"]
-    children = Tracker.of(workspace).children(parent)
-    assert len(children) in (2, 3)  # two at a time, one of them done; what never began has no run
+    children = Tracker.of(workspace).list_children(parent)
+    assert len(children) in (2, 3)  # two at a time, one of them finished; trials that never began have no run
     assert sorted(run.info.status for run in children) == ["FINISHED", "KILLED", "KILLED"][: len(children)]
-    assert Tracker.of(workspace).run(parent).info.status == "KILLED"
+    assert Tracker.of(workspace).get_run(parent).info.status == "KILLED"
 
 
 def one_ended_one_begun(workspace):

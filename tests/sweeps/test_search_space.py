@@ -19,27 +19,27 @@ def written(folder, text):
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
-def test_every_shipped_space_is_valid_and_says_what_it_asks_and_costs(path):
-    space = spaces.load(path)
-    trials = spaces.trials(space) if space.search != "optuna" else spaces.edges(space)
+def test_every_shipped_space_is_valid_and_names_its_question_and_cost(path):
+    space = spaces.load_space(path)
+    trials = spaces.list_trials(space) if space.search != "optuna" else spaces.list_corner_trials(space)
     header = path.read_text().split("\nname:")[0]
     assert "# Question:" in header and "# Cost:" in header
-    assert re.search(rf"# Trials: .*\b{spaces.size(space)}\b", header), spaces.size(space)
+    assert re.search(rf"# Trials: .*\b{spaces.count_trials(space)}\b", header), spaces.count_trials(space)
     assert len({trial.key for trial in trials}) == len(trials)
     assert spaces.final_config(space, trials[0].config).train.steps >= trials[0].config.train.steps
 
 
 def test_the_demo_varies_what_the_paper_ablates():
-    trials = spaces.trials(spaces.load(Path("search_spaces/demo.yaml")))
+    trials = spaces.list_trials(spaces.load_space(Path("search_spaces/demo.yaml")))
     assert len(trials) >= 8
     assert {"tree.depth", "tree.split", "depth.scheduler", "loss.negatives"} <= set(trials[0].varied)
 
 
 def test_a_grid_is_a_product_in_the_order_of_the_file(tmp_path):
-    space = spaces.load(
+    space = spaces.load_space(
         written(tmp_path, "name: t\nconfig: {tree: {depth: {grid: [3, 4]}}, train: {seed: {grid: [0, 1]}, steps: 7}}")
     )
-    trials = spaces.trials(space)
+    trials = spaces.list_trials(space)
     assert [(t.varied["tree.depth"], t.varied["train.seed"]) for t in trials] == [(3, 0), (3, 1), (4, 0), (4, 1)]
     assert all(t.config.train.steps == 7 for t in trials)
     assert trials[1].label == "depth=3 seed=1"
@@ -48,7 +48,7 @@ def test_a_grid_is_a_product_in_the_order_of_the_file(tmp_path):
 def test_faults_of_all_trials_are_reported_once_each(tmp_path):
     file = written(tmp_path, "name: t\nconfig: {tree: {depth: {grid: [3, 0]}, split: {grid: [linear, tree]}, deep: 1}}")
     with pytest.raises(ConfigError) as caught:
-        spaces.load(file)
+        spaces.load_space(file)
     text = str(caught.value)
     assert "tree.deep: no such setting; did you mean tree.depth?" in text
     assert "tree.depth" in text and "got 0" in text
@@ -94,35 +94,37 @@ def test_faults_of_all_trials_are_reported_once_each(tmp_path):
 )
 def test_broken_spaces_name_the_fault(tmp_path, text, fault):
     with pytest.raises(ConfigError) as caught:
-        spaces.load(written(tmp_path, text))
+        spaces.load_space(written(tmp_path, text))
     assert fault in str(caught.value)
 
 
 def test_overrides_fix_a_setting_for_all_trials(tmp_path):
     file = written(tmp_path, "name: t\nconfig: {tree: {depth: {grid: [3, 4]}}}")
-    assert len(spaces.trials(spaces.load(file, {"tree.depth": 5}))) == 1
+    assert len(spaces.list_trials(spaces.load_space(file, {"tree.depth": 5}))) == 1
     with pytest.raises(ConfigError, match=r"tree\.deph: no such setting"):
-        spaces.load(file, {"tree.deph": 5})
+        spaces.load_space(file, {"tree.deph": 5})
 
 
 def test_the_digest_ignores_the_final_training_only(tmp_path):
-    one = spaces.load(written(tmp_path, "name: t\nfinal: {train: {steps: 9}}"))
-    two = spaces.load(written(tmp_path, "name: t\nfinal: {train: {steps: 10}}"))
-    three = spaces.load(written(tmp_path, "name: t\nconfig: {train: {steps: 10}}"))
+    one = spaces.load_space(written(tmp_path, "name: t\nfinal: {train: {steps: 9}}"))
+    two = spaces.load_space(written(tmp_path, "name: t\nfinal: {train: {steps: 10}}"))
+    three = spaces.load_space(written(tmp_path, "name: t\nconfig: {train: {steps: 10}}"))
     assert spaces.space_digest(one) == spaces.space_digest(two) != spaces.space_digest(three)
 
 
 def test_a_condition_varies_a_setting_only_where_it_matters(tmp_path):
     text = "name: t\nconfig: {tree: {split: {grid: [linear, mlp]}, hidden: {grid: [8, 16], when: {tree.split: mlp}}}}"
-    trials = spaces.trials(spaces.load(written(tmp_path, text)))
+    trials = spaces.list_trials(spaces.load_space(written(tmp_path, text)))
     assert [trial.label for trial in trials] == ["split=linear", "split=mlp hidden=8", "split=mlp hidden=16"]
     assert trials[0].config.tree.hidden == Config().tree.hidden
 
 
 def test_every_point_is_run_with_every_seed(tmp_path):
-    trials = spaces.trials(spaces.load(written(tmp_path, "name: t\nseeds: 2\nconfig: {tree: {depth: {grid: [3, 4]}}}")))
+    trials = spaces.list_trials(
+        spaces.load_space(written(tmp_path, "name: t\nseeds: 2\nconfig: {tree: {depth: {grid: [3, 4]}}}"))
+    )
     assert [(t.config.tree.depth, t.config.train.seed) for t in trials] == [(3, 0), (3, 1), (4, 0), (4, 1)]
-    chosen = spaces.trials(spaces.load(written(tmp_path, "name: t\nseeds: [7, 9]")))
+    chosen = spaces.list_trials(spaces.load_space(written(tmp_path, "name: t\nseeds: [7, 9]")))
     assert [t.config.train.seed for t in chosen] == [7, 9]
 
 
@@ -137,10 +139,10 @@ config:
 """
 
 
-def test_random_points_lie_in_their_ranges_and_a_larger_budget_keeps_them(tmp_path):
-    few = spaces.trials(spaces.load(written(tmp_path, RANDOM.replace("TRIALS", "6"))))
-    space = spaces.load(written(tmp_path, RANDOM.replace("TRIALS", "30")))
-    many = spaces.trials(space)
+def test_random_points_are_in_their_ranges_and_a_larger_budget_keeps_them(tmp_path):
+    few = spaces.list_trials(spaces.load_space(written(tmp_path, RANDOM.replace("TRIALS", "6"))))
+    space = spaces.load_space(written(tmp_path, RANDOM.replace("TRIALS", "30")))
+    many = spaces.list_trials(space)
     assert len(few) == 12 and len(many) == 60  # each point with both similarities
     assert [trial.key for trial in few] == [trial.key for trial in many[:12]]
     assert {trial.config.tree.depth for trial in many} == {2, 3, 4, 5}
@@ -159,12 +161,12 @@ def test_random_points_lie_in_their_ranges_and_a_larger_budget_keeps_them(tmp_pa
         ("loss: {negatives: {int: [4, 64]}}, train: {batch_size: {int: [64, 128]}}", "loss.negatives: 64 in-batch"),
     ],
 )
-def test_an_end_that_builds_no_valid_configuration_is_a_fault_before_the_start(tmp_path, search, domain, fault):
+def test_an_end_without_a_valid_configuration_is_a_fault_before_the_start(tmp_path, search, domain, fault):
     text = f"name: t\nsearch: {search}\nbudget: {{trials: 1}}\nseed: 1\nconfig: {{{domain}}}"
     with pytest.raises(ConfigError, match=fault):
-        spaces.load(written(tmp_path, text))
+        spaces.load_space(written(tmp_path, text))
 
 
 def test_a_budget_may_be_raised_without_a_new_sweep(tmp_path):
-    few, many = (spaces.load(written(tmp_path, RANDOM.replace("TRIALS", n))) for n in ("6", "30"))
+    few, many = (spaces.load_space(written(tmp_path, RANDOM.replace("TRIALS", n))) for n in ("6", "30"))
     assert spaces.space_digest(few) == spaces.space_digest(many)

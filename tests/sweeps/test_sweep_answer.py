@@ -1,4 +1,4 @@
-"""The answer to a space's question: who is best at which level, who cannot be told apart, each at its own best."""
+"""The answer to a space's question: which value is best at which level, and which differences are significant."""
 
 import csv
 
@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from retreever.config import Config
-from retreever.sweeps.sweep_answer import answer
-from retreever.sweeps.trial_outcome import Outcome, reason
+from retreever.sweeps.sweep_answer import write_answer
+from retreever.sweeps.trial_outcome import TrialOutcome, extract_reason
 
 LEVELS = (4, 6)
 
@@ -23,7 +23,7 @@ def trial(folder, scores, *, failed=False, **varied):
     settings = {name.replace("__", "."): value for name, value in varied.items()}
     config = Config().with_overrides({"tree.depth": 6, **settings})
     if failed:
-        return Outcome(config.digest, settings, "failed", "run", {}, "TrainingError: loss is nan"), config
+        return TrialOutcome(config.digest, settings, "failed", "run", {}, "TrainingError: loss is nan"), config
     columns = {f"ndcg_at_10/level_{level:02d}": scores * (1.0 if level == 6 else 0.5) for level in LEVELS}
     place = folder / "trials" / config.digest
     place.mkdir(parents=True)
@@ -34,11 +34,11 @@ def trial(folder, scores, *, failed=False, **varied):
     best = {name: float(values.mean()) for name, values in columns.items()}
     routing = {"health/effective_leaves": 20.0, "health/top_leaf_probability": 0.3, "health/empty_leaves": 1.0}
     best |= {"ndcg_at_10": float(scores.mean()), "recall_at_100": 0.7, **routing}
-    return Outcome(config.digest, settings, "finished", "run", best), config
+    return TrialOutcome(config.digest, settings, "finished", "run", best), config
 
 
-def told(folder, about, trials):
-    answer(folder, about, [o for o, _ in trials], {o.key: config for o, config in trials})
+def answer_of(folder, about, trials):
+    write_answer(folder, about, [o for o, _ in trials], {o.key: config for o, config in trials})
     return (folder / "answer.md").read_text()
 
 
@@ -47,8 +47,8 @@ def scores():
     return np.random.default_rng(0).uniform(0.2, 0.8, 200)
 
 
-def test_the_order_at_every_level_and_who_cannot_be_told_apart(tmp_path, scores):
-    text = told(
+def test_the_order_at_every_level_and_its_significance(tmp_path, scores):
+    text = answer_of(
         tmp_path,
         "depth.scheduler",
         [
@@ -60,14 +60,14 @@ def test_the_order_at_every_level_and_who_cannot_be_told_apart(tmp_path, scores)
     (line,) = [line for line in text.splitlines() if line.startswith("- 64 dimensions")]
     assert line.index("all_levels") < line.index("constant") < line.index("random_square")
     same, behind = line.split("constant")[1].split("random_square")
-    assert "not told apart" in same and "not told apart" not in behind
+    assert "not significant" in same and "not significant" not in behind
     assert "(0.100 behind [0.09" in behind
     assert "- 16 dimensions" in text and "over 200 queries and 1 seed:" in text
     assert "| all_levels | 0." in text and (tmp_path / "answer.png").is_file()
 
 
-def test_each_value_stands_at_its_own_best(tmp_path, scores):
-    text = told(
+def test_each_value_is_judged_with_its_best_settings(tmp_path, scores):
+    text = answer_of(
         tmp_path,
         "tree.split",
         [
@@ -76,11 +76,11 @@ def test_each_value_stands_at_its_own_best(tmp_path, scores):
             trial(tmp_path, scores, tree__split="linear", train__lr=0.1),
         ],
     )
-    assert "each at the best of what else varies: mlp with lr=0.01; linear with lr=0.1" in text
+    assert "each with the other settings at their best: mlp with lr=0.01; linear with lr=0.1" in text
 
 
 def test_seeds_are_averaged_and_their_spread_is_shown(tmp_path, scores):
-    text = told(
+    text = answer_of(
         tmp_path,
         "tree.split",
         [
@@ -99,13 +99,13 @@ def test_what_failed_is_named(tmp_path, scores):
         trial(tmp_path, scores, tree__split="mlp"),
         trial(tmp_path, scores, failed=True, tree__split="linear"),
     )
-    assert "Failed: linear: TrainingError: loss is nan" in told(tmp_path, "tree.split", [fine, broken])
-    assert "no trial finished" in told(tmp_path, "tree.split", [broken])
+    assert "Failed: linear: TrainingError: loss is nan" in answer_of(tmp_path, "tree.split", [fine, broken])
+    assert "no trial finished" in answer_of(tmp_path, "tree.split", [broken])
 
 
 def test_a_negative_count_of_none_is_called_all(tmp_path, scores):
     trials = [trial(tmp_path, shifted(scores, n / 1000, seed=n), loss__negatives=n or None) for n in (0, 4, 64)]
-    assert "all 0." in told(tmp_path, "loss.negatives", trials)
+    assert "all 0." in answer_of(tmp_path, "loss.negatives", trials)
 
 
 @pytest.mark.parametrize(
@@ -118,4 +118,4 @@ def test_a_negative_count_of_none_is_called_all(tmp_path, scores):
     ],
 )
 def test_the_reason_of_a_failure_is_one_line(traceback, says):
-    assert says in reason(traceback) and "\n" not in reason(traceback)
+    assert says in extract_reason(traceback) and "\n" not in extract_reason(traceback)

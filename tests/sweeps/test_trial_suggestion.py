@@ -1,13 +1,13 @@
-"""Which trial comes next: lists keep their order, Optuna learns from what it is told, an interrupt loses nothing."""
+"""Which trial comes next: lists keep their order, Optuna learns from ended trials, an interrupt loses nothing."""
 
 import pytest
 
 from retreever.config import Config
 from retreever.sweeps import search_space as spaces
 from retreever.sweeps.domains import Domain
-from retreever.sweeps.search_space import Trial
+from retreever.sweeps.search_space import SweepTrial
 from retreever.sweeps.space_grammar import SearchSpace
-from retreever.sweeps.trial_suggestion import End, importances, pareto, search
+from retreever.sweeps.trial_suggestion import TrialEnd, compute_importances, create_search, find_pareto_points
 
 
 def optuna_space(trials=12, **settings):
@@ -26,15 +26,15 @@ def optuna_space(trials=12, **settings):
 
 
 def quality(trial):
-    """The larger the deeper the tree; best at a learning rate of 0.01."""
+    """Grows with the depth of the tree; best at a learning rate of 0.01."""
     return trial.config.tree.depth / 10 - abs(trial.config.train.lr - 0.01)
 
 
-def drained(found, judge, most=1000):
-    """Hand out until there is no more, telling each end at once."""
+def drain(found, judge, most=1000):
+    """Take trials until none remains, telling the search each end at once."""
     ends = []
     while len(ends) < most and (trial := found.next()):
-        ends.append(End(trial, "finished", judge(trial)))
+        ends.append(TrialEnd(trial, "finished", judge(trial)))
         found.tell(ends[-1])
     return ends
 
@@ -47,62 +47,62 @@ def two(trial):
     return quality(trial), float(2**trial.config.tree.depth)
 
 
-def test_a_grid_gives_first_what_was_begun_and_never_what_has_ended():
+def test_a_grid_hands_out_interrupted_trials_first_and_ended_trials_never():
     space = SearchSpace.model_validate({"name": "t", "config": {"tree": {"depth": {"grid": [3, 4, 5, 6]}}}})
-    trials = spaces.trials(space)
-    found = search(space, [End(trials[1], "finished", (0.1,))], [trials[2]])
+    trials = spaces.list_trials(space)
+    found = create_search(space, [TrialEnd(trials[1], "finished", (0.1,))], [trials[2]])
     assert [found.next() for _ in range(4)] == [trials[2], trials[0], trials[3], None]
 
 
 def test_optuna_ends_with_its_budget_and_never_tries_a_point_twice():
-    ends = drained(search(optuna_space(25), [], []), one)
+    ends = drain(create_search(optuna_space(25), [], []), one)
     assert len(ends) == len({end.trial.key for end in ends}) == 25
 
 
-def test_optuna_seeks_where_it_was_told_that_it_is_good():
-    ends = drained(search(optuna_space(60), [], []), one)
+def test_optuna_suggests_better_points_later():
+    ends = drain(create_search(optuna_space(60), [], []), one)
     late = [quality(end.trial) for end in ends[40:]]
-    early = [quality(end.trial) for end in ends[:10]]  # TPE draws ten by chance before it models
+    early = [quality(end.trial) for end in ends[:10]]  # TPE draws ten at random before it models
     assert sum(late) / len(late) > sum(early) / len(early) + 0.03
 
 
 def test_the_first_points_are_the_same_for_the_same_seed_and_others_for_another():
-    firsts = [[search(optuna_space(seed=seed), [], []).next().key for _ in range(1)] for seed in (0, 0, 1)]
+    firsts = [[create_search(optuna_space(seed=seed), [], []).next().key for _ in range(1)] for seed in (0, 0, 1)]
     assert firsts[0] == firsts[1] != firsts[2]
 
 
-def test_a_search_made_anew_goes_on_with_what_is_left():
+def test_a_new_search_continues_with_the_remaining_trials():
     space = optuna_space(12)
-    first = search(space, [], [])
-    past = drained(first, one, most=5)
+    first = create_search(space, [], [])
+    past = drain(first, one, most=5)
     begun = first.next()
-    again = search(space, past, [begun])
+    again = create_search(space, past, [begun])
     assert again.next() == begun
-    rest = drained(again, one)
+    rest = drain(again, one)
     keys = {end.trial.key for end in [*past, *rest]} | {begun.key}
     assert len(rest) == 6 and len(keys) == 12
-    assert len(again.study.trials) >= 11  # the five of before are known to it
+    assert len(again.study.trials) >= 11  # it knows the five earlier ones
 
 
 def test_every_point_runs_with_every_seed_and_is_judged_by_their_mean():
-    found = search(optuna_space(3, seeds=2), [], [])
-    ends = drained(found, lambda trial: (quality(trial) + trial.config.train.seed,))
+    found = create_search(optuna_space(3, seeds=2), [], [])
+    ends = drain(found, lambda trial: (quality(trial) + trial.config.train.seed,))
     assert [end.trial.config.train.seed for end in ends] == [0, 1] * 3
     assert len(found.study.trials) == 3
     assert found.study.trials[0].value == pytest.approx(quality(ends[0].trial) + 0.5)
 
 
-def test_what_was_stopped_counts_as_pruned_and_what_failed_as_failed():
-    found = search(optuna_space(3), [], [])
+def test_stopped_points_count_as_pruned_and_failed_ones_as_failed():
+    found = create_search(optuna_space(3), [], [])
     for status, values in (("stopped", (0.1,)), ("failed", None), ("finished", (0.3,))):
-        found.tell(End(found.next(), status, values))
+        found.tell(TrialEnd(found.next(), status, values))
     assert [trial.state.name for trial in found.study.trials] == ["PRUNED", "FAIL", "COMPLETE"]
 
 
 def test_several_objectives_span_a_front():
     space = optuna_space(30, objectives=["ndcg_at_10", "bytes_per_document"])
-    ends = drained(search(space, [], []), two)
-    front = pareto([end.values for end in ends], space.objectives)
+    ends = drain(create_search(space, [], []), two)
+    front = find_pareto_points([end.values for end in ends], space.objectives)
     assert len(front) >= 3
     best = {}
     for end in ends:
@@ -110,7 +110,7 @@ def test_several_objectives_span_a_front():
     assert all(ends[i].values[0] == best[ends[i].values[1]] for i in front)
 
 
-def test_a_point_that_no_configuration_allows_is_asked_again():
+def test_a_point_that_no_configuration_allows_is_replaced():
     space = SearchSpace.model_validate(
         {
             "name": "t",
@@ -119,7 +119,7 @@ def test_a_point_that_no_configuration_allows_is_asked_again():
             "config": {"loss": {"negatives": {"int": [1, 60]}}, "train": {"batch_size": {"int": [2, 61]}}},
         }
     )
-    ends = drained(search(space, [], []), lambda trial: (0.5,))
+    ends = drain(create_search(space, [], []), lambda trial: (0.5,))
     assert len(ends) == 8
     assert all(end.trial.config.loss.negatives < end.trial.config.train.batch_size for end in ends)
 
@@ -130,7 +130,7 @@ def test_importances_find_what_matters():
     for d in depth.values:
         for rate in lr.values:
             varied = {"tree.depth": d, "train.lr": rate}
-            ends.append(End(Trial(varied, Config().with_overrides(varied)), "finished", (d / 10,)))
-    found = importances([depth, lr], ends)
+            ends.append(TrialEnd(SweepTrial(varied, Config().with_overrides(varied)), "finished", (d / 10,)))
+    found = compute_importances([depth, lr], ends)
     assert next(iter(found)) == "tree.depth" and found["tree.depth"] > 0.9
-    assert importances([depth, lr], ends[:3]) == {}
+    assert compute_importances([depth, lr], ends[:3]) == {}

@@ -1,4 +1,4 @@
-"""Freed memory is kept where the C library can: pages are not faulted in anew, and a user's own settings win."""
+"""Freed memory is kept where the C library can: no page faults again, and the user's own settings win."""
 
 import os
 import platform
@@ -7,14 +7,14 @@ import sys
 
 import pytest
 
-glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library keeps what it likes")
+glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has these options")
 
 FAULTS = """
 import resource
 import numpy as np
-from retreever.system.memory import keep_freed
+from retreever.system.memory import keep_freed_memory
 
-kept = {keep} and keep_freed()
+kept = {keep} and keep_freed_memory()
 faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for step in range(8):
     before = faults()
@@ -25,7 +25,7 @@ print(kept, faults() - before)
 
 
 def run(keep: bool, **environment: str) -> tuple[bool, int]:
-    """Whether freed memory is kept, and the pages that the last of some equal steps had to get."""
+    """Whether freed memory is kept, and the page faults of the last of some equal steps."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
     command = [sys.executable, "-c", FAULTS.format(keep=keep)]
     kept, faults = subprocess.check_output(command, text=True, env=clean | environment).split()
@@ -33,7 +33,7 @@ def run(keep: bool, **environment: str) -> tuple[bool, int]:
 
 
 @glibc
-def test_a_step_takes_the_memory_of_the_one_before():
+def test_a_step_reuses_the_memory_of_the_one_before():
     assert run(keep=True) == (True, pytest.approx(0, abs=100))
     assert run(keep=False)[1] > 1000
 

@@ -1,4 +1,4 @@
-"""With a real `mlflow server` on loopback the tests of tracking, runs and sweeps pass as they do with sqlite."""
+"""The tests of tracking, runs and sweeps also pass with a real `mlflow server` on loopback instead of sqlite."""
 
 import os
 import socket

@@ -1,4 +1,4 @@
-"""Checkpoints: the last two are kept, a damaged one is named and the one before it used, a kill loses nothing else."""
+"""Checkpoints: the last two are kept; the one before a damaged one is used; a kill costs one interval at most."""
 
 import pytest
 import torch
@@ -53,32 +53,35 @@ def same(ours, theirs):
     return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-def flip(path):
-    """Change the last byte of a file."""
+def flip_last_bit(path):
+    """Change the last bit of a file."""
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(bytes(content))
 
 
-def test_the_last_two_are_kept(tmp_path, config, data):
+def test_the_last_two_checkpoints_are_kept(tmp_path, config, data):
     training_loop.fit(config, data, tmp_path)
     assert steps(tmp_path) == ["step-00000030", "step-00000040"]
-    assert checkpoint.steps(tmp_path / "checkpoint") == 40 and checkpoint.steps(tmp_path / "nowhere") == 0
+    assert (
+        checkpoint.find_latest_step(tmp_path / "checkpoint") == 40
+        and checkpoint.find_latest_step(tmp_path / "nowhere") == 0
+    )
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json", "best/model.json"])
-def test_a_damaged_one_is_named_and_the_one_before_it_used(tmp_path, config, data, name):
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(tmp_path, config, data, name):
     training_loop.fit(config, data, tmp_path / "whole")
-    stop_after(3, config, data, tmp_path / "hurt")
-    flip(tmp_path / "hurt" / "checkpoint" / "step-00000030" / name)
+    stop_after(3, config, data, tmp_path / "damaged")
+    flip_last_bit(tmp_path / "damaged" / "checkpoint" / "step-00000030" / name)
     seen = []
-    training_loop.fit(config, data, tmp_path / "hurt", report=seen.append)
+    training_loop.fit(config, data, tmp_path / "damaged", report=seen.append)
     assert [report.step for report in seen] == [30, 40]
     for report in seen:
         (warning,) = [w for w in report.warnings if "damaged" in w]
         assert "step-00000030 set aside, went on from step 20" in warning and f"{name}: checksum differs" in warning
-    assert "step-00000030.damaged" in steps(tmp_path / "hurt")
-    assert same(last_model(tmp_path / "hurt"), last_model(tmp_path / "whole"))
+    assert "step-00000030.damaged" in steps(tmp_path / "damaged")
+    assert same(last_model(tmp_path / "damaged"), last_model(tmp_path / "whole"))
 
 
 def test_a_missing_file_is_damage_as_well(tmp_path, config, data):
@@ -92,7 +95,7 @@ def test_a_missing_file_is_damage_as_well(tmp_path, config, data):
 def test_where_all_are_damaged_all_are_named(tmp_path, config, data):
     stop_after(2, config, data, tmp_path)
     for step in ("step-00000010", "step-00000020"):
-        flip(tmp_path / "checkpoint" / step / "model.safetensors")
+        flip_last_bit(tmp_path / "checkpoint" / step / "model.safetensors")
     with pytest.raises(BundleError, match=r"no checkpoint is whole.*step-00000020.*step-00000010"):
         training_loop.fit(config, data, tmp_path)
 
@@ -103,19 +106,19 @@ def test_a_kill_while_one_is_written_leaves_the_one_before_it(tmp_path, config, 
     def killed(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(checkpoint, "seal", killed)
-    monkeypatch.setattr(files, "_remove", lambda path: None)  # a killed process tidies nothing
+    monkeypatch.setattr(checkpoint, "seal_folder", killed)
+    monkeypatch.setattr(files, "_remove", lambda path: None)  # a killed process removes nothing
     with pytest.raises(KeyboardInterrupt):
         training_loop.fit(config, data, tmp_path)
     monkeypatch.undo()
-    assert len(steps(tmp_path)) == 3  # two whole ones, and a part under another name
+    assert len(steps(tmp_path)) == 3  # two whole ones, and an unfinished one under another name
     seen = []
     training_loop.fit(config, data, tmp_path, report=seen.append)
     assert [report.step for report in seen] == [30, 40] and not any("damaged" in w for w in seen[0].warnings)
 
 
 @pytest.mark.parametrize("step", [3, 13, 20])
-def test_a_state_saved_between_two_validations_is_gone_on_from_to_the_bit(tmp_path, config, data, step):
+def test_a_run_resumes_to_the_bit_from_a_state_saved_between_two_validations(tmp_path, config, data, step):
     whole = training_loop.fit(config, data, tmp_path / "whole")
     written = []
 
@@ -125,14 +128,18 @@ def test_a_state_saved_between_two_validations_is_gone_on_from_to_the_bit(tmp_pa
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        list(training_loop.epochs(config, data, tmp_path / "cut", urgent=lambda done: done == step, saved=stop))
+        list(
+            training_loop.epochs(
+                config, data, tmp_path / "cut", must_save=lambda done: done == step, on_checkpoint=stop
+            )
+        )
     assert written[-1] == f"step-{step:08d}"
     cut = training_loop.fit(config, data, tmp_path / "cut")
     assert same(last_model(tmp_path / "cut"), last_model(tmp_path / "whole"))
     assert [f["loss"] for f in cut.history] == pytest.approx([f["loss"] for f in whole.history], rel=1e-6)
 
 
-def test_every_checkpoint_is_told_of_once(tmp_path, config, data):
+def test_every_checkpoint_is_reported_once(tmp_path, config, data):
     written = []
-    list(training_loop.epochs(config, data, tmp_path, urgent=lambda done: done == 15, saved=written.append))
+    list(training_loop.epochs(config, data, tmp_path, must_save=lambda done: done == 15, on_checkpoint=written.append))
     assert [path.name for path in written] == [f"step-{step:08d}" for step in (10, 15, 20, 30, 40)]

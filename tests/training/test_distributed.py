@@ -1,4 +1,4 @@
-"""Many workers train the model that one would: same global batch, same seed, same parameters."""
+"""Many workers train the same model as one: same global batch, same seed, same parameters."""
 
 import itertools
 
@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 from retreever.data.dataset import RetrievalDataset
 from retreever.encoding.encoding_store import encode_dataset
 from retreever.errors import TrainingError
-from retreever.model.router import PROPAGATIONS, SPLITS
-from retreever.training import distributed, training_loop
+from retreever.model.router import PROPAGATIONS, SPLIT_FUNCTIONS
+from retreever.training import distributed, training_batches, training_loop
 from tests.support import tiny
 from tests.support.workers import train_alone, train_together
 
@@ -36,18 +36,18 @@ def config(encoder, **settings):
 
 
 def cases(encoder):
-    """Every split function with every propagation, and what else touches rows of other workers."""
+    """Every split function with every propagation, and all other settings that touch rows of other workers."""
     grid = {
         f"{split}-{propagation}": config(encoder, tree__split=split, tree__propagation=propagation, loss__negatives=7)
-        for split, propagation in itertools.product(SPLITS, PROPAGATIONS)
+        for split, propagation in itertools.product(SPLIT_FUNCTIONS, PROPAGATIONS)
     }
     return grid | {
         "all negatives": config(encoder),
-        "a batch of shares that differ": config(encoder, train__batch_size=33, loss__negatives=7),
+        "a batch of unequal shares": config(encoder, train__batch_size=33, loss__negatives=7),
         "micro-batches": config(encoder, tree__split="cross_attention", train__micro_batch=5),
         "accumulated": config(encoder, train__accumulate=3),
-        "taught by finer levels": config(encoder, depth__distill=0.8, loss__negatives=7),
-        "taught, all negatives": config(encoder, depth__distill=0.8),
+        "distilled from finer levels": config(encoder, depth__distill=0.8, loss__negatives=7),
+        "distilled, all negatives": config(encoder, depth__distill=0.8),
         "ntvd": config(encoder, loss__similarity="ntvd", loss__scale=20.0),
         "stochastic depth": config(encoder, depth__scheduler="random_square", depth__levels=None),
     }
@@ -100,9 +100,9 @@ def test_two_workers_train_the_parameters_that_one_trains(setting, trained, tmp_
     assert furthest(weights(tmp_path), weights(trained / name)) < EXACT
 
 
-def test_the_pairs_that_do_not_count_are_there_and_matter(setting, trained, tmp_path, monkeypatch):
+def test_the_masks_exclude_pairs_and_matter(setting, trained, tmp_path, monkeypatch):
     _, encoder, data = setting
-    monkeypatch.setattr(training_loop, "negatives_mask", lambda q, *_: torch.ones(len(q), len(q), dtype=torch.bool))
+    monkeypatch.setattr(training_batches, "negatives_mask", lambda q, *_: torch.ones(len(q), len(q), dtype=torch.bool))
     train_alone(cases(encoder)["all negatives"], data, tmp_path)
     assert furthest(weights(tmp_path), weights(trained / "all negatives")) > 1e-3
 

@@ -1,4 +1,4 @@
-"""Training: it learns, it resumes to the bit, it refuses what it cannot do."""
+"""The training loop: trees learn, runs resume to the bit, and wrong input is refused."""
 
 import json
 from pathlib import Path
@@ -7,12 +7,13 @@ import pytest
 import torch
 
 from retreever.errors import ConfigError, DataError, TrainingError
-from retreever.model import ContrastiveLoss, RoutingTree
-from retreever.model.propagation import Learned
+from retreever.model import ContrastiveLoss
+from retreever.model.propagation import LearnedPropagation
 from retreever.trained_tree import load_model
 from retreever.training import training_loop
-from retreever.training.learner import Learner, learning_rate
+from retreever.training.learner import Learner, learning_rate_at_step
 from tests.support import tiny
+from tests.support.trees import build_loss, build_tree
 from tests.support.workers import Doubles, doubles
 
 
@@ -42,12 +43,12 @@ def test_a_tree_learns(tmp_path, encoder, data):
     reports = []
     result = training_loop.fit(tiny.tiny_config(encoder, train__steps=60), data, tmp_path, report=reports.append)
     assert [report.step for report in reports] == [10, 20, 30, 40, 50, 60]
-    assert [report.last for report in reports] == [False] * 5 + [True]
+    assert [report.is_last for report in reports] == [False] * 5 + [True]
     first, last = reports[0].metrics, reports[-1].metrics
     assert last["loss"] < 0.8 * first["loss"]
-    assert result.best["ndcg_at_10"] > 0.4  # a ranking by lot has 0.02
-    parted = [r.metrics["similarity/positive"] - r.metrics["similarity/negative"] for r in reports]
-    assert parted[-1] > parted[0]
+    assert result.best["ndcg_at_10"] > 0.4  # a random ranking has 0.02
+    margins = [r.metrics["similarity/positive"] - r.metrics["similarity/negative"] for r in reports]
+    assert margins[-1] > margins[0]
 
 
 def test_every_figure_is_a_plain_finite_number(tmp_path, encoder, data):
@@ -99,7 +100,7 @@ def test_another_configuration_in_the_same_folder_is_refused(tmp_path, encoder, 
         training_loop.fit(tiny.tiny_config(encoder, train__steps=20), data, tmp_path)
 
 
-def test_the_best_model_is_kept_and_not_the_last(tmp_path, encoder, data, monkeypatch):
+def test_the_best_model_is_exported_not_the_last(tmp_path, encoder, data, monkeypatch):
     qualities = iter([0.5, 0.9, 0.1])
     run = training_loop.Validation.run
 
@@ -112,7 +113,7 @@ def test_the_best_model_is_kept_and_not_the_last(tmp_path, encoder, data, monkey
     best = {}
 
     def remember(report):
-        if report.best:
+        if report.is_best:
             best.update(load_model(report.checkpoint / "best")[0].state_dict())
 
     result = training_loop.fit(tiny.tiny_config(encoder), data, tmp_path, report=remember)
@@ -133,10 +134,10 @@ def test_training_stops_early_where_nothing_improves(tmp_path, encoder, data, mo
     reports = []
     config = tiny.tiny_config(encoder, train__steps=100, train__patience=2)
     training_loop.fit(config, data, tmp_path, report=reports.append)
-    assert [report.step for report in reports] == [10, 20, 30] and reports[-1].last
+    assert [report.step for report in reports] == [10, 20, 30] and reports[-1].is_last
 
 
-def test_a_loss_that_is_no_number_ends_the_training_with_its_settings(tmp_path, encoder, data, monkeypatch):
+def test_a_loss_that_is_not_finite_ends_the_training_and_names_settings(tmp_path, encoder, data, monkeypatch):
     monkeypatch.setattr(ContrastiveLoss, "forward", lambda self, *a, **k: (self.log_scale.sum() * torch.nan, None))
     with pytest.raises(TrainingError, match=r"loss is nan before step 10 .*train\.lr"):
         training_loop.fit(tiny.tiny_config(encoder), data, tmp_path)
@@ -157,7 +158,8 @@ def test_micro_batches_draw_the_same_dropout_on_the_way_back(encoder, data):
     config = tiny.tiny_config(encoder, train__input_dropout=0.5, train__micro_batch=5)
     assert all(torch.equal(a, b) for a, b in zip(*(gradients(config, data).values() for _ in range(2)), strict=True))
     with doubles():
-        learner = Learner(RoutingTree(32, 3), ContrastiveLoss(), 0.5, False, 5)
+        settings = {"input_dropout": 0.5, "autocast": False, "micro_batch": 5, "decay": 0.0, "distill": 0.0}
+        learner = Learner(build_tree(32, depth=3), build_loss(), **settings)
         x, keep = torch.randn(20, 32), torch.ones(20, 20, dtype=torch.bool)
         weights = learner.tree.split.readout
 
@@ -182,10 +184,10 @@ def test_accumulated_batches_make_one_step_of_their_mean_gradient(encoder, data)
 
 
 def gradients(config, data, *batches):
-    """Gradients of some batches (the first one, where none is named) at the start, in double precision."""
+    """Gradients of some batches (by default the first) at the start, in double precision."""
     exact = training_loop.EncodedDataset(data.dataset, Doubles(data.queries.folder), Doubles(data.passages.folder))
     with doubles():
-        run = training_loop._Run(config, exact, Path("nowhere"), "cpu", lambda path: None)
+        run = training_loop._TrainingRun(config, exact, Path("nowhere"), "cpu", lambda path: None)
         for batch in batches or (0,):
             run._backward(batch, 0, last=True)
         run.batches.close()
@@ -195,39 +197,40 @@ def gradients(config, data, *batches):
 def test_the_loss_is_the_weighted_mean_of_the_levels(encoder, data):
     config = tiny.tiny_config(encoder)
     torch.manual_seed(0)
-    tree, loss = RoutingTree(data.dim, **config.tree.model_dump()), ContrastiveLoss(levels=4)
-    learner = Learner(tree, loss, 0.0, autocast=False, decay=1.0).eval()
+    tree, loss = build_tree(data.dim, **config.tree.model_dump()), build_loss(levels=4)
+    settings = {"input_dropout": 0.0, "autocast": False, "micro_batch": None, "decay": 1.0, "distill": 0.0}
+    learner = Learner(tree, loss, **settings).eval()
     sides = data.queries.batch(torch.arange(8).numpy()), data.passages.batch(torch.arange(8).numpy())
     keep = torch.ones(8, 8, dtype=torch.bool), None
     one, four = (learner(*sides, (level,), keep) for level in (1, 4))
     torch.testing.assert_close(learner(*sides, (1, 4), keep), 0.8 * one + 0.2 * four)
 
 
-def test_scales_are_shared_unless_each_level_is_to_have_one(tmp_path, encoder, data):
+def test_levels_share_a_scale_unless_each_has_its_own(tmp_path, encoder, data):
     for per_level, scales in ((False, 1), (True, 4)):
         config = tiny.tiny_config(encoder, loss__scale_per_level=per_level)
-        run = training_loop._Run(config, data, tmp_path / str(scales), "cpu", lambda path: None)
+        run = training_loop._TrainingRun(config, data, tmp_path / str(scales), "cpu", lambda path: None)
         run.batches.close()
         assert len(run.learner.loss.log_scale) == scales
 
 
 def test_a_data_set_without_dev_is_refused(tmp_path, encoder, data):
     dataset = tiny.tiny_dataset()
-    blind = type(dataset)("blind", dataset.corpus, dataset.queries, {"train": dataset.qrels["train"]})
-    unjudged = training_loop.EncodedDataset(blind, data.queries, data.passages)
+    without_dev = type(dataset)("without_dev", dataset.corpus, dataset.queries, {"train": dataset.qrels["train"]})
+    unjudged = training_loop.EncodedDataset(without_dev, data.queries, data.passages)
     with pytest.raises(DataError, match=r"qrels/dev\.tsv is missing or empty"):
         training_loop.fit(tiny.tiny_config(encoder), unjudged, tmp_path)
 
 
-def test_learned_levels_are_tied_loosely_and_trained_all_the_same(tmp_path, encoder, data):
+def test_a_tree_without_an_exact_hierarchy_is_trained_too(tmp_path, encoder, data):
     config = tiny.tiny_config(encoder, tree__propagation="learned", train__steps=10)
     tree, _ = load_model(training_loop.fit(config, data, tmp_path).model)
-    assert isinstance(tree.propagation, Learned) and not tree.exact_hierarchy
+    assert isinstance(tree.propagation, LearnedPropagation) and not tree.exact_hierarchy
 
 
 def test_the_learning_rate_warms_up_and_decays_to_zero():
     config = training_loop.Config().with_overrides({"train.steps": 200, "train.lr": 0.1, "train.warmup_fraction": 0.1})
-    rates = [learning_rate(step, config) for step in range(200)]
+    rates = [learning_rate_at_step(step, config) for step in range(200)]
     assert max(rates) == rates[20] == pytest.approx(0.1)
     assert rates[:20] == sorted(rates[:20]) and rates[20:] == sorted(rates[20:], reverse=True)
     assert 0 < rates[-1] < 0.001

@@ -1,1 +1,1 @@
-"""Trees made by clustering, not learned from pairs: HIER-KMEANS, HIER-GMM and RAPTOR."""
+"""Trees clustered from passages, not learned from pairs: HIER-KMEANS, HIER-GMM and RAPTOR."""

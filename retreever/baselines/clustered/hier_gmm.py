@@ -1,6 +1,7 @@
-"""HIER-GMM: recursive mixtures of two diagonal Gaussians on principal components; responsibilities route.
+"""HIER-GMM: recursive mixtures of two diagonal Gaussians on principal components.
 
-The log-odds of two diagonal Gaussians are linear in a vector and its squares, so all splits are one product.
+Texts are routed by responsibilities. The log-odds of two diagonal Gaussians are linear in a vector and its squares,
+so all splits are one matrix product.
 """
 
 import warnings
@@ -8,21 +9,21 @@ import warnings
 import numpy as np
 from jaxtyping import Float
 
-from retreever.baselines.clustered.clustered_tree import Hierarchical
+from retreever.baselines.clustered.clustered_tree import ClusteredTree
 from retreever.system.progress import Track
 
-COMPONENTS = 64  # of PCA
-FLOOR = 1e-2  # added to variances; components have a mean variance of one
-FEWEST = 4  # points that a mixture is fitted to
+PCA_COMPONENTS = 64
+COVARIANCE_REGULARIZATION = 1e-2  # added to variances; components have a mean variance of one
+MIN_MIXTURE_POINTS = 4  # a smaller node is not split
 
 
-class HierGMM(Hierarchical):
-    """See `Hierarchical`; temperature one is the mixture as fitted."""
+class HierGMM(ClusteredTree):
+    """A clustered tree of mixtures; temperature 1 gives the fitted responsibilities."""
 
     name = "hier_gmm"
     temperatures = (1.0, 4.0, 16.0, 64.0)
 
-    def _learn(self, passages: Float[np.ndarray, "passages dim"], track: Track) -> None:
+    def _fit_splits(self, passages: Float[np.ndarray, "passages dim"], track: Track) -> None:
         self._rotate(passages)
         features = self._features(passages)
         width = features.shape[1] // 2
@@ -32,8 +33,8 @@ class HierGMM(Hierarchical):
         for level in track(range(self.depth), f"clustering {self.name}, levels", total=self.depth):
             members = np.split(np.argsort(node, kind="stable"), np.cumsum(np.bincount(node, minlength=2**level))[:-1])
             for split, rows in enumerate(members, start=2**level - 1):
-                if len(rows) >= FEWEST:
-                    self._weights[split], self._constants[split] = mixture_odds(features[rows, :width], self.seed)
+                if len(rows) >= MIN_MIXTURE_POINTS:
+                    self._weights[split], self._constants[split] = fit_mixture_odds(features[rows, :width], self.seed)
             split = node + 2**level - 1
             odds = np.einsum("nf,nf->n", features, self._weights[split]) + self._constants[split]
             node = 2 * node + (odds < 0)
@@ -41,7 +42,7 @@ class HierGMM(Hierarchical):
     def _rotate(self, passages: np.ndarray) -> None:
         from sklearn.decomposition import PCA
 
-        wanted = min(COMPONENTS, *passages.shape)
+        wanted = min(PCA_COMPONENTS, *passages.shape)
         fitted = PCA(wanted, svd_solver="randomized", random_state=self.seed).fit(passages)
         self._mean = fitted.mean_.astype(np.float32)
         self._rotation = (fitted.components_ / np.sqrt(fitted.explained_variance_.mean())).astype(np.float32)
@@ -63,14 +64,16 @@ class HierGMM(Hierarchical):
         self._weights, self._constants = arrays["weights"], arrays["constants"]
 
 
-def mixture_odds(points: Float[np.ndarray, "n dim"], seed: int) -> tuple[Float[np.ndarray, " features"], float]:
-    """Log-odds of the first of two fitted Gaussians: weights of (x, x^2), and what is added."""
+def fit_mixture_odds(points: Float[np.ndarray, "n dim"], seed: int) -> tuple[Float[np.ndarray, " features"], float]:
+    """Fit two Gaussians and return the log-odds of the first: weights of (x, x^2), and a constant."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.mixture import GaussianMixture
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        fitted = GaussianMixture(2, covariance_type="diag", reg_covar=FLOOR, max_iter=50, random_state=seed).fit(points)
+        fitted = GaussianMixture(
+            2, covariance_type="diag", reg_covar=COVARIANCE_REGULARIZATION, max_iter=50, random_state=seed
+        ).fit(points)
     precision = 1 / fitted.covariances_
     linear = fitted.means_ * precision
     constant = np.log(fitted.weights_) + 0.5 * (np.log(precision) - fitted.means_ * linear).sum(axis=1)

@@ -1,12 +1,12 @@
-"""RAPTOR's clustering (Sarthi 2024): UMAP, then Gaussian mixtures with soft membership, globally, then locally.
+"""RAPTOR's clustering (Sarthi 2024): UMAP, then soft Gaussian mixtures, globally, then locally.
 
-Vectors are reduced to ten dimensions by UMAP under the cosine distance. The number of Gaussians, up to 50, is the one
-with the least BIC; a point belongs to every Gaussian that has more than a tenth of it. A cluster whose texts are too
-long together is clustered again.
+UMAP reduces vectors to ten dimensions under the cosine distance. The number of Gaussians, up to 50, is the one with the
+least BIC; a point belongs to every Gaussian whose responsibility for it exceeds 0.1. A cluster whose texts are too long
+together is clustered again.
 
 Departures, for speed: neighbours are exact, by one matrix product; UMAP starts from principal components; the number of
-Gaussians is looked for on a geometric grid, upwards until BIC has grown twice, on a sample; a cluster that is too long
-is split again in the dimensions it was found in, without another UMAP.
+Gaussians is searched on a geometric grid, upwards until BIC has grown twice, on a sample; a cluster that is too long is
+split again in the same dimensions, without another UMAP.
 """
 
 import warnings
@@ -16,92 +16,92 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from retreever.baselines.baseline import normalized
+from retreever.baselines.baseline import l2_normalize
 from retreever.evaluation.ranking import top_k
-from retreever.system.progress import Track, silent
+from retreever.system.extras import import_extra
+from retreever.system.progress import Track, track_silently
 
-DIM = 10
-NEIGHBOURS = 100  # at most, in the global step
+UMAP_DIM = 10
+GLOBAL_NEIGHBOURS = 100  # at most, in the global step
 LOCAL_NEIGHBOURS = 10
-COUNTS = (1, 2, 3, 4, 6, 8, 11, 16, 22, 32, 50)
-MEMBER = 0.1
-SAMPLE = 4_000  # points by which the number of Gaussians is chosen
-LONGEST = 3500  # tokens of a cluster
+GAUSSIAN_COUNTS = (1, 2, 3, 4, 6, 8, 11, 16, 22, 32, 50)
+MEMBERSHIP_THRESHOLD = 0.1
+BIC_SAMPLE_POINTS = 4_000  # at most, for choosing the number of Gaussians
+MAX_CLUSTER_TOKENS = 3500
 Members = Int[np.ndarray, " members"]
-Reduce = Callable[[np.ndarray, int, int], np.ndarray]
+Reduction = Callable[[np.ndarray, int, int], np.ndarray]
 
 
-def by_umap(vectors: Float[np.ndarray, "n dim"], neighbours: int, seed: int) -> Float[np.ndarray, "n 10"]:
-    """UMAP's ten dimensions of at least twelve vectors."""
-    unit, near = normalized(vectors), max(2, neighbours)
+def reduce_by_umap(vectors: Float[np.ndarray, "n dim"], neighbours: int, seed: int) -> Float[np.ndarray, "n 10"]:
+    """Reduce at least twelve vectors to ten dimensions by UMAP."""
+    unit, near = l2_normalize(vectors), max(2, neighbours)
     rows, cosines = top_k(unit, unit, near, "inner")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of its own making: threads, numba, no transform of further points
-        from umap import UMAP
-
-        settings = {"n_neighbors": near, "n_components": DIM, "metric": "cosine", "init": "pca"}
+        warnings.simplefilter("ignore")  # UMAP's own: threads, numba, no transform of new points
+        umap = import_extra("umap", "baselines")
+        settings = {"n_neighbors": near, "n_components": UMAP_DIM, "metric": "cosine", "init": "pca"}
         known = (rows, np.maximum(1 - cosines, 0))
-        reducer = UMAP(**settings, random_state=seed, n_jobs=1, precomputed_knn=known)
+        reducer = umap.UMAP(**settings, random_state=seed, n_jobs=1, precomputed_knn=known)
         return np.asarray(reducer.fit_transform(vectors), np.float64)
 
 
-def soft_clusters(
+def find_soft_clusters(
     vectors: Float[np.ndarray, "n dim"],
     tokens: Float[np.ndarray, " n"],
     seed: int,
-    reduce: Reduce = by_umap,
-    track: Track = silent,
+    reduce: Reduction = reduce_by_umap,
+    track: Track = track_silently,
 ) -> list[Members]:
-    """Rows of each cluster; together they hold every row, some rows lie in several.
+    """Find the rows of each cluster. Every row belongs to a cluster, some rows to several.
 
     Args:
-        tokens: how long the text of each vector is.
-        reduce: from vectors, neighbours to look at and a seed to ten dimensions.
+        tokens: length of each vector's text.
+        reduce: maps vectors to ten dimensions, given a number of neighbours and a seed.
     """
-    if len(vectors) <= DIM + 1:
+    if len(vectors) <= UMAP_DIM + 1:
         return [np.arange(len(vectors))]
-    neighbours = min(NEIGHBOURS, int((len(vectors) - 1) ** 0.5))
+    neighbours = min(GLOBAL_NEIGHBOURS, int((len(vectors) - 1) ** 0.5))
     found = []
-    wide = mixture(reduce(vectors, neighbours, seed), seed)
+    wide = cluster_by_mixture(reduce(vectors, neighbours, seed), seed)
     for members in track(wide, "clustering raptor, global clusters", total=len(wide)):
-        if len(members) <= DIM + 1:
+        if len(members) <= UMAP_DIM + 1:
             found.append(members)
         else:
             reduced = reduce(vectors[members], min(LOCAL_NEIGHBOURS, len(members) - 1), seed)
-            found += [members[part] for part in _short_enough(reduced, tokens[members], seed)]
+            found += [members[part] for part in _split_long_clusters(reduced, tokens[members], seed)]
     return found
 
 
-def _short_enough(points: np.ndarray, tokens: np.ndarray, seed: int) -> Iterator[Members]:
-    """Clusters of `points`, split again and again while they are too long and a split makes them shorter."""
-    todo = mixture(points, seed)
+def _split_long_clusters(points: np.ndarray, tokens: np.ndarray, seed: int) -> Iterator[Members]:
+    """Yield clusters of `points`, split again while they are too long and a split makes them shorter."""
+    todo = cluster_by_mixture(points, seed)
     while todo:
         members = todo.pop()
         parts = [members]
-        if tokens[members].sum() > LONGEST and len(members) > DIM + 1:
-            parts = [members[part] for part in mixture(points[members], seed)]
+        if tokens[members].sum() > MAX_CLUSTER_TOKENS and len(members) > UMAP_DIM + 1:
+            parts = [members[part] for part in cluster_by_mixture(points[members], seed)]
         if len(parts) == 1 or max(map(len, parts)) == len(members):
             yield members
         else:
             todo += parts
 
 
-def mixture(points: Float[np.ndarray, "n dim"], seed: int) -> list[Members]:
-    """Soft clusters of the mixture with the least BIC; who has a tenth of nobody goes to the likeliest Gaussian."""
-    rows = np.random.default_rng(seed).permutation(len(points))[:SAMPLE]
-    shares = _fitted(points[rows], seed).predict_proba(points)
-    held = shares > MEMBER
-    held[np.arange(len(points)), shares.argmax(axis=1)] = True
-    return [members for column in held.T if len(members := np.flatnonzero(column))]
+def cluster_by_mixture(points: Float[np.ndarray, "n dim"], seed: int) -> list[Members]:
+    """Find soft clusters by the mixture with the least BIC; every point belongs at least to its likeliest Gaussian."""
+    rows = np.random.default_rng(seed).permutation(len(points))[:BIC_SAMPLE_POINTS]
+    shares = _fit_mixture(points[rows], seed).predict_proba(points)
+    is_member = shares > MEMBERSHIP_THRESHOLD
+    is_member[np.arange(len(points)), shares.argmax(axis=1)] = True
+    return [members for column in is_member.T if len(members := np.flatnonzero(column))]
 
 
-def _fitted(points: np.ndarray, seed: int) -> Any:
-    """The mixture of the number of Gaussians with the least BIC."""
+def _fit_mixture(points: np.ndarray, seed: int) -> Any:
+    """Fit mixtures of more and more Gaussians; return the one with the least BIC."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.mixture import GaussianMixture
 
     best, least, worse = None, np.inf, 0
-    for count in (count for count in COUNTS if count < len(points)):
+    for count in (count for count in GAUSSIAN_COUNTS if count < len(points)):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
             tried = GaussianMixture(count, random_state=seed, reg_covar=1e-4, max_iter=50).fit(points)

@@ -1,4 +1,4 @@
-"""The frozen encoder as it is: cosine of pooled encodings at full width. What training on top of it must improve."""
+"""The frozen encoder as it is: cosine of pooled encodings at full width, without training."""
 
 from pathlib import Path
 from typing import ClassVar, Self
@@ -8,14 +8,15 @@ from jaxtyping import Float, Int
 
 from retreever.baselines import fitted_files
 from retreever.baselines.baseline import Form
-from retreever.baselines.dense.dense_baseline import Dense
+from retreever.baselines.dense.dense_baseline import DenseRanker
 from retreever.config import Config
-from retreever.encoding.encoding_store import EncodedDataset, Encodings
-from retreever.system.progress import Track, silent
+from retreever.encoding.encoding_store import EncodedDataset
+from retreever.encoding.text_encodings import Encodings
+from retreever.system.progress import Track, track_silently
 
 
-class Frozen(Dense):
-    """Exhaustive cosine search in float32, float16 and bytes; there is nothing to learn and nothing to choose."""
+class FrozenEncoder(DenseRanker):
+    """Exhaustive cosine search in float32, float16 and int8. It learns nothing and has no settings."""
 
     name = "frozen"
     depends: ClassVar[tuple[str, ...]] = ()
@@ -23,24 +24,24 @@ class Frozen(Dense):
 
     @classmethod
     def for_config(cls, config: Config) -> Self:
-        """The same for every configuration: there is no training."""
+        """Make the baseline; no setting of a tree changes it."""
         return cls()
 
-    def fit(self, data: EncodedDataset, track: Track = silent) -> None:
-        """Hold the passages; nothing is learned."""
+    def fit(self, data: EncodedDataset, track: Track = track_silently) -> None:
+        """Index the passages; nothing is learned."""
         self.index(data)
 
     def save(self, folder: Path) -> None:
-        """Write to `folder` that there was nothing to learn."""
-        fitted_files.save(folder, self.name, {})
+        """Write a manifest to `folder`; there is nothing else to store."""
+        fitted_files.save_fitted_files(folder, self.name, {})
 
     def load(self, folder: Path) -> None:
-        """Take over what `save` wrote.
+        """Restore what `save` wrote, instead of `fit`.
 
         Raises:
-            BundleError: a file is missing or damaged, or the folder holds another rival.
+            BundleError: a file is missing or damaged, or the folder holds another baseline.
         """
-        fitted_files.load(folder, self.name)
+        fitted_files.load_fitted_files(folder, self.name)
 
-    def _vectors(self, encodings: Encodings, rows: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n dim"]:
-        return encodings.last[rows]
+    def _compute_vectors(self, encodings: Encodings, rows: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n dim"]:
+        return encodings.last_layer[rows]

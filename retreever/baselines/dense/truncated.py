@@ -1,21 +1,21 @@
-"""The first dimensions of the frozen encoding: what a user does who needs less and trains nothing.
+"""The first dimensions of the frozen encoding: shorter vectors without any fitting.
 
-Encoders that were not trained for it (MiniLM was not) lose much by it; those that were keep most.
+Encoders trained for truncation keep most of their quality; the others, MiniLM among them, lose much.
 """
 
-from retreever.baselines.baseline import PLAIN, Form
-from retreever.baselines.dense.frozen_encoder import Frozen
+from retreever.baselines.baseline import FLOAT32_CODE, Form
+from retreever.baselines.dense.frozen_encoder import FrozenEncoder
 from retreever.encoding.encoding_store import EncodedDataset
-from retreever.system.progress import Track, silent
+from retreever.system.progress import Track, track_silently
 
 
-class Truncated(Frozen):
-    """Cosine between prefixes of pooled encodings, of 16, 32, ... dimensions up to less than their width."""
+class TruncatedEncoder(FrozenEncoder):
+    """Cosine between prefixes of pooled encodings, of 16, 32, ... dimensions, below their full width."""
 
     name = "truncated"
 
-    def index(self, data: EncodedDataset, track: Track = silent) -> None:
-        """Hold the passages of `data`, to be asked by its queries."""
+    def index(self, data: EncodedDataset, track: Track = track_silently) -> None:
+        """Index the passages of `data`; `search` then takes rows of its queries."""
         super().index(data, track)
         sizes = [2**d for d in range(4, 11) if 2**d < self._passages.shape[1]]
-        self.forms = tuple(Form(size, code) for code in (PLAIN, "int8") for size in sizes)
+        self.forms = tuple(Form(size, code) for code in (FLOAT32_CODE, "int8") for size in sizes)

@@ -1,9 +1,11 @@
-"""Training of a head whose every prefix is an embedding: Matryoshka Representation Learning (Kusupati 2022).
+"""Training of a head whose prefixes are embeddings: Matryoshka Representation Learning.
+
+After Kusupati 2022:
 
     L = mean over prefixes m of symmetric InfoNCE over scale_m * cos(h(q)[:m], h(p)[:m])
 
-where h is a linear map of the pooled encoding, or attention pooling of the token states and then a linear map. Same
-pairs, batches and number of steps as the tree's. Which settings are best is not decided here.
+where h is a linear map of the pooled encoding, or attention pooling of the token states and then a linear map. Pairs,
+batches and number of steps are the tree's. `matryoshka_head.py` chooses the settings.
 """
 
 from collections.abc import Sequence
@@ -15,22 +17,23 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from retreever.data.training_pairs import batch_rows
+from retreever.data.training_pairs import draw_batch_rows
 from retreever.encoding.encoding_store import EncodedDataset
 from retreever.model.loss import negatives_mask
-from retreever.system.progress import Track, silent
+from retreever.system.progress import Track, track_silently
 
-WARMUP = 0.05  # share of the steps
+WARMUP_FRACTION = 0.05
 
 
 @dataclass(frozen=True)
 class HeadSettings:
-    """How a head is trained.
+    """Settings of a head's training.
 
     Attributes:
-        lr: peak learning rate of AdamW, reached by linear warm-up, then linear decay to zero.
-        input_dropout: on encodings.
-        scales: inverse temperature of each prefix at the start, learned from there.
+        lr: peak learning rate of AdamW, after linear warm-up and before linear decay to zero.
+        input_dropout: dropout rate on encodings, in [0, 1).
+        weight_decay: of AdamW, on the head's weights.
+        scales: initial inverse temperature of each prefix; learned from there.
     """
 
     lr: float = 4e-3
@@ -54,9 +57,9 @@ class LinearHead(nn.Module):
 
 
 class AttentionHead(nn.Module):
-    """sum_h W_h sum_n a_(h,n) x_n with a_h = softmax over tokens of u_h . x_n: what cross-attention sees, as a vector.
+    """sum_h W_h sum_n a_(h,n) x_n with a_h = softmax over tokens of u_h . x_n: attention pooling, then a linear map.
 
-    With u = 0 the attention is uniform, so it starts as a linear head on the mean token.
+    It starts with u = 0, so with uniform attention: as a linear head on the mean token.
     """
 
     tokens = True
@@ -89,13 +92,13 @@ def train_head(
     steps: int,
     batch_size: int,
     seed: int,
-    track: Track = silent,
+    track: Track = track_silently,
 ) -> None:
-    """Train `head` in place; all prefixes are trained in each step.
+    """Train `head` in place, all prefixes in each step.
 
     Args:
         pairs: query row and passage row of each training pair.
-        prefixes: as many as `settings.scales`, the largest no more than the head's outputs.
+        prefixes: sizes, as many as `settings.scales`; none above the head's outputs.
     """
     draw = torch.Generator().manual_seed(seed)
     scales = torch.tensor(settings.scales).log().requires_grad_()
@@ -105,30 +108,30 @@ def train_head(
     ]
     optimizer = torch.optim.AdamW(groups, lr=settings.lr, fused=True)
     for step in track(range(steps), "training the head", total=steps):
-        rows = pairs[batch_rows(len(pairs), batch_size, step, seed)]
+        rows = pairs[draw_batch_rows(len(pairs), batch_size, step, seed)]
         q, p = (
-            _outputs(head, encodings.batch(rows[:, column], head.tokens), settings.input_dropout, draw)
+            _compute_outputs(head, encodings.batch(rows[:, column], head.tokens), settings.input_dropout, draw)
             for column, encodings in enumerate((data.queries, data.passages))
         )
         keep = negatives_mask(torch.from_numpy(rows[:, 1].copy()), torch.from_numpy(rows[:, 0].copy()))
         losses = [info_nce(q[:, :m], p[:, :m], scale, keep) for m, scale in zip(prefixes, scales.exp(), strict=True)]
         for group in optimizer.param_groups:
-            group["lr"] = settings.lr * _schedule(step, steps)
+            group["lr"] = settings.lr * _lr_factor(step, steps)
         optimizer.zero_grad()
         torch.stack(losses).mean().backward()
         optimizer.step()
 
 
-def _outputs(head: Head, batch: tuple[Tensor, Tensor | None], dropout: float, draw: torch.Generator) -> Tensor:
+def _compute_outputs(head: Head, batch: tuple[Tensor, Tensor | None], dropout: float, draw: torch.Generator) -> Tensor:
     x, mask = batch
-    outputs: Tensor = head(_dropped(x, dropout, draw), mask)
+    outputs: Tensor = head(_apply_dropout(x, dropout, draw), mask)
     return outputs
 
 
-def principal_start(
+def initialize_from_principal_directions(
     encodings: Float[np.ndarray, "n dim"], outputs: int, draw: torch.Generator
 ) -> Float[Tensor, "outputs dim"]:
-    """Principal directions first, so that prefixes start as PCA's; outputs beyond `dim` are drawn at random."""
+    """Make weights of the principal directions, so that prefixes start as PCA; rows beyond `dim` are random."""
     vectors = torch.from_numpy(encodings)
     _, directions = torch.linalg.eigh(torch.cov(vectors.T))
     extra = torch.randn(max(0, outputs - vectors.shape[1]), vectors.shape[1], generator=draw) / vectors.shape[1] ** 0.5
@@ -141,10 +144,10 @@ def info_nce(
     scale: Float[Tensor, ""],
     keep: Bool[Tensor, "batch batch"],
 ) -> Float[Tensor, ""]:
-    """Half the cross-entropy query to passage, half passage to query, over scaled cosines.
+    """Compute half the cross-entropy from query to passage, half from passage to query, over scaled cosines.
 
     Args:
-        keep: pairs that count; the diagonal, which holds the right answers, is true.
+        keep: pairs that count; true on the diagonal, which holds the positives.
     """
     logits = scale * F.normalize(queries, dim=1) @ F.normalize(passages, dim=1).T
     logits = logits + torch.where(keep, 0.0, -torch.inf)  # added, so that the mask needs no backward pass
@@ -152,11 +155,11 @@ def info_nce(
     return (spread / 2 - logits.diagonal()).mean()
 
 
-def _dropped(x: Tensor, share: float, draw: torch.Generator) -> Tensor:
-    """Dropout with a generator of its own, so that nothing global is touched."""
+def _apply_dropout(x: Tensor, share: float, draw: torch.Generator) -> Tensor:
+    """Apply dropout with its own generator, so that the global one stays as it is."""
     return x * (torch.rand(x.shape, generator=draw) >= share) / (1 - share)
 
 
-def _schedule(step: int, steps: int) -> float:
-    warmup = max(1, round(steps * WARMUP))
+def _lr_factor(step: int, steps: int) -> float:
+    warmup = max(1, round(steps * WARMUP_FRACTION))
     return min((step + 1) / warmup, (steps - step) / max(1, steps - warmup))

@@ -1,1 +1,1 @@
-"""From node probabilities to segments, and fewer segments from many."""
+"""From node probabilities to segments, and from many segments to few."""

@@ -1,4 +1,8 @@
-"""From node probabilities to segments, a chunk at a time: memory holds two segments, however large the corpus."""
+"""From node probabilities to segments, a chunk at a time.
+
+Memory holds two segments, however large the corpus. The module decides when codes are fitted, and to which sample.
+Files are not known here.
+"""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -7,133 +11,147 @@ import numpy as np
 from jaxtyping import Float
 from threadpoolctl import threadpool_limits
 
-from retreever.index.codes.code_survival import Trial
-from retreever.index.codes.passage_code import Code, Use
-from retreever.index.codes.probability_code import Sums
-from retreever.index.codes.projection_code import Projection
-from retreever.index.index_layout import Layout, are_probable, checked, shaped
-from retreever.index.kernels.similarity_kernels import narrow_rows
-from retreever.index.segment import FLAT, LARGEST, Segment, make
-from retreever.index.string_array import Names
+from retreever.index.codes.code_survival import SurvivalProbe
+from retreever.index.codes.passage_code import CodeUse, PassageCode
+from retreever.index.codes.probability_code import ProbabilityCode
+from retreever.index.codes.projection_code import ProjectionCode
+from retreever.index.index_layout import Layout, are_probable, check_node_shape, check_nodes
+from retreever.index.kernels.float16_kernels import narrow_rows
+from retreever.index.segment import MAX_SEGMENT_PASSAGES, MIN_CODED_PASSAGES, Segment, make_segment
+from retreever.index.string_array import StringArray
 from retreever.model.tree import Tree
-from retreever.system.threads import side_by_side
+from retreever.system.threads import map_in_threads
 
-SAMPLE = 16_384  # vectors that codes are fitted to
+CODE_FITTING_SAMPLE = 16_384  # vectors that codes are fitted to
 
-Vectors = dict[int, np.ndarray]
-
-
-def code_for(similarity: str) -> type[Projection] | type[Sums]:
-    """The code that bounds a similarity."""
-    return Projection if similarity == "bhattacharyya" else Sums
+LevelVectors = dict[int, np.ndarray]
 
 
-def vectors_of(nodes: Float[np.ndarray, "rows nodes"], layout: Layout) -> Vectors:
-    """Node probabilities as the levels that are kept in full, in stored form and type."""
-    room = _room(layout, len(nodes))
-    _fill(room, nodes, layout, "nodes")
-    return room
+def choose_code(similarity: str) -> type[ProjectionCode] | type[ProbabilityCode]:
+    """The kind of code that bounds a similarity: Bhattacharyya's or nTVD's."""
+    return ProjectionCode if similarity == "bhattacharyya" else ProbabilityCode
 
 
-def _fill(room: Vectors, nodes: Float[np.ndarray, "rows nodes"], layout: Layout, what: str) -> None:
-    """Put node probabilities into a room of as many rows.
+def make_level_vectors(nodes: Float[np.ndarray, "rows nodes"], layout: Layout) -> LevelVectors:
+    """Node probabilities as vectors of the stored levels, in stored form and type.
 
     Raises:
-        ValueError: they are none; the message names `what`.
+        ValueError: they are not node probabilities.
     """
-    shaped(nodes, layout.depth, what)
-    likely = layout.dtype != "float32"
-    for d, array in room.items():
+    vectors = _allocate_vectors(layout, len(nodes))
+    _fill_vectors(vectors, nodes, layout, "nodes")
+    return vectors
+
+
+def _fill_vectors(vectors: LevelVectors, nodes: Float[np.ndarray, "rows nodes"], layout: Layout, what: str) -> None:
+    """Write node probabilities to vectors of as many rows.
+
+    Raises:
+        ValueError: they are not node probabilities; the message names `what`.
+    """
+    check_node_shape(nodes, layout.depth, what)
+    checked = layout.dtype != "float32"
+    for d, array in vectors.items():
         level = Tree(layout.depth).level(d)
         if layout.dtype == "float32":
-            array[:] = layout.form(nodes[:, level])
+            array[:] = layout.to_stored_form(nodes[:, level])
         else:
             largest = narrow_rows(nodes, level.start, layout.similarity == "bhattacharyya", array)
-            likely = likely and are_probable(largest)
-    if not likely:
-        checked(nodes, layout.depth, what)
+            checked = checked and are_probable(largest)
+    if not checked:
+        check_nodes(nodes, layout.depth, what)
 
 
-def codes_for(vectors: Mapping[int, np.ndarray], layout: Layout, seed: int = 0) -> dict[int, Code]:
-    """Codes fitted to vectors, or to a sample of them where they are many."""
+def fit_codes(vectors: Mapping[int, np.ndarray], layout: Layout, seed: int = 0) -> dict[int, PassageCode]:
+    """Fit the codes of all coded levels to vectors, or to a sample of many.
+
+    Args:
+        vectors: in stored form by stored level, (rows, nodes).
+        seed: of the sample.
+    """
     rows = len(vectors[layout.depth])
-    chosen = np.sort(np.random.default_rng(seed).permutation(rows)[:SAMPLE])
+    chosen = np.sort(np.random.default_rng(seed).permutation(rows)[:CODE_FITTING_SAMPLE])
     finest = {d: array[chosen].astype(np.float32) for d, array in vectors.items()}
 
-    def fitted(d: int) -> Code:
-        sample = layout.coarser(finest[min(s for s in finest if s >= d)], d)
-        last: Use = "alone" if layout.compact else "last"
-        trial = Trial(sample, layout.similarity == "bhattacharyya")
-        code = code_for(layout.similarity).fit(sample, trial, last if d == layout.depth else "between")
-        code.measured = trial.survival(code).array
+    def fit_code(d: int) -> PassageCode:
+        sample = layout.merge_to_level(finest[min(s for s in finest if s >= d)], d)
+        last: CodeUse = "alone" if layout.compact else "last"
+        probe = SurvivalProbe(sample, layout.similarity == "bhattacharyya")
+        code = choose_code(layout.similarity).fit(sample, probe, last if d == layout.depth else "between")
+        code.measured = probe.measure(code).array
         return code
 
     with threadpool_limits(1, user_api="blas"):
-        codes = side_by_side(fitted, layout.coded_levels[::-1])
+        codes = map_in_threads(fit_code, layout.coded_levels[::-1])
     return dict(zip(layout.coded_levels, codes[::-1], strict=True))
 
 
-def batches(
-    nodes: Iterable[Float[np.ndarray, "chunk nodes"]], ids: Iterable[str], layout: Layout, size: int = LARGEST
-) -> Iterator[tuple[list[str], Vectors]]:
+def batch_passages(
+    nodes: Iterable[Float[np.ndarray, "chunk nodes"]],
+    ids: Iterable[str],
+    layout: Layout,
+    size: int = MAX_SEGMENT_PASSAGES,
+) -> Iterator[tuple[list[str], LevelVectors]]:
     """Ids and vectors, `size` passages at a time.
 
     Raises:
-        ValueError: another number of passages than of ids, or rows that are not node probabilities.
+        ValueError: there are more or fewer passages than ids, or rows are not node probabilities.
     """
     names, filled = iter(ids), 0
-    room = _room(layout, size)
-    own: list[str] = []
+    vectors = _allocate_vectors(layout, size)
+    batch_ids: list[str] = []
     start = 0
     for chunk in nodes:
         what = f"nodes: passages {start} to {start + len(chunk) - 1}"
-        shaped(chunk, layout.depth, what)
+        check_node_shape(chunk, layout.depth, what)
         for part in np.array_split(chunk, range(size - filled, len(chunk), size)):
             taken = [name for _, name in zip(range(len(part)), names, strict=False)]
             if len(taken) < len(part):
                 raise ValueError(
                     f"ids: there are {start + len(taken)}, the chunks hold at least {start + len(part)} passages"
                 )
-            _fill({d: array[filled : filled + len(part)] for d, array in room.items()}, part, layout, what)
-            own += taken
+            _fill_vectors({d: array[filled : filled + len(part)] for d, array in vectors.items()}, part, layout, what)
+            batch_ids += taken
             filled, start = filled + len(part), start + len(part)
             if filled == size:
-                yield own, room
-                room, own, filled = _room(layout, size), [], 0
+                yield batch_ids, vectors
+                vectors, batch_ids, filled = _allocate_vectors(layout, size), [], 0
     missing = len(list(names))
     if missing:
         raise ValueError(f"ids: there are {start + missing}, the chunks hold {start} passages")
     if filled:
-        yield own, {d: array[:filled].copy() for d, array in room.items()}
+        yield batch_ids, {d: array[:filled].copy() for d, array in vectors.items()}
 
 
-def _room(layout: Layout, size: int) -> Vectors:
+def _allocate_vectors(layout: Layout, size: int) -> LevelVectors:
     return {d: np.empty((size, 2**d), layout.dtype) for d in layout.stored_levels}
 
 
-def segments(
+def build_segments(
     nodes: Iterable[Float[np.ndarray, "chunk nodes"]],
     ids: Sequence[str],
     layout: Layout,
-    codes: dict[int, Code],
+    codes: dict[int, PassageCode],
     first: int = 0,
 ) -> Iterator[Segment]:
-    """Segments of passages numbered from `first`, each made while the next one's vectors are collected.
+    """Segments of passages numbered from `first`; each is built while the vectors of the next one are collected.
 
-    Where `codes` is empty and a segment needs some, it is filled.
+    Args:
+        codes: fitted codes by coded level. If it is empty and a segment needs codes, they are fitted to that segment
+            and put there.
     """
 
-    def segment(vectors: Vectors, names: list[str], first: int) -> Segment:
-        if not codes and (len(names) >= FLAT or layout.compact):
-            codes.update(codes_for(vectors, layout))
-        return make(np.arange(first, first + len(names)), Names.of(names), vectors, layout, codes)
+    def build_segment(vectors: LevelVectors, names: list[str], first: int) -> Segment:
+        if not codes and (len(names) >= MIN_CODED_PASSAGES or layout.compact):
+            codes.update(fit_codes(vectors, layout))
+        return make_segment(np.arange(first, first + len(names)), StringArray.pack(names), vectors, layout, codes)
 
     with ThreadPoolExecutor(1) as pool:
-        made: Future[Segment] | None = None
-        for own, vectors in batches(nodes, ids, layout):
-            if made:
-                yield made.result()
-            made = pool.submit(segment, vectors, own, first)
+        pending: Future[Segment] | None = None
+        for own, vectors in batch_passages(nodes, ids, layout):
+            if pending:
+                yield pending.result()
+            pending = pool.submit(build_segment, vectors, own, first)
             first += len(own)
-        if made:
-            yield made.result()
+        if pending:
+            yield pending.result()

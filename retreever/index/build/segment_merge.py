@@ -1,47 +1,49 @@
-"""Keeping the list of segments short, and free of what was deleted.
+"""Compacting: merge small segments, and rewrite those with many deleted passages.
 
 Small segments at the end are merged when they become many: first those without codes, then those of up to 32 times
-their size, so that a passage is copied a few times in its life, however one by one it came. A segment of which half has
-been deleted is written anew.
+their size. So a passage is copied a few times in its life, even if passages were added one by one. A segment is
+rewritten when more than half of it has been deleted. Files are not known here.
 """
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from retreever.index.codes.passage_code import Code
+from retreever.index.codes.passage_code import PassageCode
 from retreever.index.index_layout import Layout
-from retreever.index.segment import FLAT, View, make
-from retreever.index.string_array import Names
+from retreever.index.segment import MIN_CODED_PASSAGES, SegmentView, make_segment
+from retreever.index.string_array import StringArray
 
-MANY = 8  # segments of a size, before they become one
-TIERS = (FLAT, 32 * FLAT)
+MAX_SEGMENTS_PER_TIER = 8  # more segments of a tier are merged into one
+MERGE_TIERS = (MIN_CODED_PASSAGES, 32 * MIN_CODED_PASSAGES)  # passages of a segment stay below these
 
 
-def tidied(views: Sequence[View], layout: Layout, codes: Mapping[int, Code]) -> tuple[View, ...]:
-    """The same living passages in fewer segments; segments that need no change are kept as they are."""
-    if layout.compact:  # there are no vectors to make codes of
+def compact_segments(
+    views: Sequence[SegmentView], layout: Layout, codes: Mapping[int, PassageCode]
+) -> tuple[SegmentView, ...]:
+    """The same living passages in fewer segments; segments that need no change stay the same objects."""
+    if layout.compact:  # without vectors no new codes can be made
         return tuple(views)
-    kept = [_rewritten(view, layout, codes) for view in views]
+    kept = [_rewrite_if_sparse(view, layout, codes) for view in views]
     kept = [view for view in kept if len(view.segment)]
-    for tier in TIERS:
+    for tier in MERGE_TIERS:
         tail = len(kept)
         while tail and len(kept[tail - 1].segment) < tier:
             tail -= 1
-        if len(kept) - tail > MANY:
-            kept[tail:] = [merged(kept[tail:], layout, codes)]
+        if len(kept) - tail > MAX_SEGMENTS_PER_TIER:
+            kept[tail:] = [merge_segments(kept[tail:], layout, codes)]
     return tuple(kept)
 
 
-def _rewritten(view: View, layout: Layout, codes: Mapping[int, Code]) -> View:
-    return view if 2 * int(view.rows_alive.sum()) >= len(view.segment) else merged([view], layout, codes)
+def _rewrite_if_sparse(view: SegmentView, layout: Layout, codes: Mapping[int, PassageCode]) -> SegmentView:
+    return view if 2 * int(view.rows_alive.sum()) >= len(view.segment) else merge_segments([view], layout, codes)
 
 
-def merged(views: Sequence[View], layout: Layout, codes: Mapping[int, Code]) -> View:
-    """One segment of the living passages of several that follow one another."""
+def merge_segments(views: Sequence[SegmentView], layout: Layout, codes: Mapping[int, PassageCode]) -> SegmentView:
+    """One segment of the living passages of several adjacent segments."""
     alive = [np.flatnonzero(view.rows_alive) for view in views]
     pairs = list(zip(views, alive, strict=True))
     vectors = {d: np.concatenate([v.segment.vectors[d][rows] for v, rows in pairs]) for d in layout.stored_levels}
-    ids = Names.of(v.segment.ids[int(row)] for v, rows in pairs for row in rows)
+    ids = StringArray.pack(v.segment.ids[int(row)] for v, rows in pairs for row in rows)
     numbers = np.concatenate([v.segment.numbers[rows] for v, rows in pairs])
-    return View.of(make(numbers, ids, vectors, layout, codes))
+    return SegmentView.of(make_segment(numbers, ids, vectors, layout, codes))

@@ -1,1 +1,1 @@
-"""Quantization codes of passages, each with an upper bound of the similarity to any query."""
+"""Quantised codes of passages, each with an upper bound of the similarity to any query."""

@@ -1,90 +1,106 @@
-"""What a code leaves of a sample: measured while an index is built, to choose a code and to say how good it is."""
+"""The share of a sample that survives a code's bounds.
+
+It is measured while an index is built, to choose the code and to report its quality. Which codes there are to choose
+from is not known here.
+"""
 
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
 
-from retreever.index.codes.passage_code import Code, Coded, Room
-from retreever.index.kernels.similarity_kernels import STRIP, score_rows
+from retreever.index.codes.passage_code import CandidateBuffer, PackedCodes, PassageCode
+from retreever.index.kernels.similarity_kernels import BLOCK_PASSAGES, score_rows
 
-ROWS = 8_192  # passages of the sample that are searched
-QUERIES = 32  # others of it that ask
-K = 10
-REMAINS = 1_000  # bytes that could be read in a row while one that remains is looked up and bounded anew
-SCORED = 8_000  # the same, while one is compared in full
+PROBE_PASSAGES = 8_192  # passages of the sample that are searched, at most
+PROBE_QUERIES = 32  # passages of the sample that serve as queries, at most
+PROBE_K = 10
+REFINING_COST_BYTES = 1_000  # cost of refining a survivor, in bytes that a scan reads in the same time
+SCORING_COST_BYTES = 8_000  # cost of scoring a passage exactly, in the same unit
 
 
 @dataclass(frozen=True)
 class Survival:
-    """What was found in a sample whose queries are passages themselves.
+    """How a code did on a sample whose queries are passages themselves; every figure lies in [0, 1].
+
+    The threshold is the best similarity in the sample: what the K-th best is in a corpus K times as large.
 
     Attributes:
-        left, refined: shares of the passages that the code's first and second bound leave where the floor is the best
-            similarity: as the K-th best would be in a corpus K times as large.
-        recall: share of the K best that are the K best by estimate too.
+        survivor_share: passages that survive the code's first bound.
+        refined_share: passages that survive the second bound too.
+        recall: share of the K best passages that are among the K best by estimate.
     """
 
-    left: float
-    refined: float
+    survivor_share: float
+    refined_share: float
     recall: float
 
     @property
     def array(self) -> np.ndarray:
-        """As it is kept with a code."""
-        return np.array([self.left, self.refined, self.recall])
+        """The three figures in the order above, as a code stores them."""
+        return np.array([self.survivor_share, self.refined_share, self.recall])
 
-    def cost(self, scanned: float) -> float:
-        """Bytes read in a row that searching a passage costs as much as, on average."""
-        return scanned + REMAINS * self.left + SCORED * self.refined
+    def estimate_cost(self, scanned: float) -> float:
+        """Average cost of searching a passage, in bytes that a scan reads in the same time.
+
+        Args:
+            scanned: bytes of a passage that a scan reads.
+        """
+        return scanned + REFINING_COST_BYTES * self.survivor_share + SCORING_COST_BYTES * self.refined_share
 
 
-class Trial:
-    """Passages of a sample and others that ask for them, with the exact similarities.
+class SurvivalProbe:
+    """Queries and passages from a sample, with their exact similarities.
 
     Args:
-        sample: vectors in stored form; those that ask are the first of them.
-        roots: they are square roots (Bhattacharyya), not probabilities (nTVD).
+        sample: vectors in stored form; the first of them serve as queries.
+        roots: vectors are square roots (Bhattacharyya), not probabilities (nTVD).
     """
 
     def __init__(self, sample: Float[np.ndarray, "rows nodes"], roots: bool):
-        asking = min(QUERIES, len(sample) // 2)
-        self.queries, self.passages = sample[:asking], sample[asking : asking + ROWS]
-        self.k = min(K, len(self.passages))
+        query_count = min(PROBE_QUERIES, len(sample) // 2)
+        self.queries, self.passages = sample[:query_count], sample[query_count : query_count + PROBE_PASSAGES]
+        self.k = min(PROBE_K, len(self.passages))
         if roots:
             self.scores = self.queries @ self.passages.T
             return
-        self.scores = np.empty((asking, len(self.passages)), np.float32)
+        self.scores = np.empty((query_count, len(self.passages)), np.float32)
         for query, scores in zip(self.queries, self.scores, strict=True):
             score_rows(query, self.passages, roots, np.arange(len(scores)), scores)
 
-    def survival(self, code: Code, encoded: tuple[np.ndarray, np.ndarray] | None = None) -> Survival:
-        """Measure a code; `encoded` is what it makes of the passages, where that is known."""
-        asking, count = self.scores.shape
-        if not asking:
+    def measure(self, code: PassageCode, encoded: tuple[np.ndarray, np.ndarray] | None = None) -> Survival:
+        """Measure a code.
+
+        Args:
+            encoded: `code.encode(passages)`, if it is known already.
+        """
+        query_count, count = self.scores.shape
+        if not query_count:
             return Survival(1, 1, 1)
-        rows = np.minimum(np.arange(-(-count // STRIP) * STRIP), count - 1)
-        coded = code.coded(*(encoded or code.encode(self.passages.copy())), rows)
+        rows = np.minimum(np.arange(-(-count // BLOCK_PASSAGES) * BLOCK_PASSAGES), count - 1)
+        codes = code.pack(*(encoded or code.encode(self.passages.copy())), rows)
         alive = (np.arange(len(rows)) < count).astype(np.uint8)
-        asked = code.ask(self.queries)
+        queries = code.encode_queries(self.queries)
         sums = np.zeros(3)
         for query, scores in enumerate(self.scores):
             best, kth = scores.max(), np.partition(scores, -self.k)[-self.k]
-            own = code.one(asked, query)
-            room = _scanned(code, own, coded, alive, best)
-            sums[0] += room.counts[0]
-            code.refine(own, coded, np.full(1, best, np.float32), room)
-            sums[1] += room.counts[0]
-            guess = code.guess(own)
-            room = _scanned(code, guess, coded, alive, -np.inf)
-            code.estimates(guess, coded, room)
-            places, estimates = room.taken(0)
+            own = code.select_query(queries, query)
+            candidates = _scan_all(code, own, codes, alive, best)
+            sums[0] += candidates.counts[0]
+            code.refine(own, codes, np.full(1, best, np.float32), candidates)
+            sums[1] += candidates.counts[0]
+            estimated = code.prepare_first_estimates(own)
+            candidates = _scan_all(code, estimated, codes, alive, -np.inf)
+            code.estimate(estimated, codes, candidates)
+            places, estimates = candidates.copy_candidates(0)
             sums[2] += (scores[places[np.argsort(-estimates)[: self.k]]] >= kth).sum()
-        left, refined, hits = sums / asking
-        return Survival(left / count, refined / count, hits / self.k)
+        survivors, refined, hits = sums / query_count
+        return Survival(survivors / count, refined / count, hits / self.k)
 
 
-def _scanned(code: Code, asked: object, coded: Coded, alive: np.ndarray, floor: float) -> Room:
-    room, order = Room(1, len(alive) + STRIP), np.arange(len(coded.strips))[None]
-    code.scan(asked, coded, alive, order, 0, np.full(1, floor, np.float32), room)
-    return room
+def _scan_all(
+    code: PassageCode, queries: object, codes: PackedCodes, alive: np.ndarray, threshold: float
+) -> CandidateBuffer:
+    candidates, order = CandidateBuffer(1, len(alive) + BLOCK_PASSAGES), np.arange(len(codes.blocks))[None]
+    code.scan(queries, codes, alive, order, 0, np.full(1, threshold, np.float32), candidates)
+    return candidates

@@ -1,6 +1,6 @@
-"""What a code of passages is: something small that bounds their similarity to any query from above.
+"""The interface of passage codes, which bound a passage's similarity to any query from above.
 
-Which row lies at which place is the segment's business.
+Which row lies at which place is the segment's choice, not known here.
 """
 
 from dataclasses import dataclass
@@ -8,112 +8,136 @@ from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 
-SLACK = 2e-5  # more than the float32 rounding of a similarity and of a bound together
-UNMEASURED = np.full(3, np.nan)
-Use = Literal["between", "last", "alone"]
-"""What a code is for: a level above the last, the last, or the last with no vectors beside it."""
+ROUNDING_SLACK = 2e-5  # more than the float32 rounding errors of a similarity and of a bound together
+UNMEASURED_SURVIVAL = np.full(3, np.nan)
+CodeUse = Literal["between", "last", "alone"]
+"""The level that a code is for: one above the last, the last, or the last of a compact index, without vectors."""
 
-ROOM = 16_384  # places found for a query before they are looked at
+CANDIDATE_CAPACITY = 16_384  # survivors of a query that a scan collects before it stops for them to be refined
 
 
 @dataclass(frozen=True)
-class Coded:
+class PackedCodes:
     """Codes of the passages of a segment at one level, by place.
 
     Attributes:
-        strips: what a scan reads, (strips, any).
-        lower: what is read of the passages that remain, uint8 (places, any); no columns where all is in `strips`.
-        base: what is added to a passage's bound, float32 (places,).
-        beside: how much of a passage lies beside its code, in units, uint8 (3, places); empty where there is none.
-        units: what those units are, float32 (3,); likewise.
-        centres: what each strip is on average, float32 (strips, any).
+        blocks: what a scan reads, one row a block of passages, (blocks, any).
+        lower: what refining reads of a survivor, uint8 (places, any); no columns where all is in `blocks`.
+        base: constant of a passage's bound, float32 (places,).
+        residuals: lengths of what the code leaves of a passage, in `units`, uint8 (3, places); empty if not needed.
+        units: float32 (3,); empty if not needed.
+        centres: means of the blocks, float32 (blocks, any).
     """
 
-    strips: np.ndarray
+    blocks: np.ndarray
     lower: np.ndarray
     base: np.ndarray
-    beside: np.ndarray
+    residuals: np.ndarray
     units: np.ndarray
     centres: np.ndarray
 
 
-class Room:
-    """What several queries have found: places and their bounds, and how many there are.
+class CandidateBuffer:
+    """Survivors of several queries: their places, their bounds or estimates, and how many there are.
 
     Args:
-        width: room for so many a query.
+        width: capacity for each query.
 
     Attributes:
-        places, bounds: int32 and float32 (queries, width).
+        places, bounds: int32 and float32 (queries, width); kernels put rows and scores there in their turn.
         counts: int64 (queries,).
     """
 
-    def __init__(self, queries: int, width: int = ROOM):
+    def __init__(self, queries: int, width: int = CANDIDATE_CAPACITY):
         self.places = np.empty((queries, width), np.int32)
         self.bounds = np.empty((queries, width), np.float32)
         self.counts = np.zeros(queries, np.int64)
 
     @property
-    def found(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """As the kernels take it."""
+    def kernel_arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The three arrays, in the order in which kernels take them."""
         return self.places, self.bounds, self.counts
 
-    def taken(self, query: int) -> tuple[np.ndarray, np.ndarray]:
-        """Copies of the places and bounds of a query."""
+    def copy_candidates(self, query: int) -> tuple[np.ndarray, np.ndarray]:
+        """Copies of the places and bounds of one query."""
         count = self.counts[query]
         return self.places[query, :count].copy(), self.bounds[query, :count].copy()
 
 
-class Code(Protocol):
-    """A way to bound similarities at a level. `asked` is what `ask` returns, for one or several queries."""
+class PassageCode(Protocol):
+    """A way to bound similarities at a level. `queries` is always what `encode_queries` returns.
+
+    Attributes:
+        files: names of the attributes that are stored with an index.
+        measured: `Survival.array` of the sample that the code was fitted to, float64 (3,).
+    """
 
     files: ClassVar[tuple[str, ...]]
     measured: np.ndarray
 
     def encode(self, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Digits of vectors in stored form, (rows, any), and the terms of their bounds, float32 (terms, rows).
+        """Digits of vectors in stored form, (rows, any), and terms of their bounds, float32 (terms, rows).
 
         The vectors may be overwritten.
         """
 
-    def coded(self, digits: np.ndarray, terms: np.ndarray, rows: np.ndarray) -> Coded:
-        """Digits and terms laid in strips; `rows` are those of the places, of whole strips."""
+    def pack(self, digits: np.ndarray, terms: np.ndarray, rows: np.ndarray) -> PackedCodes:
+        """Arrange digits and terms in blocks; `rows` has the row at each place, of whole blocks."""
 
     @property
     def bytes_scanned(self) -> float:
-        """Bytes of a passage that every search reads."""
+        """Bytes of a passage that every scan reads."""
 
-    def ask(self, vectors: np.ndarray) -> Any:
-        """Queries' vectors, (queries, nodes), of this level or of one that has this code too."""
+    def encode_queries(self, vectors: np.ndarray) -> Any:
+        """Encode queries' vectors in stored form, (queries, nodes), of this level or another that this code serves."""
 
-    def likeness(self, asked: Any, centres: np.ndarray) -> np.ndarray:
-        """How alike strips are to queries on average, but for a constant: (queries, strips)."""
+    def score_blocks(self, queries: Any, centres: np.ndarray) -> np.ndarray:
+        """Average similarity of blocks to queries, up to a constant: (queries, blocks)."""
 
     def scan(
-        self, asked: Any, coded: Coded, alive: np.ndarray, order: np.ndarray, start: int, floors: np.ndarray, room: Room
+        self,
+        queries: Any,
+        codes: PackedCodes,
+        alive: np.ndarray,
+        order: np.ndarray,
+        start: int,
+        thresholds: np.ndarray,
+        candidates: CandidateBuffer,
     ) -> int:
-        """Put the living places of strips into `room` whose bound reaches the query's floor; where it stopped.
+        """Collect the living places whose bound reaches the query's threshold.
 
-        `order`, int64, has a row a query, where -1 is no strip, or one for all.
+        Args:
+            alive: by place, uint8 (places,).
+            order: blocks to scan, int64: a row a query, where -1 is no block, or one row for all queries.
+            start: column of `order` to begin at.
+            thresholds: float32 (queries,).
+            candidates: receives the survivors, after those that it holds already.
+
+        Returns:
+            The column of `order` at which the scan stopped, because the buffer might overflow; the end otherwise.
         """
 
-    def one(self, asked: Any, query: int) -> Any:
+    def select_query(self, queries: Any, query: int) -> Any:
         """One query of several."""
 
-    def guess(self, asked: Any) -> Any:
-        """Queries asked for first estimates instead of bounds."""
+    def prepare_first_estimates(self, queries: Any) -> Any:
+        """Queries with which a scan gives estimates instead of bounds."""
 
-    def nearly(self, asked: Any) -> Any:
-        """Queries asked for bounds of `estimates`, but for `allowance`."""
+    def prepare_estimate_bounds(self, queries: Any) -> Any:
+        """Queries with which a scan bounds estimates, up to `bound_estimate_error`."""
 
-    def allowance(self, asked: Any, coded: Coded) -> np.ndarray:
-        """By how much an estimate may exceed what a scan finds with `nearly`, (queries,)."""
+    def bound_estimate_error(self, queries: Any, codes: PackedCodes) -> np.ndarray:
+        """By how much an estimate may exceed a bound from `prepare_estimate_bounds`, (queries,)."""
 
-    def estimates(self, asked: Any, coded: Coded, room: Room) -> None:
-        """Give what was found the best estimate that the whole code gives; `asked` by `guess` or `nearly`."""
+    def estimate(self, queries: Any, codes: PackedCodes, candidates: CandidateBuffer) -> None:
+        """Replace the candidates' values by the best estimates that the whole code gives.
 
-    def decoded(self, coded: Coded, places: np.ndarray) -> np.ndarray:
-        """Nearly the vectors at some places, in stored form."""
+        Args:
+            queries: from `prepare_first_estimates` or `prepare_estimate_bounds`, as in the scan.
+        """
 
-    def refine(self, asked: Any, coded: Coded, floors: np.ndarray, room: Room) -> None:
-        """Tighten the bounds of what was found; leave what reaches its floor still."""
+    def decode(self, codes: PackedCodes, places: np.ndarray) -> np.ndarray:
+        """Approximate vectors at some places, in stored form."""
+
+    def refine(self, queries: Any, codes: PackedCodes, thresholds: np.ndarray, candidates: CandidateBuffer) -> None:
+        """Tighten the candidates' bounds, and drop those that no longer reach their query's threshold."""

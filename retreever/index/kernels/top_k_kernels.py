@@ -1,20 +1,21 @@
-"""The best of what codes leave of a corpus, of several queries at once: picked, compared in full, kept in heaps.
+"""Compiled loops over candidates of queries: select, score exactly, keep the k best in heaps.
 
-Compiled as the loops of `kernels` are. Places are those of a segment's codes, rows those of its passages.
+Compiled as in `similarity_kernels`. Places are those of a segment's codes, rows those of its vectors.
 """
 
 import numba
 import numpy as np
 
-from retreever.index.kernels.digit_kernels import prefetch
-from retreever.index.kernels.similarity_kernels import score_widened, widen
+from retreever.index.kernels.digit_kernels import prefetch_cache_line
+from retreever.index.kernels.float16_kernels import widen
+from retreever.index.kernels.similarity_kernels import score_vector
 
 _plain = numba.njit(nogil=True, cache=True)
 
 
 @_plain
-def sift(heap: np.ndarray, value: np.float32) -> None:
-    """Put a value in the place of the least of a heap."""
+def sift_down(heap: np.ndarray, value: np.float32) -> None:
+    """Replace the least value of a heap, and restore the heap's order."""
     place, size = 0, heap.shape[0]
     while True:
         child = 2 * place + 1
@@ -30,40 +31,47 @@ def sift(heap: np.ndarray, value: np.float32) -> None:
 
 
 @_plain
-def keep_best(values: np.ndarray, best: np.ndarray) -> None:
-    """Bring a heap of the best up to date."""
+def update_heap(values: np.ndarray, best: np.ndarray) -> None:
+    """Put those values into a heap of the best that exceed its least."""
     for value in values:
         if value > best[0]:
-            sift(best, value)
+            sift_down(best, value)
 
 
 @_plain
-def pick(
+def select_candidates(
     places: np.ndarray,
     bounds: np.ndarray,
     starts: np.ndarray,
     ends: np.ndarray,
-    least: np.ndarray,
-    picked: np.ndarray,
-    theirs: np.ndarray,
+    thresholds: np.ndarray,
+    selected: np.ndarray,
+    selected_bounds: np.ndarray,
     counts: np.ndarray,
 ) -> None:
-    """Copy, for each of several queries, what lies between `starts` and `ends` and reaches `least`, each (queries,)."""
+    """Copy, for each query, the places whose bounds reach its threshold.
+
+    Args:
+        places, bounds: (queries, capacity); those between `starts` and `ends`, int64 (queries,), are considered.
+        thresholds: float32 (queries,).
+        selected, selected_bounds: receive places and bounds, (queries, capacity).
+        counts: receives how many are selected, int64 (queries,).
+    """
     for query in range(counts.shape[0]):
         count = 0
         for i in range(starts[query], ends[query]):
-            if bounds[query, i] >= least[query]:
-                picked[query, count], theirs[query, count] = places[query, i], bounds[query, i]
+            if bounds[query, i] >= thresholds[query]:
+                selected[query, count], selected_bounds[query, count] = places[query, i], bounds[query, i]
                 count += 1
         counts[query] = count
 
 
 @_plain
-def _expect(vectors: np.ndarray, row: int) -> None:
-    """Have a row read from memory while another one is worked on: rows lie anywhere, and no processor guesses where."""
+def _prefetch_row(vectors: np.ndarray, row: int) -> None:
+    """Prefetch a row while another is scored: rows are scattered, so the processor cannot predict the next one."""
     flat, width = vectors.reshape(-1), vectors.shape[1]
     for column in range(0, width, 64 // vectors.itemsize):
-        prefetch(flat, row * width + column)
+        prefetch_cache_line(flat, row * width + column)
 
 
 @_plain
@@ -72,66 +80,76 @@ def score_best_first(
     vectors: np.ndarray,
     roots: bool,
     rows: np.ndarray,
-    found: np.ndarray,
-    above: np.ndarray,
+    candidates: np.ndarray,
+    upper_bounds: np.ndarray,
     counts: np.ndarray,
-    floors: np.ndarray,
+    thresholds: np.ndarray,
     best: np.ndarray,
     bounds: np.ndarray,
     scored: np.ndarray,
 ) -> None:
-    """Score what each of several queries has found in falling order of its bounds, until none that follows can be among
-    the best.
+    """Score the candidates of each query in falling order of their bounds, until no bound reaches the k-th best score.
 
     Args:
         queries: in stored form, (queries, nodes).
-        rows: of every place.
-        found, above: places and their bounds, (queries, room); rows and similarities of those that may be among the
-            best take their place at the front.
-        counts: how many there are, int64 (queries,); then how many have taken their place.
-        floors: the k-th best similarity of all is known to be no less, (queries,); raised.
-        best: heaps of the k best similarities so far, the least of them first; -inf where there are fewer.
-        bounds: (queries,); raised to the largest bound of those that were not scored.
-        scored: (queries,); raised by how many were.
+        vectors, roots: as in `score_rows`.
+        rows: the row at each place.
+        candidates, upper_bounds: places and their bounds, (queries, capacity). Rows and scores of those that may be
+            among the best replace them, from the front.
+        counts: number of candidates, int64 (queries,); replaced by the number of those that may be among the best.
+        thresholds: lower bounds of the k-th best similarity, (queries,); raised.
+        best: heaps of the k best similarities so far, the least first, (queries, k); -inf where there are fewer.
+        bounds: raised to the largest bound of a candidate that was not scored, (queries,).
+        scored: raised by the number of scored candidates, (queries,).
     """
     wide, node = np.empty(vectors.shape[1], np.float32), np.empty(queries.shape[1], np.float32)
     for query in range(counts.shape[0]):
         own, count, done = best[query], counts[query], 0
-        order = np.argsort(-above[query, :count])
+        order = np.argsort(-upper_bounds[query, :count])
         chosen, scores = np.empty(count, np.int32), np.empty(count, np.float32)
         for position in range(count):
             i = order[position]
-            if above[query, i] < max(floors[query], own[0]):
-                bounds[query] = max(bounds[query], above[query, i])
+            if upper_bounds[query, i] < max(thresholds[query], own[0]):
+                bounds[query] = max(bounds[query], upper_bounds[query, i])
                 break
-            row = rows[found[query, i]]
+            row = rows[candidates[query, i]]
             if position + 1 < count:
-                _expect(vectors, rows[found[query, order[position + 1]]])
+                _prefetch_row(vectors, rows[candidates[query, order[position + 1]]])
             widen(vectors[row], wide)
-            chosen[done], scores[done] = row, score_widened(queries[query], wide, node, roots)
+            chosen[done], scores[done] = row, score_vector(queries[query], wide, node, roots)
             if scores[done] > own[0]:
-                sift(own, scores[done])
+                sift_down(own, scores[done])
             done += 1
-        floors[query] = max(floors[query], own[0])
+        thresholds[query] = max(thresholds[query], own[0])
         kept = 0
         for i in range(done):
-            if scores[i] >= floors[query]:
-                found[query, kept], above[query, kept] = chosen[i], scores[i]
+            if scores[i] >= thresholds[query]:
+                candidates[query, kept], upper_bounds[query, kept] = chosen[i], scores[i]
                 kept += 1
         counts[query] = kept
         scored[query] += done
 
 
 @_plain
-def keep_found(
-    rows: np.ndarray, found: np.ndarray, above: np.ndarray, counts: np.ndarray, floors: np.ndarray, best: np.ndarray
+def keep_best_estimates(
+    rows: np.ndarray,
+    candidates: np.ndarray,
+    estimates: np.ndarray,
+    counts: np.ndarray,
+    thresholds: np.ndarray,
+    best: np.ndarray,
 ) -> None:
-    """The same where `above` are estimates, by which passages are ranked."""
+    """Update the heaps with the candidates' estimates, and keep those candidates that may be among the best.
+
+    Args:
+        rows, candidates, counts, thresholds, best: as in `score_best_first`.
+        estimates: of the candidates, (queries, capacity).
+    """
     for query in range(counts.shape[0]):
         own, kept = best[query], 0
-        keep_best(above[query, : counts[query]], own)
+        update_heap(estimates[query, : counts[query]], own)
         for i in range(counts[query]):
-            if above[query, i] >= max(floors[query], own[0]):
-                found[query, kept], above[query, kept] = rows[found[query, i]], above[query, i]
+            if estimates[query, i] >= max(thresholds[query], own[0]):
+                candidates[query, kept], estimates[query, kept] = rows[candidates[query, i]], estimates[query, i]
                 kept += 1
         counts[query] = kept

@@ -1,1 +1,1 @@
-"""Exact top-k search: by certified bounds on a CPU, by matrix products on a device."""
+"""Exact top-k search: by upper bounds on a CPU, by matrix products on a device."""

@@ -1,12 +1,15 @@
-"""The exact best passages of some queries, found by bounds (ours).
+"""Certified search (ours): the exact k best passages, found by upper bounds of their similarities.
 
-A good first floor comes from the strips of codes most alike a query: their passages are ranked by estimate, the most
-promising compared in full, and the k-th best similarity is the floor. Then all strips are scanned, each read once for
-all queries; what cannot reach a query's floor is left. The rest is bounded more tightly, sorted by bound, and scored
-until no bound reaches the k-th best. Nothing is approximate: every passage left out has a bound below the k-th best
-score.
+1. A first threshold, a lower bound of the k-th best similarity: rank the passages of the blocks most similar to the
+   query by estimate, and score the first of them exactly. The k-th best score is the threshold.
+2. Scan all blocks, each read once for all queries. A passage whose upper bound is below the query's threshold is
+   excluded; the others survive.
+3. Refine: bound the survivors more tightly, and exclude again.
+4. Score the remaining survivors exactly in falling order of their bounds, until no bound reaches the k-th best score.
 
-Of a compact index the answer is the best by estimate instead, found in the same way.
+Nothing is approximate: every passage that was not scored has an upper bound below the k-th best score. Of a compact
+index the answer is the best by estimate instead, found in the same way. How a code bounds a similarity is not known
+here (see `codes/`), nor are texts.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,14 +18,17 @@ from typing import Any
 
 import numpy as np
 
-from retreever.index.codes.passage_code import SLACK, Code, Room
+from retreever.index.codes.passage_code import ROUNDING_SLACK, CandidateBuffer, PassageCode
 from retreever.index.index_layout import Layout
-from retreever.index.kernels.similarity_kernels import STRIP, score_rows
-from retreever.index.kernels.top_k_kernels import keep_found, pick, score_best_first
-from retreever.index.segment import Segment, View
+from retreever.index.index_state import IndexState
+from retreever.index.kernels.similarity_kernels import BLOCK_PASSAGES, score_rows
+from retreever.index.kernels.top_k_kernels import keep_best_estimates, score_best_first, select_candidates
+from retreever.index.segment import Segment, SegmentView
+from retreever.system.threads import map_in_threads
 
-GUESS_STRIPS = 24  # of all segments together, that the first floor comes from
-GUESS_SCORED = 48  # of their passages, at least so many are scored, and three for each that is asked for
+PROBED_BLOCKS = 24  # blocks, of all segments together, that give the first threshold
+PROBED_PASSAGES = 48  # passages scored for the first threshold, or 3 k if that is more
+QUERIES_PER_SCAN = 64  # at most so many queries share a scan
 
 
 @dataclass(frozen=True)
@@ -30,194 +36,249 @@ class Evidence:
     """Why no passage that was left out belongs to the answer.
 
     Attributes:
-        level: of the code that all passages were bounded by.
-        scanned, remained, refined, scored: passages bounded by the code, left by that bound, left by the tighter bound,
-            and compared in full.
-        bound: no passage that was not compared in full is more similar than this.
+        level: of the code that bounded all passages.
+        scanned: passages bounded by the code.
+        survived: passages whose first bound reached the threshold.
+        refined: passages whose tighter bound reached it too.
+        scored: passages compared exactly.
+        bound: no passage that was not scored is more similar than this.
         kth: similarity of the last passage of the answer, at least `bound`; -inf where all passages are in it.
     """
 
     level: int
     scanned: int
-    remained: int
+    survived: int
     refined: int
     scored: int
     bound: float
     kth: float
 
 
-class Progress:
-    """What is known of the answers to some queries so far.
+class SearchProgress:
+    """What a search knows so far, for each of its queries.
 
     Attributes:
-        floors: the k-th best similarity of all passages is no less, float32 (queries,).
-        best: heaps of the k best similarities found, the least first, (queries, k); -inf where there are fewer.
-        bounds: no passage ruled out so far is more similar than this, float32 (queries,).
-        scanned, remained, refined, scored: as of `Evidence`, int64 (queries,).
-        kept: of every query, (view, rows, scores) of passages compared in full, as far as they may be among the best.
+        thresholds: lower bounds of the k-th best similarity, float32 (queries,).
+        best: heaps of the k best similarities so far, the least first, (queries, k); -inf where there are fewer.
+        bounds: no excluded passage is more similar than this, float32 (queries,).
+        scanned, survived, refined, scored: as in `Evidence`, int64 (queries,).
+        candidates: of each query, (view, rows, scores) of scored passages that may be among the best.
     """
 
     def __init__(self, queries: int, k: int):
-        self.floors, self.bounds = (np.full(queries, -np.inf, np.float32) for _ in range(2))
+        self.thresholds, self.bounds = (np.full(queries, -np.inf, np.float32) for _ in range(2))
         self.best = np.full((queries, k), -np.inf, np.float32)
-        self.scanned, self.remained, self.refined, self.scored = np.zeros((4, queries), np.int64)
-        self.kept: list[list[tuple[int, np.ndarray, np.ndarray]]] = [[] for _ in range(queries)]
+        self.scanned, self.survived, self.refined, self.scored = np.zeros((4, queries), np.int64)
+        self.candidates: list[list[tuple[int, np.ndarray, np.ndarray]]] = [[] for _ in range(queries)]
 
-    def keep(self, view: int, room: Room) -> None:
-        """What `room` has, as rows and similarities, may be among the best."""
-        for kept, count, rows, scores in zip(self.kept, room.counts.tolist(), room.places, room.bounds, strict=True):
+    def keep_candidates(self, view: int, buffer: CandidateBuffer) -> None:
+        """Keep what a buffer holds, rows of a view and their scores, as candidates."""
+        for own, count, rows, scores in zip(
+            self.candidates, buffer.counts.tolist(), buffer.places, buffer.bounds, strict=True
+        ):
             if count:
-                kept.append((view, rows[:count].copy(), scores[:count].copy()))
+                own.append((view, rows[:count].copy(), scores[:count].copy()))
 
-    def ranked(self, query: int, views: Sequence[View]) -> tuple[np.ndarray, np.ndarray]:
-        """Numbers and scores of the best, ties broken by id."""
-        kept, best = self.kept[query], self.best[query]
-        scores, numbers = kept[0][2], views[kept[0][0]].segment.numbers[kept[0][1]]
-        if len(kept) > 1:
-            scores = np.concatenate([s for _, _, s in kept])
-            numbers = np.concatenate([views[view].segment.numbers[rows] for view, rows, _ in kept])
+    def rank(self, query: int, views: Sequence[SegmentView]) -> tuple[np.ndarray, np.ndarray]:
+        """Numbers and scores of a query's k best candidates, best first; ties go to the id that sorts first."""
+        found, best = self.candidates[query], self.best[query]
+        scores, numbers = found[0][2], views[found[0][0]].segment.numbers[found[0][1]]
+        if len(found) > 1:
+            scores = np.concatenate([s for _, _, s in found])
+            numbers = np.concatenate([views[view].segment.numbers[rows] for view, rows, _ in found])
         near = np.argsort(-scores, kind="stable")[: np.count_nonzero(scores >= best[0])]
         own = scores[near]
         if (own[1:] == own[:-1]).any():
-            ids = [views[view].segment.ids[row] for view, rows, _ in kept for row in rows.tolist()]
+            ids = [views[view].segment.ids[row] for view, rows, _ in found for row in rows.tolist()]
             near = np.array(sorted(near.tolist(), key=lambda i: (-scores[i], ids[i])))
         near = near[: len(best)]
         return numbers[near], scores[near]
 
 
-class Search:
-    """Some queries at one level over some views; `answers` runs the whole search.
+class CertifiedSearch:
+    """A search of some queries at one level over all views of an index; `search` runs it once.
 
     Args:
-        vectors: in stored form, (queries, nodes).
+        vectors: the queries in stored form, float32 (queries, nodes).
+        k: at least 1, at most the number of living passages.
+        codes: by coded level; empty while all segments are small.
     """
 
     def __init__(
-        self, vectors: np.ndarray, level: int, k: int, layout: Layout, codes: Mapping[int, Code], views: Sequence[View]
+        self,
+        vectors: np.ndarray,
+        level: int,
+        k: int,
+        layout: Layout,
+        codes: Mapping[int, PassageCode],
+        views: Sequence[SegmentView],
     ):
         self.vectors, self.level, self.layout, self.views = vectors, level, layout, views
-        self.level_coded = layout.coded(level)
-        self.code: Any = codes.get(self.level_coded)  # none while all segments are small
-        self.asked: Any = self.code and self.code.ask(layout.coarser(vectors, min(level, self.level_coded)))
+        self.code_level = layout.find_code_level(level)
+        self.code: Any = codes.get(self.code_level)
+        self.queries: Any = self.code and self.code.encode_queries(
+            layout.merge_to_level(vectors, min(level, self.code_level))
+        )
         if self.code and layout.compact:
-            self.asked = self.code.nearly(self.asked)
-        self.progress = Progress(len(vectors), k)
+            self.queries = self.code.prepare_estimate_bounds(self.queries)
+        self.progress = SearchProgress(len(vectors), k)
 
-    def answers(self) -> list[tuple[np.ndarray, np.ndarray, Evidence]]:
+    def search(self) -> list[tuple[np.ndarray, np.ndarray, Evidence]]:
         """Numbers, scores and evidence of every query, the best passage first."""
         coded = [number for number, view in enumerate(self.views) if view.segment.codes]
         for number, view in enumerate(self.views):
             if not view.segment.codes:
                 self._score_all(number)
         if coded:
-            self._guess(coded)
-        room = Room(len(self.vectors))
+            self._probe_blocks(coded)
+        buffer = CandidateBuffer(len(self.vectors))
         for number in coded:
-            self._scan(number, room)
+            self._scan(number, buffer)
         own = self.progress
-        facts = (own.scanned, own.remained, own.refined, own.scored, own.bounds, own.best[:, 0])
-        evidence = [Evidence(self.level_coded, *each) for each in zip(*(fact.tolist() for fact in facts), strict=True)]
-        return [(*own.ranked(query, self.views), evidence[query]) for query in range(len(self.vectors))]
+        facts = (own.scanned, own.survived, own.refined, own.scored, own.bounds, own.best[:, 0])
+        evidence = [Evidence(self.code_level, *each) for each in zip(*(fact.tolist() for fact in facts), strict=True)]
+        return [(*own.rank(query, self.views), evidence[query]) for query in range(len(self.vectors))]
 
-    def _coded(self, number: int) -> Any:
-        return self.views[number].segment.codes[self.level_coded]
+    def _get_codes(self, number: int) -> Any:
+        return self.views[number].segment.codes[self.code_level]
 
     def _score_all(self, number: int) -> None:
         rows = np.flatnonzero(self.views[number].rows_alive).astype(np.int32)
-        room = Room(len(self.vectors), len(rows))
-        room.places[:], room.bounds[:], room.counts[:] = rows, np.inf, len(rows)
-        self._score(number, self.progress, np.arange(len(self.views[number].segment), dtype=np.int32), room)
-        self.progress.keep(number, room)
+        buffer = CandidateBuffer(len(self.vectors), len(rows))
+        buffer.places[:], buffer.bounds[:], buffer.counts[:] = rows, np.inf, len(rows)
+        self._score(number, self.progress, np.arange(len(self.views[number].segment), dtype=np.int32), buffer)
+        self.progress.keep_candidates(number, buffer)
 
-    def _guess(self, coded: Sequence[int]) -> None:
-        """A floor for every query from the strips most alike it."""
-        alike = np.hstack([self.code.likeness(self.asked, self._coded(number).centres) for number in coded])
-        several = min(GUESS_STRIPS, alike.shape[1])
-        strips = np.argpartition(-alike, several - 1, axis=1)[:, :several]
-        asked, anything = self.code.guess(self.asked), np.full(len(alike), -np.inf, np.float32)
-        room = Room(len(alike), (several + 1) * STRIP)  # a strip more than is found: a scan stops before it may be full
-        room.bounds[:] = -np.inf
-        first, ends = 0, [room.counts.copy()]
+    def _probe_blocks(self, coded: Sequence[int]) -> None:
+        """Find a first threshold for every query in the blocks most similar to it."""
+        block_scores = np.hstack(
+            [self.code.score_blocks(self.queries, self._get_codes(number).centres) for number in coded]
+        )
+        count = min(PROBED_BLOCKS, block_scores.shape[1])
+        nearest_blocks = np.argpartition(-block_scores, count - 1, axis=1)[:, :count]
+        queries = self.code.prepare_first_estimates(self.queries)
+        no_thresholds = np.full(len(block_scores), -np.inf, np.float32)
+        # Room for a block more than is scanned: a scan stops before its buffer may be full.
+        buffer = CandidateBuffer(len(block_scores), (count + 1) * BLOCK_PASSAGES)
+        buffer.bounds[:] = -np.inf
+        first, ends = 0, [buffer.counts.copy()]
         for number in coded:
-            own = self._coded(number)
-            end = first + len(own.strips)
-            order = np.where((strips >= first) & (strips < end), strips - first, -1)
-            self.code.scan(asked, own, self.views[number].places_alive, order, 0, anything, room)
+            own = self._get_codes(number)
+            end = first + len(own.blocks)
+            order = np.where((nearest_blocks >= first) & (nearest_blocks < end), nearest_blocks - first, -1)
+            self.code.scan(queries, own, self.views[number].places_alive, order, 0, no_thresholds, buffer)
             first = end
-            ends.append(room.counts.copy())
-        self._first_floor(asked, coded, room, ends)
+            ends.append(buffer.counts.copy())
+        self._set_first_threshold(queries, coded, buffer, ends)
 
-    def _first_floor(self, asked: Any, coded: Sequence[int], room: Room, ends: Sequence[np.ndarray]) -> None:
-        """Score the passages with the largest estimates. They will be found again, so nothing but the floor is kept."""
+    def _set_first_threshold(
+        self, queries: Any, coded: Sequence[int], buffer: CandidateBuffer, ends: Sequence[np.ndarray]
+    ) -> None:
+        """Score the passages with the largest estimates. The scan finds them again, so only the threshold is kept.
+
+        Args:
+            buffer: places with their estimates, those of one coded view after those of another.
+            ends: counts of the buffer before the first coded view, and after each.
+        """
         own = self.progress
-        several = min(max(GUESS_SCORED, 3 * own.best.shape[1]), room.bounds.shape[1])
-        parted = np.partition(room.bounds, -several, axis=1)
-        least = parted[:, -several].copy()  # contiguous, as kernels are compiled for
-        trial = Progress(*own.best.shape)
-        trial.best[:] = own.best
-        picked = Room(*room.bounds.shape)
+        count = min(max(PROBED_PASSAGES, 3 * own.best.shape[1]), buffer.bounds.shape[1])
+        thresholds = np.partition(buffer.bounds, -count, axis=1)[:, -count].copy()  # contiguous, as the kernels want it
+        probe = SearchProgress(*own.best.shape)
+        probe.best[:] = own.best
+        selected = CandidateBuffer(*buffer.bounds.shape)
         for number, starts, stops in zip(coded, ends[:-1], ends[1:], strict=True):
-            pick(room.places, room.bounds, starts, stops, least, *picked.found)
+            select_candidates(buffer.places, buffer.bounds, starts, stops, thresholds, *selected.kernel_arrays)
             if self.layout.compact:
-                self._estimate(number, trial, asked, picked)
+                self._estimate(number, probe, queries, selected)
             else:
-                picked.bounds[:, : picked.counts.max()] = np.inf
-                self._score(number, trial, self.views[number].segment.rows, picked)
-        own.scored += trial.scored
-        own.floors = np.maximum(own.floors, trial.best[:, 0])
+                selected.bounds[:, : selected.counts.max()] = np.inf
+                self._score(number, probe, self.views[number].segment.rows, selected)
+        own.scored += probe.scored
+        own.thresholds = np.maximum(own.thresholds, probe.best[:, 0])
 
-    def _scan(self, number: int, room: Room) -> None:
-        """Bound all passages of a view for all queries, and score what the bounds do not rule out."""
-        view, coded, own = self.views[number], self._coded(number), self.progress
-        order, start = np.arange(len(coded.strips))[None], 0
+    def _scan(self, number: int, buffer: CandidateBuffer) -> None:
+        """Bound all passages of a view for all queries, and score those that the bounds do not exclude."""
+        view, coded, own = self.views[number], self._get_codes(number), self.progress
+        order, start = np.arange(len(coded.blocks))[None], 0
         while start < order.shape[1]:
-            floors = own.floors
+            thresholds = own.thresholds
             if self.layout.compact:
-                floors = floors - self.code.allowance(self.asked, coded).astype(np.float32)
-            room.counts[:] = 0
-            stop = self.code.scan(self.asked, coded, view.places_alive, order, start, floors, room)
-            own.scanned += (stop - start) * STRIP
+                thresholds = thresholds - self.code.bound_estimate_error(self.queries, coded).astype(np.float32)
+            buffer.counts[:] = 0
+            stop = self.code.scan(self.queries, coded, view.places_alive, order, start, thresholds, buffer)
+            own.scanned += (stop - start) * BLOCK_PASSAGES
             if self.layout.compact:
-                self._estimate(number, own, self.asked, room)
+                self._estimate(number, own, self.queries, buffer)
             else:
-                self._settle(number, room)
-            own.keep(number, room)
+                self._refine_and_score(number, buffer)
+            own.keep_candidates(number, buffer)
             start = stop
 
-    def _estimate(self, number: int, progress: Progress, asked: Any, room: Room) -> None:
-        """Rank what was found in a view by estimate."""
-        self.code.estimates(asked, self._coded(number), room)
-        keep_found(self.views[number].segment.rows, *room.found, progress.floors - np.float32(SLACK), progress.best)
+    def _estimate(self, number: int, progress: SearchProgress, queries: Any, buffer: CandidateBuffer) -> None:
+        """Rank the survivors of a view by estimate."""
+        self.code.estimate(queries, self._get_codes(number), buffer)
+        keep_best_estimates(
+            self.views[number].segment.rows,
+            *buffer.kernel_arrays,
+            progress.thresholds - np.float32(ROUNDING_SLACK),
+            progress.best,
+        )
 
-    def _settle(self, number: int, room: Room) -> None:
-        """Rule out or score what was found in a view."""
+    def _refine_and_score(self, number: int, buffer: CandidateBuffer) -> None:
+        """Exclude survivors of a view by the tighter bound, and score the others."""
         own = self.progress
-        np.maximum(own.bounds, own.floors, out=own.bounds)
-        own.remained += room.counts
-        self.code.refine(self.asked, self._coded(number), own.floors, room)
-        own.refined += room.counts
-        self._score(number, own, self.views[number].segment.rows, room)
+        np.maximum(own.bounds, own.thresholds, out=own.bounds)
+        own.survived += buffer.counts
+        self.code.refine(self.queries, self._get_codes(number), own.thresholds, buffer)
+        own.refined += buffer.counts
+        self._score(number, own, self.views[number].segment.rows, buffer)
 
-    def _score(self, number: int, progress: Progress, rows: np.ndarray, room: Room) -> None:
-        """Compare what was found in a view in full, as far as its bounds ask for it."""
-        stored = _arguments(self.views[number].segment, self.level, self.layout)
-        state = (progress.floors, progress.best, progress.bounds, progress.scored)
-        score_best_first(self.vectors, *stored, rows, *room.found, *state)
+    def _score(self, number: int, progress: SearchProgress, rows: np.ndarray, buffer: CandidateBuffer) -> None:
+        """Score the survivors of a view exactly, best bound first, while a bound reaches the threshold."""
+        stored = _kernel_arguments(self.views[number].segment, self.level, self.layout)
+        state = (progress.thresholds, progress.best, progress.bounds, progress.scored)
+        score_best_first(self.vectors, *stored, rows, *buffer.kernel_arrays, *state)
 
 
-def _arguments(segment: Segment, level: int, layout: Layout) -> tuple[np.ndarray, bool]:
-    """A segment's vectors as the scoring kernels take them."""
-    vectors = segment.at(level)
+def search_in_threads(
+    vectors: np.ndarray, level: int, k: int, layout: Layout, state: IndexState, threads: int
+) -> list[tuple[np.ndarray, np.ndarray, Evidence]]:
+    """Answers to queries in stored form; groups of at most `QUERIES_PER_SCAN` queries run in parallel.
+
+    Args:
+        k: at most the number of living passages.
+
+    Returns:
+        Numbers, scores and evidence of every query, the best passage first.
+    """
+    if not k or not len(vectors):
+        nothing = Evidence(layout.find_code_level(level), 0, 0, 0, 0, -np.inf, -np.inf)
+        return [(np.empty(0, np.int64), np.empty(0, np.float32), nothing) for _ in vectors]
+    workers = min(len(vectors), threads)
+    count = max(workers, -(-len(vectors) // QUERIES_PER_SCAN))
+    groups = np.array_split(vectors, count) if count > 1 else [vectors]
+
+    def search_group(group: np.ndarray) -> list[tuple[np.ndarray, np.ndarray, Evidence]]:
+        return CertifiedSearch(group, level, k, layout, state.codes, state.views).search()
+
+    return [answer for part in map_in_threads(search_group, groups, workers) for answer in part]
+
+
+def _kernel_arguments(segment: Segment, level: int, layout: Layout) -> tuple[np.ndarray, bool]:
+    """A segment's vectors as the scoring kernels take them, and whether they are square roots."""
+    vectors = segment.get_vectors(level)
     return vectors.view(np.uint16) if vectors.dtype == np.float16 else vectors, layout.similarity == "bhattacharyya"
 
 
-def every_score(vector: np.ndarray, level: int, segment: Segment, layout: Layout) -> np.ndarray:
-    """Similarity of a query, in stored form, to every passage of a segment, float32 (rows,)."""
-    return some_scores(vector, level, segment, layout, np.arange(len(segment)))
+def score_segment(vector: np.ndarray, level: int, segment: Segment, layout: Layout) -> np.ndarray:
+    """Exact similarities of a query, in stored form, to every passage of a segment, float32 (rows,)."""
+    return score_segment_rows(vector, level, segment, layout, np.arange(len(segment)))
 
 
-def some_scores(vector: np.ndarray, level: int, segment: Segment, layout: Layout, rows: np.ndarray) -> np.ndarray:
-    """Similarity of a query, in stored form, to chosen rows, int64, of a segment, float32 (rows,)."""
+def score_segment_rows(
+    vector: np.ndarray, level: int, segment: Segment, layout: Layout, rows: np.ndarray
+) -> np.ndarray:
+    """Exact similarities of a query, in stored form, to some rows, int64 (rows,), of a segment, float32 (rows,)."""
     scores = np.empty(len(rows), np.float32)
-    score_rows(vector, *_arguments(segment, level, layout), rows, scores)
+    score_rows(vector, *_kernel_arguments(segment, level, layout), rows, scores)
     return scores

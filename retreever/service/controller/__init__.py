@@ -1,1 +1,1 @@
-"""Which versions serve: follows an alias, keeps copies of bundles, applies live documents."""
+"""Decides which versions serve: follows an alias, copies bundles, carries live documents over."""

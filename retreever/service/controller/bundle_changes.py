@@ -1,4 +1,4 @@
-"""How a living bundle differs from the one it was copied from, so that the next version can be changed alike."""
+"""The live documents of a bundle: how a copy has changed since it was made, and what another version lacks of it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,23 +8,23 @@ from typing import Any
 
 import numpy as np
 
-from retreever.bundle.document_store import Documents
+from retreever.bundle.document_store import DocumentStore
 from retreever.data.dataset import Passage
 from retreever.index import index_store
-from retreever.index.index_state import State
+from retreever.index.index_state import IndexState
 from retreever.index.tree_index import TreeIndex
 from retreever.system.files import read_json, write_json
 
-ORIGIN = "copied.json"
+ORIGIN_FILE = "copied.json"
 
 
 @dataclass(frozen=True)
-class Changes:
-    """Passages added and ids deleted.
+class BundleChanges:
+    """Passages added and ids deleted; false if there are none.
 
     Attributes:
-        added: by id.
-        deleted: ids that are not wanted, or not as they were.
+        added: passages by id.
+        deleted: ids whose passages were removed; an id that is also in `added` was replaced.
     """
 
     added: dict[str, Passage] = field(default_factory=dict)
@@ -33,69 +33,74 @@ class Changes:
     def __bool__(self) -> bool:
         return bool(self.added or self.deleted)
 
-    def beyond(self, index: TreeIndex, documents: Documents, base: int) -> "Changes":
-        """What of this a bundle lacks.
+    def find_missing(self, index: TreeIndex, documents: DocumentStore, base: int) -> "BundleChanges":
+        """Find the changes that a bundle lacks.
 
         Args:
-            base: its passages from this number on were added live: those not wanted are to be deleted.
+            base: the bundle's passages from this number on were added live; those not in `added` must go.
         """
-        there = _numbers(index, self.added)
-        same = {name for name, number in there.items() if documents[number] == self.added[name]}
-        own = {documents[number].id for number in index.living().tolist() if number >= base}
-        unwanted = _numbers(index, self.deleted - self.added.keys()).keys() | (own - self.added.keys())
+        present = _find_numbers(index, self.added)
+        same = {name for name, number in present.items() if documents[number] == self.added[name]}
+        live = {documents[number].id for number in index.list_numbers().tolist() if number >= base}
+        unwanted = _find_numbers(index, self.deleted - self.added.keys()).keys() | (live - self.added.keys())
         missing = {name: passage for name, passage in self.added.items() if name not in same}
-        return Changes(missing, frozenset(unwanted | (there.keys() - same)))
+        return BundleChanges(missing, frozenset(unwanted | (present.keys() - same)))
 
 
-def _numbers(index: TreeIndex, ids: dict[str, Passage] | frozenset[str]) -> dict[str, int]:
-    """Numbers of those that are there."""
+def _find_numbers(index: TreeIndex, ids: dict[str, Passage] | frozenset[str]) -> dict[str, int]:
+    """Find the numbers of those ids that the index holds."""
     names = list(ids)
-    return {name: number for name, number in zip(names, index.find(names).tolist(), strict=True) if number >= 0}
+    return {name: number for name, number in zip(names, index.find_numbers(names).tolist(), strict=True) if number >= 0}
 
 
-def originate(
+def write_origin(
     folder: Path, deleted: frozenset[str] = frozenset(), source: Mapping[str, Any] = MappingProxyType({})
 ) -> None:
-    """Note what a copied bundle is before it is changed.
+    """Write the state of a copied bundle before it is changed.
 
     Args:
-        deleted: ids that were deleted while earlier versions served; the next ones must not have them either.
-        source: what is known of the original.
+        deleted: ids that were deleted while earlier versions served; later versions must not hold them either.
+        source: values of the original's `BundleSource`.
     """
     _, state, _ = index_store.open_index(folder / "index", mmap=True, checksums=False)
-    noted = {"base": state.next, "dead": sorted(_dead(state)), "deleted": sorted(deleted), "source": dict(source)}
-    write_json(folder / ORIGIN, noted, durable=True)
+    origin = {
+        "base": state.next_number,
+        "dead": sorted(_find_deleted(state)),
+        "deleted": sorted(deleted),
+        "source": dict(source),
+    }
+    write_json(folder / ORIGIN_FILE, origin, durable=True)
 
 
-def carry(folder: Path, deleted: frozenset[str]) -> None:
-    """Note what else was deleted while earlier versions served."""
-    write_json(folder / ORIGIN, read_json(folder / ORIGIN) | {"deleted": sorted(deleted)}, durable=True)
+def record_deleted(folder: Path, deleted: frozenset[str]) -> None:
+    """Write the ids that were deleted while earlier versions served, in place of those noted before."""
+    write_json(folder / ORIGIN_FILE, read_json(folder / ORIGIN_FILE) | {"deleted": sorted(deleted)}, durable=True)
 
 
-def source(folder: Path) -> dict[str, Any]:
-    """What is known of a copy's original."""
-    return dict(read_json(folder / ORIGIN)["source"])
+def read_source(folder: Path) -> dict[str, Any]:
+    """Read the values of the original's `BundleSource`."""
+    return dict(read_json(folder / ORIGIN_FILE)["source"])
 
 
-def base(folder: Path) -> int:
-    """Passages from this number on were added live."""
-    return int(read_json(folder / ORIGIN)["base"])
+def read_base(folder: Path) -> int:
+    """Read the number from which on passages were added live."""
+    return int(read_json(folder / ORIGIN_FILE)["base"])
 
 
-def changes(folder: Path) -> Changes:
-    """How a copied bundle was changed, and what had been deleted before.
+def read_changes(folder: Path) -> BundleChanges:
+    """Read how a copied bundle has changed, with the ids deleted while earlier versions served.
 
     Raises:
         BundleError: a file is missing or damaged.
     """
-    origin, documents = read_json(folder / ORIGIN), Documents(folder / "documents")
+    origin, documents = read_json(folder / ORIGIN_FILE), DocumentStore(folder / "documents")
     _, state, _ = index_store.open_index(folder / "index", mmap=True, checksums=False)
-    documents.require(state.next)
-    added = [documents[number] for number in state.living().tolist() if number >= origin["base"]]
-    gone = _dead(state) - set(origin["dead"])
-    deleted = frozenset(documents[number].id for number in gone) | frozenset(origin["deleted"])
-    return Changes({passage.id: passage for passage in added}, deleted)
+    documents.require(state.next_number)
+    added = [documents[number] for number in state.list_numbers().tolist() if number >= origin["base"]]
+    newly_deleted = _find_deleted(state) - set(origin["dead"])
+    deleted = frozenset(documents[number].id for number in newly_deleted) | frozenset(origin["deleted"])
+    return BundleChanges({passage.id: passage for passage in added}, deleted)
 
 
-def _dead(state: State) -> set[int]:
-    return set(np.setdiff1d(np.arange(state.next), state.living()).tolist())
+def _find_deleted(state: IndexState) -> set[int]:
+    return set(np.setdiff1d(np.arange(state.next_number), state.list_numbers()).tolist())

@@ -1,4 +1,4 @@
-"""From what one names (an alias, a version, a run, a folder) to a bundle on disk and what is known of it."""
+"""Finds the bundle that an alias, a version, a run or a folder names, and its facts in the registry."""
 
 import contextlib
 from dataclasses import dataclass, field
@@ -7,20 +7,21 @@ from typing import Any
 
 from retreever.errors import TrackingError
 from retreever.system.workspace import Workspace
-from retreever.tracking.model_registry import MODEL, ModelVersion, locate, version
+from retreever.tracking.model_registry import REGISTERED_MODEL, ModelVersion, find_version, locate_model
 from retreever.tracking.tracker import Tracker
 
 
 @dataclass(frozen=True)
-class Source:
+class BundleSource:
     """A bundle that may be served.
 
     Attributes:
-        uri: what was asked for.
-        version: its name in answers: the registered version where there is one.
-        folder: of the original.
-        run_url: its run's page.
-        metrics: measured when it was promoted.
+        uri: name it was asked for by.
+        version: its name in answers: the registered version if there is one, else as `uri`.
+        folder: folder of the original.
+        run_url: page of its run.
+        data: data set it was trained on.
+        metrics: metrics measured when it was promoted.
     """
 
     uri: str
@@ -32,60 +33,68 @@ class Source:
     metrics: dict[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """As it is kept with a copy."""
+        """Make the values that a copy keeps."""
         return {**vars(self), "folder": str(self.folder)}
 
     @classmethod
-    def from_json(cls, values: dict[str, Any]) -> "Source":
-        """The reverse of `to_json`."""
+    def from_json(cls, values: dict[str, Any]) -> "BundleSource":
+        """Make a source of the values of `to_json`."""
         return cls(**{**values, "folder": Path(values["folder"])})
 
 
-def pinned(uri: str, workspace: Workspace) -> str:
-    """What `uri` means now: an alias's version, anything else as it is; cheap enough to ask every few seconds.
+def resolve_uri(uri: str, workspace: Workspace) -> str:
+    """Replace an alias by the URI of its version; return anything else unchanged. Cheap enough for every few seconds.
 
     Raises:
-        TrackingError: nothing has that alias.
+        TrackingError: no version has that alias.
     """
-    alias = _alias(uri)
+    alias = _parse_alias(uri)
     if alias is None:
         return uri
-    found = version(Tracker.of(workspace), alias)
+    found = find_version(Tracker.of(workspace), alias)
     if found is None:
         raise TrackingError(f"{uri}: no version has this alias; train a tree and run `retreever promote`")
-    return f"models:/{MODEL}/{found.version}"
+    return f"models:/{REGISTERED_MODEL}/{found.version}"
 
 
-def _alias(uri: str) -> str | None:
-    return uri.removeprefix(f"models:/{MODEL}@") if uri.startswith(f"models:/{MODEL}@") else None
+def _parse_alias(uri: str) -> str | None:
+    return uri.removeprefix(f"models:/{REGISTERED_MODEL}@") if uri.startswith(f"models:/{REGISTERED_MODEL}@") else None
 
 
-def source(uri: str, name: str, workspace: Workspace) -> Source:
-    """The bundle of a version, a run or a folder, fetched where it is elsewhere.
+def fetch_source(uri: str, resolved_uri: str, workspace: Workspace) -> BundleSource:
+    """Find the bundle of a version, a run or a folder; download it unless it is on this machine.
 
     Args:
-        uri: what was asked for.
-        name: what it means, as `pinned` says.
+        uri: name it was asked for by.
+        resolved_uri: the same, as `resolve_uri` returns it.
 
     Raises:
-        TrackingError: there is no such thing.
+        TrackingError: nothing has that name.
     """
-    folder = locate(name, workspace)
-    if not name.startswith(f"models:/{MODEL}/"):
-        return Source(uri, name, folder)
+    folder = locate_model(resolved_uri, workspace)
+    if not resolved_uri.startswith(f"models:/{REGISTERED_MODEL}/"):
+        return BundleSource(uri, resolved_uri, folder)
     tracker = Tracker.of(workspace)
-    found = tracker.client.get_model_version(MODEL, name.rsplit("/", 1)[1])
-    return Source(uri, name, folder, found.run_id, _run_url(tracker, found), found.tags.get("data"), _metrics(found))
+    found = tracker.client.get_model_version(REGISTERED_MODEL, resolved_uri.rsplit("/", 1)[1])
+    return BundleSource(
+        uri,
+        resolved_uri,
+        folder,
+        found.run_id,
+        _make_run_url(tracker, found),
+        found.tags.get("data"),
+        _parse_metrics(found),
+    )
 
 
-def _run_url(tracker: Tracker, found: ModelVersion) -> str | None:
+def _make_run_url(tracker: Tracker, found: ModelVersion) -> str | None:
     if not tracker.uri.startswith(("http://", "https://")) or not found.run_id:
         return None
-    experiment = tracker.run(found.run_id).info.experiment_id
+    experiment = tracker.get_run(found.run_id).info.experiment_id
     return f"{tracker.uri.rstrip('/')}/#/experiments/{experiment}/runs/{found.run_id}"
 
 
-def _metrics(found: ModelVersion) -> dict[str, float]:
+def _parse_metrics(found: ModelVersion) -> dict[str, float]:
     metrics = {}
     for name, value in found.tags.items():
         if "/" in name or name in ("bytes_per_document", "latency_ms"):

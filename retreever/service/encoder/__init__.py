@@ -1,1 +1,1 @@
-"""Texts to node probabilities for many callers: batching, and encoders in processes of their own."""
+"""Texts to node probabilities for many callers: batching, and encoders in separate processes."""

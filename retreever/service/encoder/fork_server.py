@@ -1,11 +1,11 @@
-"""A process that has torch and transformers in memory, and forks one that encodes for everyone who connects.
+"""A server that holds torch and transformers in memory, and forks an encoding process for each connection.
 
     python -m retreever.service.encoder.fork_server SOCKET
 
-To import the two is more than half of what a new encoder takes, all of it on one core; a fork takes milliseconds. The
-command returns when the socket answers, and leaves the server running in the background; it ends by itself when the
-last of its processes has been gone for a while. A process ends with its connection. It is asked with pickles: only its
-user may reach the socket (`forked.py` sees to that).
+Importing the two takes more than half of an encoder's start, on one core; a fork takes milliseconds. The command
+returns when the socket answers, and leaves the server running in the background. A process ends with its connection,
+and the server ends `LINGER_S` after its last process. Messages are pickles, so only the server's user may reach the
+socket: `forked_encoder.py` ensures it.
 """
 
 import gc
@@ -20,20 +20,20 @@ from pathlib import Path
 import numpy as np
 
 from retreever.errors import RetreeverError
-from retreever.system.garbage_collection import collector_paused
+from retreever.system.garbage_collection import pause_garbage_collection
 
-LINGER_S = 30  # without any process; a replica that was killed is replaced in less
-LOOK_S = 1  # how often processes that ended are noticed
-WAITING = 64  # connections
-COMPUTES = 10  # niceness of what encodes: who collects and searches has little to do, and should not wait for it
+LINGER_S = 30  # seconds; longer than Serve takes to replace a killed replica
+REAP_INTERVAL_S = 1  # seconds between looks for processes that have ended
+LISTEN_BACKLOG = 64  # connections
+ENCODER_NICENESS = 10  # added to an encoding process: batching and searching take little time and should not wait
 
 
 @dataclass(frozen=True)
-class Task:
-    """What a process is to do, as `Encoding` takes it.
+class EncoderTask:
+    """The arguments of a process's `TextEncoder`.
 
     Attributes:
-        environment: all variables of the one who asks, such as which GPU is its own.
+        environment: all environment variables of the caller; they say which GPU is its own.
     """
 
     folder: Path
@@ -42,45 +42,45 @@ class Task:
     environment: dict[str, str]
 
 
-def main() -> None:
-    """Start a server in the background; returns when it listens, with status 1 where it does not come up."""
+def run_fork_server() -> None:
+    """Start a server in the background; exit when it listens, with status 1 if it fails to start."""
     read, write = os.pipe()
     if os.fork():
         os.close(write)
         sys.exit(0 if os.read(read, 1) else 1)
     os.close(read)
-    with collector_paused():
-        _import()
-    gc.freeze()  # what stays is not looked through again, which in a child would copy all of it
+    with pause_garbage_collection():
+        _import_libraries()
+    gc.freeze()  # a collection in a child would touch, and so copy, all of this memory
     path = Path(sys.argv[1])
-    with listening(path) as listener:
+    with open_listener(path) as listener:
         os.write(write, b"1")
         os.close(write)
-        attend(listener)
+        accept_connections(listener)
         path.unlink(missing_ok=True)
 
 
-def _import() -> None:
-    """What encoders have in common; what is particular to one is little, and loaded with it."""
+def _import_libraries() -> None:
+    """Import what all encoders share; the rest is little, and each loads its own."""
     from transformers import AutoTokenizer, BertModel  # noqa: F401
 
     import retreever.service.encoder.text_encoder  # noqa: F401
 
 
-def listening(path: Path) -> socket.socket:
-    """A socket that listens at `path`, where there is none or a dead one."""
+def open_listener(path: Path) -> socket.socket:
+    """Open a listening socket at `path`; it replaces one that a dead server has left."""
     listener = socket.socket(socket.AF_UNIX)
     aside = path.with_suffix(".new")
     aside.unlink(missing_ok=True)
     listener.bind(str(aside))
-    listener.listen(WAITING)
-    listener.settimeout(LOOK_S)
+    listener.listen(LISTEN_BACKLOG)
+    listener.settimeout(REAP_INTERVAL_S)
     aside.rename(path)
     return listener
 
 
-def attend(listener: socket.socket, linger_s: float = LINGER_S) -> None:
-    """Fork a process for everyone who connects, until there has been none for so long."""
+def accept_connections(listener: socket.socket, linger_s: float = LINGER_S) -> None:
+    """Fork a process for each connection, until there has been no process for `linger_s` seconds."""
     children, since = 0, time.monotonic()
     while children or time.monotonic() - since < linger_s:
         try:
@@ -90,17 +90,17 @@ def attend(listener: socket.socket, linger_s: float = LINGER_S) -> None:
         if peer is not None:
             if not os.fork():
                 listener.close()
-                _child(peer)
+                _run_child(peer)
             children += 1
             peer.close()
-        ended = _ended()
+        ended = _reap_children()
         children -= ended
         if ended or peer is not None:
             since = time.monotonic()
 
 
-def _ended() -> int:
-    """How many children have ended since this was asked."""
+def _reap_children() -> int:
+    """Count the children that have ended since the last call."""
     count = 0
     while True:
         try:
@@ -112,49 +112,49 @@ def _ended() -> int:
         count += 1
 
 
-def _child(peer: socket.socket) -> None:
-    """Encode for one; never returns into the server's loop."""
+def _run_child(peer: socket.socket) -> None:
+    """Encode for one connection; never returns into the server's loop."""
     peer.setblocking(True)
     try:
         encode_for(Connection(peer.detach()))
-    except (EOFError, OSError):  # the replica is gone
+    except (EOFError, OSError):  # the replica has ended
         os._exit(0)
     finally:
         os._exit(1)
 
 
 def encode_for(peer: Connection) -> None:
-    """Load what a connection asks for, then answer its texts until it ends.
+    """Load the model that a connection names, then encode its texts until it ends.
 
     Raises:
-        EOFError: it has ended.
+        EOFError: the connection has ended.
     """
-    from retreever.service.encoder.text_encoder import Encoding
+    from retreever.service.encoder.text_encoder import TextEncoder
 
-    task: Task = peer.recv()
+    task: EncoderTask = peer.recv()
     os.environ.clear()
     os.environ.update(task.environment)
     try:
-        encoding = Encoding(task.folder, task.threads, task.device)
+        encoder = TextEncoder(task.folder, task.threads, task.device)
     except Exception as error:
-        return peer.send(_telling(error))
+        return peer.send(_make_picklable(error))
     gc.freeze()
-    os.nice(COMPUTES)
+    os.nice(ENCODER_NICENESS)
     peer.send(None)
     while True:
         texts, kind = peer.recv()
         reply: tuple[np.ndarray, dict[int, str]] | RetreeverError
         try:
-            reply = encoding(texts, kind)
-        except Exception as error:  # of this batch; the next may do
-            reply = _telling(error)
+            reply = encoder(texts, kind)
+        except Exception as error:  # fails this batch alone
+            reply = _make_picklable(error)
         peer.send(reply)
 
 
-def _telling(error: Exception) -> RetreeverError:
-    """An error that survives the way to another process."""
+def _make_picklable(error: Exception) -> RetreeverError:
+    """Turn an error into one that survives pickling."""
     return error if isinstance(error, RetreeverError) else RetreeverError(f"{type(error).__name__}: {error}")
 
 
 if __name__ == "__main__":
-    main()
+    run_fork_server()

@@ -1,102 +1,101 @@
-"""An encoder and a tree in a process of their own, forked from a server that all encoders of a machine share."""
+"""An encoder in a separate process, forked from a server that all encoders of a machine share."""
 
-import fcntl
 import os
 import socket
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from filelock import FileLock
 
 from retreever.errors import RetreeverError
-from retreever.service.encoder.fork_server import Task
+from retreever.service.encoder.fork_server import EncoderTask
 
-if TYPE_CHECKING:  # this side is to do without torch
-    from retreever.encoding.encoder import Kind
+if TYPE_CHECKING:  # this process runs without torch
+    from retreever.encoding.tokenized_texts import TextKind
 
-BASE = Path("/tmp")  # the path of a socket has 107 characters, a folder for temporary files may take them all
-
-
-class LostProcess(RetreeverError):
-    """The process that encodes has ended."""
+SOCKET_BASE = Path("/tmp")  # short: the path of a socket has at most 107 characters, TMPDIR may have as many
 
 
-class Forked:
-    """An encoder and a tree, called with texts; only one thread may call it at a time.
+class LostProcessError(RetreeverError):
+    """The encoding process has ended."""
+
+
+class ForkedEncoder:
+    """A `TextEncoder` in a separate process; only one thread may call it at a time.
 
     Args:
-        folder, threads, device: as of `Encoding`.
-        server: name of the server to ask; it is started where there is none.
+        folder, threads, device: as for `TextEncoder`.
+        server: name of the fork server; it is started unless it runs.
 
     Raises:
-        RetreeverError: the model cannot be had, or no process can be started.
+        RetreeverError: the model does not load, or the server does not start.
     """
 
     def __init__(self, folder: Path, threads: int, device: str, server: str):
-        task = Task(folder, threads, device, dict(os.environ))
-        for left in (1, 0):
-            self._peer = _connection(sockets() / f"{server}.sock")
+        task = EncoderTask(folder, threads, device, dict(os.environ))
+        for last_attempt in (False, True):
+            self._peer = _connect_or_start(make_socket_folder() / f"{server}.sock")
             try:
-                self._asked(task)
+                self._request(task)
                 return
-            except LostProcess:  # a server that was about to end
-                if not left:
+            except LostProcessError:  # the server was about to end
+                if last_attempt:
                     raise
 
-    def __call__(self, texts: Sequence[str], kind: "Kind") -> tuple[np.ndarray, dict[int, str]]:
-        """Node probabilities, float32 (texts, nodes), zeros where there is a fault; and the faults by place.
+    def __call__(self, texts: Sequence[str], kind: "TextKind") -> tuple[np.ndarray, dict[int, str]]:
+        """Route texts, as `TextEncoder` does.
 
         Raises:
-            LostProcess: it has ended, and will not come back.
+            LostProcessError: the process has ended; this encoder is of no more use.
         """
-        nodes, faults = self._asked((list(texts), kind))
+        nodes, faults = self._request((list(texts), kind))
         return nodes, faults
 
-    def _asked(self, what: object) -> Any:
+    def _request(self, message: object) -> Any:
         try:
-            self._peer.send(what)
+            self._peer.send(message)
             reply = self._peer.recv()
         except (EOFError, OSError) as error:
-            raise LostProcess(f"the process that encodes has ended: {error!r}") from None
+            raise LostProcessError(f"the encoding process has ended: {error!r}") from None
         if isinstance(reply, Exception):
             raise reply
         return reply
 
 
-def sockets() -> Path:
-    """Where servers' sockets are, for this user alone: what comes through them is unpickled.
+def make_socket_folder() -> Path:
+    """Make the folder of the servers' sockets, for this user alone: what comes through them is unpickled.
 
     Raises:
-        RetreeverError: another user has made it, or may enter.
+        RetreeverError: the folder belongs to another user, or others may enter it.
     """
-    folder = BASE / f"retreever-{os.getuid()}"
+    folder = SOCKET_BASE / f"retreever-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
-    found = folder.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o77:
+    status = folder.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o77:
         raise RetreeverError(f"{folder}: must be a folder that belongs to this user alone")
     return folder
 
 
-def _connection(path: Path) -> Connection:
+def _connect_or_start(path: Path) -> Connection:
     try:
-        return _connected(path)
+        return _connect(path)
     except (FileNotFoundError, ConnectionRefusedError):
         pass
-    with _alone(path.parent):
+    with FileLock(path.with_suffix(".lock")):
         try:
-            return _connected(path)  # someone else has started it meanwhile
+            return _connect(path)  # another process has started it meanwhile
         except (FileNotFoundError, ConnectionRefusedError):
-            _start(path)
-        return _connected(path)
+            _start_server(path)
+        return _connect(path)
 
 
-def _connected(path: Path) -> Connection:
+def _connect(path: Path) -> Connection:
     peer = socket.socket(socket.AF_UNIX)
     try:
         peer.connect(str(path))
@@ -106,20 +105,10 @@ def _connected(path: Path) -> Connection:
     return Connection(peer.detach())
 
 
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """While no other process is in this block."""
-    held = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(held)
+def _start_server(path: Path) -> None:
+    """Start a server that outlives the replicas.
 
-
-def _start(path: Path) -> None:
-    """Start a server; it belongs to no replica, for it is to outlive them, and stays in the session: the system weighs
-    sessions against one another before it looks at priorities.
+    It stays in their session: Linux weighs sessions against one another before it looks at priorities.
     """
     command = [sys.executable, "-m", "retreever.service.encoder.fork_server", str(path)]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, process_group=0, check=False)

@@ -1,4 +1,4 @@
-"""Bodies that are too large are refused before they are in memory as a whole."""
+"""Refuses large request bodies before the whole of them is in memory."""
 
 import json
 
@@ -6,17 +6,17 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
 class BodyLimit:
-    """ASGI middleware: 413 for a body of more than `most` bytes, whether or not its length was announced."""
+    """ASGI middleware: answers 413 to a body of more than `max_bytes`, with or without a content-length."""
 
-    def __init__(self, app: ASGIApp, most: int):
-        self._app, self._most = app, most
+    def __init__(self, app: ASGIApp, max_bytes: int):
+        self._app, self._max_bytes = app, max_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on with its body, or refuse it."""
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
-        announced = dict(scope["headers"]).get(b"content-length", b"")
-        if announced.isdigit() and int(announced) > self._most:
+        length = dict(scope["headers"]).get(b"content-length", b"")
+        if length.isdigit() and int(length) > self._max_bytes:
             return await self._refuse(send)
         messages: list[Message] = []
         read, more = 0, True
@@ -25,17 +25,17 @@ class BodyLimit:
             messages.append(message)
             read += len(message.get("body", b""))
             more = message.get("more_body", False)
-            if read > self._most:
+            if read > self._max_bytes:
                 return await self._refuse(send)
         messages.reverse()
 
-        async def again() -> Message:
+        async def replay() -> Message:
             return messages.pop() if messages else await receive()
 
-        return await self._app(scope, again, send)
+        return await self._app(scope, replay, send)
 
     async def _refuse(self, send: Send) -> None:
-        body = json.dumps({"detail": f"the body must be at most {self._most} bytes"}).encode()
+        body = json.dumps({"detail": f"the body must be at most {self._max_bytes} bytes"}).encode()
         headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
         await send({"type": "http.response.start", "status": 413, "headers": headers})
         await send({"type": "http.response.body", "body": body})

@@ -1,11 +1,9 @@
-"""The HTTP interface: endpoints, limits and refusals around anything that answers as a `Backend` does.
-
-Nothing is known here of Ray and of models, so the interface is tested in one process.
-"""
+"""The HTTP interface: endpoints, tokens, time-outs and refusals around a gateway. Ray and models are not known here."""
 
 import asyncio
 import hmac
-from typing import Annotated, Any, Protocol
+from collections.abc import Awaitable
+from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Header, HTTPException, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -16,73 +14,42 @@ from starlette.routing import Match, Route
 from retreever import __version__
 from retreever.bundle.tree_view import NodeView, TreeView
 from retreever.data.dataset import Passage
+from retreever.service.contract import ReadMethod, Reply
+from retreever.service.gateway import Gateway
 from retreever.service.http.body_limit import BodyLimit
-from retreever.service.http.prometheus_metrics import Measured, Metrics
+from retreever.service.http.prometheus_metrics import MetricsMiddleware
 from retreever.service.http.static_page import mount_page
-from retreever.service.refusal import Refused
+from retreever.service.refusal import RefusalError
 from retreever.service.schema import (
-    LARGEST_BODY,
-    MOST_DOCUMENTS,
+    MAX_BODY_BYTES,
+    MAX_DOCUMENTS,
     AddRequest,
-    Changed,
+    ChangeResponse,
+    DocumentId,
     DocumentPage,
     EmbedRequest,
     EmbedResponse,
     Health,
-    ManyResponse,
     ModelState,
-    Name,
+    MultiSearchResponse,
     Readiness,
     Refusal,
     SearchRequest,
     SearchResponse,
 )
-from retreever.service.version.engine import Look
 
-JSON = "application/json"
-LARGEST_NUMBER = 2**53
-
-
-class Backend(Protocol):
-    """What answers. Any call may raise `Refused`."""
-
-    metrics: Metrics
-
-    async def search(self, asked: SearchRequest) -> bytes:
-        """Best passages, in JSON."""
-
-    async def embed(self, asked: EmbedRequest) -> bytes:
-        """Texts at a level, in JSON."""
-
-    async def look(self, what: Look, *arguments: Any) -> bytes:
-        """The tree, a node, or documents, in JSON."""
-
-    async def add(self, passages: list[Passage]) -> bytes:
-        """Add passages; on disk when it returns."""
-
-    async def delete(self, ids: list[str]) -> bytes:
-        """Delete passages; on disk when it returns."""
-
-    async def reload(self) -> None:
-        """See whether another version is to serve, and wait until it does or has failed to."""
-
-    def state(self) -> ModelState | None:
-        """The versions that serve; None where none does."""
-
-    def fault(self) -> str | None:
-        """Why what is asked for does not serve; None where it does."""
-
-    async def exposition(self) -> str:
-        """All figures as Prometheus reads them."""
+JSON_MEDIA_TYPE = "application/json"
+MAX_INTEGER = 2**53  # larger integers are inexact in JavaScript
+WRITE_PATIENCE = 6  # a write may take this many times as long as a read
 
 
-def _refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
+def _describe_refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
     words = {
-        400: "the body is no JSON",
-        401: "the token is missing or another",
+        400: "the body is not JSON",
+        401: "the token is missing or wrong",
         403: "writing is off: the service has no token",
-        404: "there is no such thing",
-        409: "there is such a document already",
+        404: "there is no such node or document",
+        409: "a document of this id exists already",
         413: "the body is too large",
         422: "a field breaks a rule",
         429: "busy; try again after Retry-After seconds",
@@ -92,17 +59,18 @@ def _refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": Refusal, "description": words[status]} for status in statuses}
 
 
-READ = _refusals(422, 429, 503, 504)
-ASK = READ | _refusals(400, 413)
-WRITE = ASK | _refusals(401, 403)
+READ_REFUSALS = _describe_refusals(422, 429, 503, 504)
+BODY_REFUSALS = READ_REFUSALS | _describe_refusals(400, 413)
+WRITE_REFUSALS = BODY_REFUSALS | _describe_refusals(401, 403)
 
 
-def make_api(backend: Backend, token: str | None = None, timeout_s: float = 30, page: bool = True) -> FastAPI:
-    """The interface around a backend.
+def make_api(gateway: Gateway, token: str | None = None, timeout_s: float = 30, page: bool = True) -> FastAPI:
+    """Make the HTTP interface of a gateway.
 
     Args:
-        token: that writers must bear; where it is None, writing is off.
-        timeout_s: after which a request is answered with 504.
+        token: bearer token that writes need; None turns writing off.
+        timeout_s: seconds after which a read is answered with 504; a write may take six times as long.
+        page: also serve the page.
     """
     app = FastAPI(
         title="retreever",
@@ -110,39 +78,41 @@ def make_api(backend: Backend, token: str | None = None, timeout_s: float = 30, 
         description="Exact search over a corpus routed by a learned binary tree, at any level of it.",
         responses={422: {"model": Refusal, "description": "a field breaks a rule"}},
     )
-    _refuse_clearly(app)
-    _add_reading(app, backend, timeout_s)
-    _add_writing(app, backend, timeout_s, token)
-    _add_state(app, backend)
+    _add_error_handlers(app)
+    _add_read_routes(app, gateway, timeout_s)
+    _add_write_routes(app, gateway, timeout_s, token)
+    _add_state_routes(app, gateway)
     if page:
         mount_page(app)
-    app.add_middleware(BodyLimit, most=LARGEST_BODY)
-    app.add_middleware(Measured, metrics=backend.metrics)
+    app.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES)
+    app.add_middleware(MetricsMiddleware, metrics=gateway.metrics)
     return app
 
 
-def _refuse_clearly(app: FastAPI) -> None:
+def _add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
-    async def refuse(request: Request, error: RequestValidationError) -> JSONResponse:
-        """Field and rule of every fault; the input is not repeated, it may be large or no valid Unicode."""
-        faults = [{"loc": _plain(f["loc"]), "msg": f["msg"].removeprefix("Value error, ")} for f in error.errors()]
+    async def handle_invalid_request(request: Request, error: RequestValidationError) -> JSONResponse:
+        """Answer with field and rule of every fault, without the input: it may be large or invalid Unicode."""
+        faults = [
+            {"loc": _clean_location(f["loc"]), "msg": f["msg"].removeprefix("Value error, ")} for f in error.errors()
+        ]
         return JSONResponse({"detail": faults}, status_code=422)
 
-    @app.exception_handler(Refused)
-    async def refused(request: Request, error: Refused) -> JSONResponse:
+    @app.exception_handler(RefusalError)
+    async def handle_refusal(request: Request, error: RefusalError) -> JSONResponse:
         headers = {} if error.retry_after is None else {"retry-after": str(error.retry_after)}
         return JSONResponse({"detail": error.detail}, status_code=error.status, headers=headers)
 
     @app.exception_handler(StarletteError)
-    async def other(request: Request, error: StarletteError) -> JSONResponse:
+    async def handle_http_error(request: Request, error: StarletteError) -> JSONResponse:
         headers = dict(error.headers or {})
         if error.status_code == 405:  # Starlette names the methods of one route, a path may have several
-            headers["allow"] = ", ".join(sorted(_methods(app, request)))
+            headers["allow"] = ", ".join(sorted(_find_methods(app, request)))
         return JSONResponse({"detail": str(error.detail)}, status_code=error.status_code, headers=headers)
 
 
-def _methods(app: FastAPI, request: Request) -> set[str]:
-    """Methods that a request's path knows."""
+def _find_methods(app: FastAPI, request: Request) -> set[str]:
+    """Find the methods that a request's path allows."""
     known = set()
     for route in app.routes:
         if isinstance(route, Route) and route.matches(request.scope)[0] is not Match.NONE:
@@ -150,109 +120,128 @@ def _methods(app: FastAPI, request: Request) -> set[str]:
     return known
 
 
-def _plain(place: tuple[int | str, ...]) -> list[int | str]:
-    """A field's place, which may hold names that the caller chose."""
-    return [p if isinstance(p, int) else p[:100].encode(errors="replace").decode() for p in place]
+def _clean_location(location: tuple[int | str, ...]) -> list[int | str]:
+    """Shorten the names in a field's location, and make them valid Unicode: the caller may have chosen them."""
+    return [part if isinstance(part, int) else part[:100].encode(errors="replace").decode() for part in location]
 
 
-async def _within(call: Any, seconds: float) -> Any:
+async def _respond_within(call: Awaitable[Reply], seconds: float) -> Response:
+    """Turn a reply into a response.
+
+    Raises:
+        RefusalError: the reply is one, or takes longer.
+    """
     try:
         async with asyncio.timeout(seconds):
-            return await call
+            reply = await call
     except TimeoutError:
-        raise Refused(504, f"it took more than {seconds:g} s", retry_after=1) from None
+        raise RefusalError(504, f"it took more than {seconds:g} s", retry_after=1) from None
+    if isinstance(reply, RefusalError):
+        raise reply
+    return Response(reply, media_type=JSON_MEDIA_TYPE)
 
 
-def _add_reading(app: FastAPI, backend: Backend, timeout_s: float) -> None:
-    async def looked(what: Look, *arguments: Any) -> Response:
-        return Response(await _within(backend.look(what, *arguments), timeout_s), media_type=JSON)
+def _add_read_routes(app: FastAPI, gateway: Gateway, timeout_s: float) -> None:
+    async def read(method: ReadMethod, *arguments: Any) -> Response:
+        return await _respond_within(gateway.read(method, *arguments), timeout_s)
 
-    @app.post("/v1/search", responses=ASK, response_model=SearchResponse | ManyResponse)
-    async def search(asked: SearchRequest) -> Response:
-        """The exact best passages for a query, or for each of several."""
-        return Response(await _within(backend.search(asked), timeout_s), media_type=JSON)
+    @app.post("/v1/search", responses=BODY_REFUSALS, response_model=SearchResponse | MultiSearchResponse)
+    async def search(request: SearchRequest) -> Response:
+        """Find the exact best passages for one query, or for each of several."""
+        return await _respond_within(gateway.search(request), timeout_s)
 
-    @app.post("/v1/embed", responses=ASK, response_model=EmbedResponse)
-    async def embed(asked: EmbedRequest) -> Response:
-        """Texts as probabilities of the nodes of a level."""
-        return Response(await _within(backend.embed(asked), timeout_s), media_type=JSON)
+    @app.post("/v1/embed", responses=BODY_REFUSALS, response_model=EmbedResponse)
+    async def embed(request: EmbedRequest) -> Response:
+        """Embed texts as probabilities of the nodes of a level."""
+        return await _respond_within(gateway.embed(request), timeout_s)
 
-    @app.get("/v1/documents", responses=READ | _refusals(404), response_model=DocumentPage)
+    @app.get("/v1/documents", responses=READ_REFUSALS | _describe_refusals(404), response_model=DocumentPage)
     async def documents(
         id: Annotated[
-            list[Name] | None, Query(max_length=MOST_DOCUMENTS, description="these; without it all in turn")
+            list[DocumentId] | None,
+            Query(max_length=MAX_DOCUMENTS, description="ids to read; without it, all documents page by page"),
         ] = None,
-        after: Annotated[int, Query(ge=-1, le=LARGEST_NUMBER, description="`next` of the page before")] = -1,
+        after: Annotated[int, Query(ge=-1, le=MAX_INTEGER, description="`next` of the previous page")] = -1,
         limit: Annotated[int, Query(ge=1, le=1000, description="documents of a page")] = 100,
     ) -> Response:
-        """Documents by id, or page by page in the order in which they were added."""
-        return await (looked("documents", id) if id else looked("listed", after, limit))
+        """Read documents by id, or page by page in the order in which they were added."""
+        return await (read("read_documents", id) if id else read("list_documents", after, limit))
 
-    @app.get("/v1/tree", responses=READ, response_model=TreeView)
+    @app.get("/v1/tree", responses=READ_REFUSALS, response_model=TreeView)
     async def tree() -> Response:
-        """Every node of the tree with its words and size."""
-        return await looked("tree")
+        """Read every node of the tree with its words and size."""
+        return await read("read_tree")
 
-    @app.get("/v1/nodes/{id}", responses=READ | _refusals(404), response_model=NodeView)
+    @app.get("/v1/nodes/{id}", responses=READ_REFUSALS | _describe_refusals(404), response_model=NodeView)
     async def node(
-        id: Annotated[int, Path(ge=0, le=LARGEST_NUMBER, description="in heap order: the root is 0")],
+        id: Annotated[int, Path(ge=0, le=MAX_INTEGER, description="in heap order: the root is 0")],
     ) -> Response:
-        """One node with its examples."""
-        return await looked("node", id)
+        """Read one node with its examples."""
+        return await read("read_node", id)
 
 
-def _add_writing(app: FastAPI, backend: Backend, timeout_s: float, token: str | None) -> None:
-    async def may_write(authorization: Annotated[str | None, Header(description="Bearer TOKEN")] = None) -> None:
+def _add_write_routes(app: FastAPI, gateway: Gateway, timeout_s: float, token: str | None) -> None:
+    async def check_token(authorization: Annotated[str | None, Header(description="Bearer TOKEN")] = None) -> None:
         if token is None:
-            raise Refused(403, "writing is off: start the service with RETREEVER_WRITE_TOKEN in its environment")
+            raise RefusalError(403, "writing is off: start the service with RETREEVER_WRITE_TOKEN in its environment")
         scheme, _, given = (authorization or "").partition(" ")
         if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), token.encode()):
-            raise HTTPException(401, "a bearer token is needed", {"WWW-Authenticate": "Bearer"})
+            raise HTTPException(401, "writing needs the service's bearer token", {"WWW-Authenticate": "Bearer"})
 
-    guard = [Depends(may_write)]
+    guard = [Depends(check_token)]
 
-    @app.post("/v1/documents", responses=WRITE | _refusals(409), response_model=Changed, dependencies=guard)
-    async def add(asked: AddRequest) -> Response:
-        """Add documents: on disk, and found by the next search, before the answer."""
-        passages = [Passage(d.id, d.text, d.title, d.metadata) for d in asked.documents]
-        return Response(await _within(backend.add(passages), 6 * timeout_s), media_type=JSON)
+    @app.post(
+        "/v1/documents",
+        responses=WRITE_REFUSALS | _describe_refusals(409),
+        response_model=ChangeResponse,
+        dependencies=guard,
+    )
+    async def add(request: AddRequest) -> Response:
+        """Add documents. When the answer comes they are on disk, and the next search finds them."""
+        passages = [Passage(d.id, d.text, d.title, d.metadata) for d in request.documents]
+        return await _respond_within(gateway.add(passages), WRITE_PATIENCE * timeout_s)
 
-    @app.delete("/v1/documents", responses=WRITE | _refusals(404), response_model=Changed, dependencies=guard)
-    async def delete(id: Annotated[list[Name], Query(min_length=1, max_length=MOST_DOCUMENTS)]) -> Response:
-        """Delete documents: on disk, and not found any more, before the answer."""
-        return Response(await _within(backend.delete(id), 6 * timeout_s), media_type=JSON)
+    @app.delete(
+        "/v1/documents",
+        responses=WRITE_REFUSALS | _describe_refusals(404),
+        response_model=ChangeResponse,
+        dependencies=guard,
+    )
+    async def delete(id: Annotated[list[DocumentId], Query(min_length=1, max_length=MAX_DOCUMENTS)]) -> Response:
+        """Delete documents. When the answer comes the change is on disk, and no search finds them."""
+        return await _respond_within(gateway.delete(id), WRITE_PATIENCE * timeout_s)
 
-    @app.post("/v1/reload", responses=WRITE, dependencies=guard)
+    @app.post("/v1/reload", responses=WRITE_REFUSALS, dependencies=guard)
     async def reload() -> ModelState:
-        """Serve what the alias points at now; answers when it serves, or with the reason why it does not."""
-        await backend.reload()
-        return _serving(backend)
+        """Serve the version that the alias names now. The answer comes when it serves, or says why it does not."""
+        await gateway.reload()
+        return _require_state(gateway)
 
 
-def _serving(backend: Backend) -> ModelState:
-    state = backend.state()
+def _require_state(gateway: Gateway) -> ModelState:
+    state = gateway.get_state()
     if state is None:
-        raise Refused(503, backend.fault() or "no version serves yet", retry_after=2)
+        raise RefusalError(503, gateway.get_fault() or "no version serves yet", retry_after=2)
     return state
 
 
-def _add_state(app: FastAPI, backend: Backend) -> None:
-    @app.get("/v1/model", responses=_refusals(503))
+def _add_state_routes(app: FastAPI, gateway: Gateway) -> None:
+    @app.get("/v1/model", responses=_describe_refusals(503))
     async def model() -> ModelState:
-        """The version that serves, where it comes from, what is tried beside it, and what did not load."""
-        return _serving(backend)
+        """Describe the version that serves, the canary, and why either failed to load."""
+        return _require_state(gateway)
 
     @app.get("/healthz")
     async def healthz() -> Health:
-        """Whether the service answers at all."""
+        """Answer: the process is alive."""
         return Health()
 
     @app.get("/readyz", responses={503: {"model": Readiness, "description": "no version serves"}})
     async def readyz(response: Response) -> Readiness:
-        """Whether searches are answered, and why what was asked for does not serve."""
-        state = backend.state()
+        """Say whether searches are answered, and why the desired version does not serve."""
+        state = gateway.get_state()
         response.status_code = 200 if state else 503
-        return Readiness(ready=state is not None, version=state and state.version, fault=backend.fault())
+        return Readiness(ready=state is not None, version=state and state.version, fault=gateway.get_fault())
 
     @app.get(
         "/metrics",
@@ -260,5 +249,5 @@ def _add_state(app: FastAPI, backend: Backend) -> None:
         responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
     )
     async def metrics() -> Response:
-        """Figures for Prometheus."""
-        return Response(await backend.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        """Write the metrics for Prometheus."""
+        return Response(await gateway.expose_metrics(), media_type="text/plain; version=0.0.4; charset=utf-8")

@@ -1,1 +1,1 @@
-"""What Ray Serve runs of a version: an encoder and a retriever, started and asked from elsewhere."""
+"""A version on Ray Serve: the deployments of encoder and retriever, their start, and calls to them."""

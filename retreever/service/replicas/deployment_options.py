@@ -1,8 +1,8 @@
-"""What holds for every deployment of ours."""
+"""Options of Ray Serve that all deployments of the service share."""
 
 from typing import Any
 
-SERVICE: dict[str, Any] = {
+DEPLOYMENT_OPTIONS: dict[str, Any] = {
     "max_ongoing_requests": 64,
     "health_check_period_s": 3,
     "health_check_timeout_s": 30,

@@ -1,7 +1,7 @@
-"""What Ray Serve runs of a version to encode texts.
+"""The deployment that encodes: a version's texts to node probabilities.
 
-This process only collects what waits; it starts without torch and transformers, which the process that encodes has from
-the one that it is forked from.
+On Linux this process only batches texts and loads neither torch nor transformers. A process forked from one that has
+both in memory encodes them.
 """
 
 import os
@@ -13,37 +13,38 @@ from typing import TYPE_CHECKING
 import ray
 from ray import serve
 
-from retreever.service.encoder.forked_encoder import Forked, LostProcess
-from retreever.service.encoder.text_router import WARM_UP, Routed, Routing
-from retreever.service.replicas.deployment_options import SERVICE
+from retreever.service.encoder.forked_encoder import ForkedEncoder, LostProcessError
+from retreever.service.encoder.text_router import WARM_UP_TEXT, EncodeFunction, RoutedTexts, TextRouter
+from retreever.service.replicas.deployment_options import DEPLOYMENT_OPTIONS
 
 if TYPE_CHECKING:
-    from retreever.encoding.encoder import Kind
+    from retreever.encoding.tokenized_texts import TextKind
 
-LOST_PROCESS = 70  # exit status: Serve starts another replica, and callers ask that one
+LOST_PROCESS_STATUS = 70  # exit status; Serve then starts another replica, and callers retry on it
 
 
-@serve.deployment(**SERVICE)
-class Encoder:
-    """Texts to node probabilities; what waits is encoded together. It starts warm."""
+@serve.deployment(name="Encoder", **DEPLOYMENT_OPTIONS)
+class EncoderReplica(TextRouter):
+    """A router that starts warm, and exits when its encoding process is lost."""
 
     def __init__(self, folder: str, threads: int, gpu: bool):
-        device = "cuda" if gpu else "cpu"
-        if sys.platform == "linux":
-            node = ray.get_runtime_context().get_node_id()
-            self._routing = Routing(Forked(Path(folder), threads, device, node[:16]))
-        else:  # elsewhere it is not safe to fork what has loaded torch
-            from retreever.service.encoder.text_encoder import Encoding
+        super().__init__(_make_encoder(Path(folder), threads, "cuda" if gpu else "cpu"))
 
-            self._routing = Routing(Encoding(Path(folder), threads, device))
-
-    async def route(self, texts: Sequence[str], kind: "Kind") -> Routed:
+    async def route(self, texts: Sequence[str], kind: "TextKind") -> RoutedTexts:
         """Route texts."""
         try:
-            return await self._routing.route(texts, kind)
-        except LostProcess:
-            os._exit(LOST_PROCESS)
+            return await super().route(texts, kind)
+        except LostProcessError:
+            os._exit(LOST_PROCESS_STATUS)
 
     async def check_health(self) -> None:
-        """A text of our own; Serve replaces a replica that cannot route it."""
-        await self.route([WARM_UP], "query")
+        """Route one text; Serve replaces a replica that fails."""
+        await self.route([WARM_UP_TEXT], "query")
+
+
+def _make_encoder(folder: Path, threads: int, device: str) -> EncodeFunction:
+    if sys.platform == "linux":
+        return ForkedEncoder(folder, threads, device, ray.get_runtime_context().get_node_id()[:16])
+    from retreever.service.encoder.text_encoder import TextEncoder  # to fork a process with torch is unsafe elsewhere
+
+    return TextEncoder(folder, threads, device)

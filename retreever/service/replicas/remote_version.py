@@ -1,65 +1,47 @@
-"""A version that runs in Ray's processes, asked from another one."""
+"""Calls to the processes of Ray Serve. A lost replica becomes a refusal; what the methods do is not known here."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any, cast
 
 import grpc
 from ray import serve
 from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
+from ray.serve.handle import DeploymentHandle
 
-from retreever.data.dataset import Passage
-from retreever.service.controller.bundle_changes import Changes
-from retreever.service.refusal import Refused
-from retreever.service.schema import EmbedRequest, SearchRequest
-from retreever.service.version.answers import Answer
-from retreever.service.version.engine import Look
+from retreever.service.contract import Version
+from retreever.service.refusal import RefusalError
 
-RETRIEVER = "Retriever"
-LOST = (RayError, RayServeException, grpc.RpcError)  # what a call raises when a replica is lost
-TRIES = 2  # what only reads is asked again of another replica when one is lost
+RETRIEVER_DEPLOYMENT = "Retriever"
+REPLICA_LOST_ERRORS = (RayError, RayServeException, grpc.RpcError)  # what a call raises when a replica is lost
+WRITE_METHODS = ("add", "delete")  # called once: a lost replica may have made the change
+READ_ATTEMPTS = 2  # everything else is called again on another replica
 
 
-class RemoteEngine:
-    """The retriever of an application."""
+class RemoteCaller:
+    """Every method of a deployment, as a coroutine function of the same name."""
 
-    def __init__(self, app: str):
-        self._handle = serve.get_deployment_handle(RETRIEVER, app_name=app)
+    def __init__(self, handle: DeploymentHandle):
+        self._handle = handle
 
-    async def search(self, asked: list[SearchRequest]) -> list[Answer | Exception]:
-        """Answers to requests that came together."""
-        return await self._ask("search", asked)
+    def __getattr__(self, method: str) -> Callable[..., Awaitable[Any]]:
+        if method.startswith("_"):
+            raise AttributeError(method)
+        return partial(self._call, method)
 
-    async def embed(self, asked: EmbedRequest) -> bytes | Refused:
-        """Texts as probabilities of a level, in JSON."""
-        return await self._ask("embed", asked)
-
-    async def look(self, what: Look, *arguments: Any) -> bytes | Refused:
-        """The tree, a node, or documents, in JSON."""
-        return await self._ask("look", what, *arguments)
-
-    async def total(self) -> int:
-        """How many passages there are."""
-        return await self._ask("total")
-
-    async def add(self, passages: Sequence[Passage]) -> bytes | Refused:
-        """Add passages; on disk when it returns."""
-        return await self._ask("add", passages, tries=1)
-
-    async def delete(self, ids: Sequence[str]) -> bytes | Refused:
-        """Delete passages; on disk when it returns."""
-        return await self._ask("delete", ids, tries=1)
-
-    async def catch_up(self, wanted: Changes) -> int:
-        """Change it as another version was changed."""
-        return await self._ask("catch_up", wanted)
-
-    async def _ask(self, method: str, *arguments: Any, tries: int = TRIES) -> Any:
-        for left in reversed(range(tries)):
+    async def _call(self, method: str, *arguments: Any) -> Any:
+        attempts = 1 if method in WRITE_METHODS else READ_ATTEMPTS
+        while True:
+            attempts -= 1
             try:
                 return await getattr(self._handle, method).remote(*arguments)
-            except LOST as error:
-                if not left:
-                    words = str(error).strip().splitlines()
-                    raise Refused(503, f"a replica was lost: {words[-1] if words else error!r}", 1) from None
-        raise AssertionError("unreachable")
+            except REPLICA_LOST_ERRORS as error:
+                if not attempts:
+                    lines = str(error).strip().splitlines()
+                    raise RefusalError(503, f"a replica was lost: {lines[-1] if lines else error!r}", 1) from None
+
+
+def connect_version(app: str) -> Version:
+    """Connect to the version that runs as this application."""
+    return cast("Version", RemoteCaller(serve.get_deployment_handle(RETRIEVER_DEPLOYMENT, app_name=app)))

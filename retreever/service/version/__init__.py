@@ -1,1 +1,1 @@
-"""One version at work: what it answers, and filters on metadata."""
+"""One running version: its answers, and filters on metadata."""

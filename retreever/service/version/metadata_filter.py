@@ -1,4 +1,4 @@
-"""Which passages have certain values in their metadata: numbers by field and value, read once and kept up to date."""
+"""Finds the passages that have given values in their metadata. Requests and searches are not known here."""
 
 from array import array
 from collections.abc import Mapping, Sequence
@@ -6,42 +6,45 @@ from typing import Any
 
 import numpy as np
 
-from retreever.bundle.document_store import Documents
+from retreever.bundle.document_store import DocumentStore
 
-Filter = Mapping[str, Any]
+MetadataFilter = Mapping[str, Any]
 
 
-class Fields:
-    """Numbers of the passages that have a value in a field; a list in a field has all of its values."""
+class MetadataIndex:
+    """The numbers of passages by field and value; it reads each passage once, and follows the documents as they grow.
 
-    def __init__(self, documents: Documents):
+    A field that holds a list has all of the list's values.
+    """
+
+    def __init__(self, documents: DocumentStore):
         self._documents, self._read = documents, 0
         self._numbers: dict[tuple[str, Any], array[int]] = {}
 
-    def mask(self, where: Filter, count: int) -> np.ndarray:
-        """Which of the first `count` passages have all the values, bool (count,); of a list, one of its values.
+    def mask(self, where: MetadataFilter, count: int) -> np.ndarray:
+        """Mark those of the first `count` passages that match every field of `where`, bool (count,).
 
-        The first call reads the metadata of every passage.
+        A list in `where` matches any of its values. The first call reads the metadata of every passage.
         """
         for number in range(self._read, count):
             for name, value in self._documents[number].metadata.items():
                 for one in value if isinstance(value, list) else [value]:
                     if not isinstance(one, dict | list):
-                        self._numbers.setdefault((name, _key(one)), array("q")).append(number)
+                        self._numbers.setdefault((name, _make_key(one)), array("q")).append(number)
         self._read = max(self._read, count)
-        kept = np.ones(count, bool)
+        matches = np.ones(count, bool)
         for name, value in where.items():
-            kept &= self._having(name, value if isinstance(value, list) else [value], count)
-        return kept
+            matches &= self._mask_field(name, value if isinstance(value, list) else [value], count)
+        return matches
 
-    def _having(self, name: str, values: Sequence[Any], count: int) -> np.ndarray:
-        having = np.zeros(count, bool)
+    def _mask_field(self, name: str, values: Sequence[Any], count: int) -> np.ndarray:
+        matches = np.zeros(count, bool)
         for value in values:
-            numbers = np.array(self._numbers.get((name, _key(value)), ()), np.int64)
-            having[numbers[numbers < count]] = True
-        return having
+            numbers = np.array(self._numbers.get((name, _make_key(value)), ()), np.int64)
+            matches[numbers[numbers < count]] = True
+        return matches
 
 
-def _key(value: Any) -> Any:
-    """True is not 1, though Python has it so."""
+def _make_key(value: Any) -> Any:
+    """Make a key under which True differs from 1."""
     return (bool, value) if isinstance(value, bool) else value

@@ -1,4 +1,4 @@
-// The page: what is typed and dragged becomes a search, what comes back becomes the list and the flow in the tree.
+// The page: turns keys and the slider into searches, and answers into the list and the flow in the tree.
 
 import * as service from "./service.js";
 import { fill } from "./card.js";
@@ -72,7 +72,7 @@ function empty() {
 }
 
 function show(answer, asked) {
-  const ours = answer.model.digest === state.digest; // else another tree answered, and its nodes are not those drawn
+  const ours = answer.model.digest === state.digest; // another model's nodes are not those on the screen
   if (!ours) for (const hit of answer.hits) hit.why = null;
   at("start").hidden = true;
   at("legend").hidden = !ours;
@@ -116,14 +116,14 @@ function remember() {
   history.replaceState(null, "", hash ? `#${hash}` : location.pathname);
 }
 
-// What the address says: a search can be kept and sent to others.
+// Read the search from the address, so that it can be bookmarked and shared.
 function recall() {
   const asked = new URLSearchParams(location.hash.slice(1));
   query.value = asked.get("q") || "";
   level.value = Number(asked.get("level")) || state.depth;
 }
 
-// The tree; once more where another model answers than the one it is of, unless that one is only tried beside it.
+// Load the tree, and load it again when another champion answers; a canary's answer does not change it.
 async function load(seen) {
   if (seen) state.others.add(seen);
   try {
@@ -137,7 +137,7 @@ async function load(seen) {
     card.hidden = true;
     tree.set(found);
     if (fresh) {
-      const early = query.value; // typed while the tree was under way
+      const early = query.value; // typed while the tree was loading
       level.max = found.depth;
       recall();
       query.value = early || query.value;

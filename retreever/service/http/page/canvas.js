@@ -34,7 +34,7 @@ export class TreeCanvas {
     this.wake();
   }
 
-  // A tree as the service tells of it.
+  // Takes a tree in the form of v1/tree.
   set(told) {
     this.depth = told.depth;
     this.nodes = told.nodes;
@@ -49,7 +49,7 @@ export class TreeCanvas {
     this.wake();
   }
 
-  // Masses as a query's flow gives them; null where nothing is asked.
+  // Takes the masses of a query's flow; null where there is no query.
   pour(flow) {
     if (!this.nodes.length) return;
     this.asked = Boolean(flow);
@@ -77,7 +77,7 @@ export class TreeCanvas {
     this.wake();
   }
 
-  // How much more of the query goes to a node than of the average passage; 1 where as much.
+  // A node's mass for the query, over its mass for the average passage.
   lean(node) {
     return this.average[node] > 0 ? this.mass[node] / this.average[node] : 1;
   }
@@ -91,7 +91,7 @@ export class TreeCanvas {
     }
   }
 
-  // In or out around the chosen node, or the middle.
+  // Zooms around the chosen node, or the middle.
   zoom(factor) {
     this.view.zoom(factor, ...(this.chosen === null ? [] : this.place(this.chosen)));
     this.wake();
@@ -244,7 +244,7 @@ export class TreeCanvas {
     pen.globalAlpha = 1;
   }
 
-  // Where passages were found, the way to the one pointed at, and the node that was chosen.
+  // Draws the leaves of the hits, the path to the hit under the pointer, and the chosen node.
   ways() {
     const { pen } = this;
     this.trace(this.pointed && this.pointed.length ? this.pointed[this.pointed.length - 1] : null, 2.5);
@@ -279,7 +279,7 @@ export class TreeCanvas {
     pen.stroke();
   }
 
-  // Words where there is room: the chosen node, then those the query leans to, the upper levels first.
+  // Labels nodes where there is room: the chosen node, then those with the highest lean, upper levels first.
   labels(finest) {
     const { pen, view } = this;
     pen.font = `12px ${this.font}`;

@@ -1,8 +1,8 @@
-// What a node means: its words, its size, the passages most at home in it.
+// The card of a node: its words, its size, its most likely passages.
 
 import { count, element, share } from "./element.js";
 
-// Fills `card` with a node as the service tells of it.
+// Fills `card` with a node in the form of v1/nodes.
 export function fill(card, told, { lean, passages, words, choose }) {
   const title = told.words.slice(0, 3).join(" · ") || (told.level ? "no words of its own" : "the whole corpus");
   const kept = card.contains(document.activeElement);

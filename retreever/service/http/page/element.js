@@ -1,4 +1,4 @@
-// Elements from text that nobody vouches for: it is only ever set as text.
+// Elements from untrusted text: it is only ever set as text.
 
 export function element(name, settings = {}, ...children) {
   const made = document.createElement(name);

@@ -1,4 +1,4 @@
-// Where nodes lie: the root in the middle, every level a circle around it, as in a tree seen from above.
+// Positions of the nodes: the root in the middle, every level a circle around it, as in a tree seen from above.
 
 export const levelOf = (node) => 31 - Math.clz32(node + 1);
 export const firstOf = (level) => 2 ** level - 1;
@@ -19,7 +19,7 @@ export function positions(depth) {
   return { x, y, angle };
 }
 
-// What is seen: `scale` pixels a unit, and where the root is.
+// The visible part of the tree: `scale` pixels a unit, and the position of the root.
 export class View {
   constructor() {
     Object.assign(this, { scale: 1, x: 0, y: 0, width: 1, height: 1, whole: 1 });

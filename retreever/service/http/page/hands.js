@@ -1,4 +1,4 @@
-// The tree by mouse, finger and key.
+// Mouse, touch and keyboard control of the tree.
 
 import { firstOf, levelOf, parentOf } from "./geometry.js";
 

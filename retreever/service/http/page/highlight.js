@@ -1,4 +1,4 @@
-// Which words of a text the query has, and the part of a long text that has most of them.
+// Marks the query's words in a text, and finds the part of a long text that holds most of them.
 
 const WORD = /[\p{L}\p{N}_]+/gu;
 const COMMON = new Set(("a an and are as at be by can do for from get has have how i if in into is it its my not of on or so " +

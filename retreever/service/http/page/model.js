@@ -1,10 +1,10 @@
-// Which model answers, in words, with a link to its run where there is one.
+// Describes the model that answers, with a link to its run if there is one.
 
 import { count, element } from "./element.js";
 
 const METRICS = 12;
 
-// "version 3" of a registered model; the folder's name of another.
+// "version 3" for a registered model, else the name of its folder.
 export function version(model) {
   const said = String(model.version || model.digest || "");
   return /^\d+$/.test(said) ? `version ${said}` : said.split("/").filter(Boolean).slice(-2).join("/");
@@ -14,7 +14,7 @@ export function named(model) {
   return `${version(model)} · ${String(model.encoder).split("/").pop()}`;
 }
 
-// Rows for a <dl> of what serves, what is tried beside it, and what did not load.
+// Rows of a <dl>: the version that serves, the canary, and why either failed to load.
 export function facts(model, tree) {
   const { canary } = model;
   const sample = tree.sampled < tree.passages ? `, explained by ${count(tree.sampled)}` : "";

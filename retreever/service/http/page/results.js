@@ -6,7 +6,7 @@ import { marked, words } from "./highlight.js";
 const EXCERPT = 420;
 
 export class Results {
-  // `place` gets the id of a node that was chosen, `point` a hit that is pointed at, or null.
+  // `place` gets the id of a chosen node; `point` gets the hit under the pointer, or null.
   constructor(list, place, point) {
     this.list = list;
     this.place = place;

@@ -1,4 +1,4 @@
-// What the service is asked. One search is under way at a time; of those that come meanwhile only the last is sent.
+// Calls to the service. One search runs at a time; of those typed meanwhile only the last is sent.
 
 async function read(path, options) {
   const reply = await fetch(path, options);

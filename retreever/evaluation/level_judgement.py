@@ -1,0 +1,48 @@
+"""Metrics of every reported level of a tree: ranks the passages by each level, scores every query.
+
+Knows node probabilities alone. The caller routes the texts and decides which worker ranks which queries.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+from jaxtyping import Float
+
+from retreever.evaluation.metrics import METRICS, RelevantPassages, evaluate_per_query
+from retreever.evaluation.ranking import SimilarityName, top_k
+from retreever.model import Tree, default_levels
+
+
+def name_level_metric(metric: str, level: int) -> str:
+    """Return the name under which a metric of a level is logged.
+
+    >>> name_level_metric("ndcg_at_10", 6)
+    'ndcg_at_10/level_06'
+    """
+    return f"{metric}/level_{level:02d}"
+
+
+def judge_levels(
+    queries: Float[np.ndarray, "queries nodes"],
+    passages: Float[np.ndarray, "passages nodes"],
+    relevant: RelevantPassages,
+    depth: int,
+    similarity: SimilarityName,
+    gather: Callable[[np.ndarray], np.ndarray] = lambda rows: rows,
+) -> dict[str, Float[np.ndarray, " judged"]]:
+    """Compute every metric at every reported level: one value per judged query, keyed by `name_level_metric`.
+
+    Args:
+        queries, passages: probabilities of all nodes of a tree of that depth, in heap order.
+        relevant: for every judged query its relevant passage rows and their grades.
+        gather: turns the rankings of this worker's queries into those of all judged queries; by default the
+            worker ranks them all.
+    """
+    found: dict[str, np.ndarray] = {}
+    for level in default_levels(depth):
+        nodes = Tree(depth).level(level)
+        own, ranked = (np.ascontiguousarray(side[:, nodes]) for side in (queries, passages))
+        rows, _ = top_k(own, ranked, min(100, len(passages)), similarity)
+        values = evaluate_per_query(gather(rows), relevant)
+        found |= {name_level_metric(metric, level): values[metric] for metric in METRICS}
+    return found
