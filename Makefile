@@ -11,7 +11,7 @@ export MPLCONFIGDIR ?= $(RETREEVER_WORKSPACE)/cache/matplotlib
 # pip compiles all of every package, half of the set-up's time; what is imported is compiled, and kept, when it is.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo test test-slow test-gpu test-page lint format clean
+.PHONY: help setup demo test test-slow test-gpu test-page lint format docs clean
 help:  ## show the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
@@ -49,5 +49,8 @@ format: setup  ## rewrite the code as ruff wants it
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
+docs: setup  ## the documentation as a site, in site/
+	@$(BIN)/mkdocs build --strict --quiet
+
 clean:  ## remove .venv and everything made
-	rm -rf $(VENV) workspace .pytest_cache .mypy_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) workspace site build .pytest_cache .mypy_cache .ruff_cache *.egg-info
