@@ -42,10 +42,13 @@ class Reader:
             self.environment = dict(pair.split("=", 1) for pair in pairs if "=" in pair)
 
     def _serve(self, block: Block) -> None:
-        self.service = subprocess.Popen(["bash", "-c", f"exec {block.code}"], **self._options(), start_new_session=True)
+        log = self.folder / "service.log"
+        with log.open("w") as out:
+            options = self._options() | {"stdout": out, "start_new_session": True}
+            self.service = subprocess.Popen(["bash", "-c", f"exec {block.code}"], **options)
         end = time.monotonic() + START_S
         while time.monotonic() < end:
-            assert self.service.poll() is None, (block.code, self.service.communicate())
+            assert self.service.poll() is None, f"{block.code}\n{log.read_text()}"
             try:
                 if httpx.get(f"{URL}/readyz", trust_env=False).status_code == 200:
                     return
