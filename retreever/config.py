@@ -58,7 +58,7 @@ class EncoderConfig(ConfigSection):
         ge=0,
         le=10,
         description="weight of lexical features, concatenated to the last layer: the encoder's word embeddings of the "
-        "whole text, whatever the lengths below, rarer words counting more; doubles the width; 0: the last layer alone",
+        "whole text, whatever the lengths below, rarer words weigh more; doubles the width; 0: the last layer alone",
     )
     query_prefix: str = Field("", description="put before every query, e.g. BGE's instruction")
     passage_prefix: str = Field("", description="put before every passage")

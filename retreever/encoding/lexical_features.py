@@ -1,4 +1,4 @@
-"""Lexical features of a text: the weighted mean of its word embeddings, rarer words counting more (ours).
+"""Lexical features of a text: the weighted mean of its word embeddings, rarer words weigh more (ours).
 
 The last layer holds the topic of a text and loses much of its wording, names and identifiers above all. The embedding
 table of the same frozen encoder still has the words, and reading it is cheap. So all words of a text count, also those
