@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from retreever.config import Config, EncoderConfig, build_config
 from retreever.encoding.encoder_files import resolve_dtype
 from retreever.model import RoutingTree, levels_at_step
-from retreever.model.attention import CrossAttentionSplit
+from retreever.model.splits.attention import CrossAttentionSplit
 from retreever.system import memory
 from retreever.training.learner import build_learner, build_optimizer
 
@@ -186,7 +186,7 @@ def count_work(config: Config, batch: int, levels: tuple[int, ...]) -> tuple[flo
         flops += 2 * 2 * texts * DIM * inner if tree.split == "mlp" else 0
         inputs = texts * DIM
     flops += sum(3 * 2 * batch * batch * 2**level for level in levels)
-    parameters = sum(p.numel() for p in RoutingTree(DIM, **tree.model_dump()).parameters())
+    parameters = sum(p.numel() for p in RoutingTree(DIM, **tree.architecture()).parameters())
     return flops, 4 * (inputs + 8 * parameters)
 
 

@@ -24,6 +24,8 @@ from retreever.system.files import digest_json
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
+MIN_GUARD_RATIO = 0.97
+"""Share of the frozen encoder's NDCG@10 that a promotion asks of a tree on every guard set, unless told another."""
 
 
 class ConfigSection(BaseModel):
@@ -92,6 +94,24 @@ class TreeConfig(ConfigSection):
         0.5, ge=0, le=2, description="product: init_std grows by 2**init_growth from a level to the next"
     )
     level_norm: bool = Field(True, description="product: scale the scores of a level to one length for all texts")
+    norm_levels: Count = Field(2, description="product: so many levels below the fourth are scaled together")
+    start: Literal["random", "frame", "clusters"] | None = Field(
+        None,
+        description="rows of the splits before training; frame: the tree ranks as its encoder; clusters: the same, and "
+        "its first levels are hierarchical clusters of the passages; null: frame, and clusters where train.steps is 0",
+    )
+    turn: bool = Field(
+        True,
+        description="product, linear and mlp: turn the rows of the upper levels so that a query and its passage go the "
+        "same way; nodes become topics, the ranking stays",
+    )
+    start_levels: int = Field(6, ge=1, le=9, description="clusters: levels of splits that are clusters")
+    anchor: Annotated[float, Field(ge=0)] | tuple[Annotated[float, Field(ge=0)], ...] = Field(
+        2.0,
+        description="decay of split weights towards their start, as a share times the learning rate; one number, or "
+        "one a level from the root, the last serves deeper levels; where it is 0, weights decay to zero by "
+        "train.weight_decay",
+    )
     hidden: Count = Field(128, description="mlp: hidden width")
     mlp_dropout: Fraction = Field(0.2, description="mlp: dropout before the activation")
     heads: Count = Field(4, description="cross_attention: heads")
@@ -105,6 +125,16 @@ class TreeConfig(ConfigSection):
     embedding_std: Positive = Field(0.02, description="cross_attention: std of node embeddings at the start (paper: 1)")
     attention_dropout: Fraction = Field(0.1, description="cross_attention: dropout on attention weights")
     propagation_dropout: Fraction = Field(0.1, description="learned propagations: dropout inside the node MLPs")
+
+    @property
+    def anchor_strengths(self) -> tuple[float, ...] | None:
+        """`anchor` as strengths by level; None where weights decay to zero."""
+        strengths = self.anchor if isinstance(self.anchor, tuple) else (self.anchor,)
+        return strengths if any(strengths) else None
+
+    def architecture(self) -> dict[str, Any]:
+        """Arguments of the module: every setting but those of its start."""
+        return self.model_dump(exclude={"start", "start_levels", "anchor", "turn"})
 
     @model_validator(mode="after")
     def _check_heads(self) -> Self:
@@ -157,7 +187,7 @@ class TrainConfig(ConfigSection):
     """Optimisation, validation and stopping."""
 
     seed: int = Field(0, ge=0, lt=2**31)
-    steps: Count = Field(600, description="optimiser steps")
+    steps: int = Field(600, ge=0, description="optimiser steps; 0: the tree stays as it starts, no pair is needed")
     batch_size: int = Field(1024, ge=2, description="query-passage pairs in a step, over all workers")
     accumulate: Count = Field(1, description="batches whose mean gradient makes one step; each has its own negatives")
     micro_batch: Count | None = Field(
@@ -189,6 +219,11 @@ class TrainConfig(ConfigSection):
         description="passages ranked at a validation: the relevant ones, and others drawn by seed; null: all",
     )
     patience: Count | None = Field(None, description="stop after this many validations without a better dev NDCG@10")
+    guard: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
+        (),
+        description="guard sets, as in data.name: not trained on, but judged at each validation against the frozen "
+        "encoder, on their test split, else on dev",
+    )
 
 
 class IndexConfig(ConfigSection):
@@ -201,6 +236,20 @@ class IndexConfig(ConfigSection):
         False, description="store codes only, at most 400 bytes a passage: search by estimate, at the last level only"
     )
     k: int = Field(10, ge=1, le=1000, description="passages that a search returns by default")
+    explain_nodes: float = Field(
+        4.0,
+        ge=1,
+        description="effective nodes of the average passage at level 6, or at the last of a shallower tree, by the "
+        "sharp reading that names and explains nodes; ranking does not use it",
+    )
+
+
+VALUES_BEFORE: Mapping[str, Mapping[str, Any]] = {
+    "tree": {"start": "random", "start_levels": 6, "anchor": 0.0, "turn": False, "norm_levels": 1},
+    "train": {"guard": []},
+    "index": {"explain_nodes": 4.0},
+}
+"""By section: how trees were made before these settings existed."""
 
 
 class Config(ConfigSection):
@@ -229,9 +278,26 @@ class Config(ConfigSection):
                 f"loss.negatives: {self.loss.negatives} in-batch negatives need a train.batch_size above that, "
                 f"it is {self.train.batch_size}"
             )
+        guarded = {part for name in self.train.guard for part in (name, *name.split("+"))}
+        trained = sorted(guarded & {self.data.name, *self.data.name.split("+")})
+        if trained:
+            faults.append(f"train.guard: must be a set that is not trained on, data.name has {', '.join(trained)}")
+        if len(self.guards) < len(self.train.guard):
+            faults.append(f"train.guard: each set needs a name of its own, got {list(self.train.guard)}")
         if faults:
             raise ValueError("\n".join(faults))
         return self
+
+    @property
+    def guards(self) -> dict[str, "Config"]:
+        """Configurations whose data is a guard set, by the name in its figures: a folder's last part."""
+        train = self.train.model_copy(update={"guard": ()})
+        return {
+            re.sub(r"[^\w.-]", "-", Path(place).name): self.model_copy(
+                update={"data": self.data.model_copy(update={"name": place}), "train": train}
+            )
+            for place in self.train.guard
+        }
 
     @property
     def encoding(self) -> EncoderConfig:
@@ -242,8 +308,16 @@ class Config(ConfigSection):
 
     @property
     def digest(self) -> str:
-        """Short digest of every setting: equal configurations, equal digests."""
-        return digest_json(self.model_dump(mode="json"))
+        """Short digest of every setting: equal configurations, equal digests.
+
+        A setting that has the value of the time before it existed is left out, so that older runs keep their digests.
+        """
+        values = self.model_dump(mode="json")
+        for section, settings in VALUES_BEFORE.items():
+            for name, before in settings.items():
+                if values[section][name] == before:
+                    del values[section][name]
+        return digest_json(values)
 
     def flat(self) -> dict[str, Any]:
         """Every setting by its dotted name, for MLflow params and tables.

@@ -6,17 +6,17 @@ only the layout that an index of this tree has. Training and bundles import this
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
 from retreever import config as configs
-from retreever.config import Config
+from retreever.config import VALUES_BEFORE, Config
 from retreever.encoding.encoder import Encoder
 from retreever.encoding.text_encodings import Encodings
 from retreever.encoding.tokenized_texts import TextKind
@@ -92,14 +92,18 @@ def load_model(folder: Path) -> tuple[RoutingTree, Config]:
     if values.get("format") != BUNDLE_FORMAT:
         raise BundleError(f"{folder / 'model.json'}: format {values.get('format')}, this version reads {BUNDLE_FORMAT}")
     try:
-        # A model saved before lexical features existed has no such setting: it was trained on the last layer alone.
-        encoder = {"words": 0.0} | values["config"]["encoder"]
-        config = configs.build_config(values["config"] | {"encoder": encoder})
-        tree = RoutingTree(**values["arguments"])
+        config = configs.build_config(_complete_settings(values["config"]))
+        tree = RoutingTree(**{"norm_levels": VALUES_BEFORE["tree"]["norm_levels"]} | values["arguments"])
         tree.load_state_dict(load_file(folder / "model.safetensors"))
     except (KeyError, TypeError, ValueError, RuntimeError, ConfigError) as error:
         raise BundleError(f"{folder}: not a model of this version: {error}") from None
     return tree.eval(), config
+
+
+def _complete_settings(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """A stored configuration with the settings that did not exist then, at the values that describe that time."""
+    before = {"encoder": {"words": 0.0}, **VALUES_BEFORE}  # without lexical features: the last layer alone
+    return {section: {**before.get(section, {}), **settings} for section, settings in stored.items()}
 
 
 def digest_model(folder: Path) -> str:

@@ -14,6 +14,20 @@ def test_defaults_survive_a_round_trip_through_plain_values():
     assert configs.build_config(config.model_dump(mode="json")).digest == config.digest
 
 
+def test_each_guard_set_has_a_configuration_that_reads_it():
+    config = configs.load_config(None, ["train.guard=[scifact, /data/nq gold, a+b]", "encoder.words=0.5"])
+    assert {name: guard.data.name for name, guard in config.guards.items()} == {
+        "scifact": "scifact", "nq-gold": "/data/nq gold", "a-b": "a+b"
+    }  # fmt: skip
+    assert all(guard.encoding == config.encoding and not guard.guards for guard in config.guards.values())
+    assert configs.build_config(config.model_dump(mode="json")) == config
+
+
+def test_guard_sets_decide_the_digest_only_where_there_are_any():
+    digests = {Config().with_overrides({"train.guard": guard}).digest for guard in ([], ["a"], ["b"])}
+    assert len(digests) == 3 and Config().digest in digests
+
+
 def test_every_fault_is_reported_at_once(tmp_path):
     file = tmp_path / "c.yaml"
     file.write_text("tree: {deph: 8, depth: 0}\ntrain: {lr: fast}\ndata: {name: docstrings}\n")
@@ -36,6 +50,13 @@ def test_every_fault_is_reported_at_once(tmp_path):
         (["tree.split=cross_attention", "encoder.tokens=false"], "encoder.tokens"),
         (["loss.negatives=64", "train.batch_size=64"], "loss.negatives: 64"),
         (["loss.scale=20000"], "scale (20000.0) must lie within"),
+        (
+            ["data.name=mine", "train.guard=[mine]"],
+            "train.guard: must be a set that is not trained on, data.name has mine",
+        ),
+        (["data.name=a+b", "train.guard=[c, b]"], "train.guard: must be a set that is not trained on, data.name has b"),
+        (["train.guard=[one/set, two/set]"], "train.guard: each set needs a name of its own"),
+        (["train.guard=['']"], "train.guard.0"),
         (
             ["tree.split=cross_attention", "tree.d_k=100", "tree.heads=8"],
             "d_k (100) must be a multiple of heads (8)",

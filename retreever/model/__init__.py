@@ -4,7 +4,6 @@ Settings have no defaults here: they stand in `retreever/config.py`.
 """
 
 from retreever.model import health
-from retreever.model.attention import CrossAttentionSplit
 from retreever.model.depth import level_probabilities, level_shares, level_weights, levels_at_step
 from retreever.model.loss import ContrastiveLoss, SoftTargets, negatives_mask
 from retreever.model.propagation import (
@@ -17,7 +16,8 @@ from retreever.model.propagation import (
 )
 from retreever.model.router import RoutingTree
 from retreever.model.similarity import bhattacharyya, get_similarity, ntvd
-from retreever.model.split import LinearSplit, MLPSplit, SplitFunction
+from retreever.model.splits.attention import CrossAttentionSplit
+from retreever.model.splits.split_function import LinearSplit, MLPSplit, SplitFunction
 from retreever.model.spread import Spread
 from retreever.model.tree import Tree, default_levels
 

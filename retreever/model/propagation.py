@@ -16,7 +16,7 @@ from math import log
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from retreever.model.arguments import require_at_least, require_fraction, require_within
@@ -68,14 +68,25 @@ class Propagation(nn.Module, ABC):
     @abstractmethod
     def _propagate(self, scores: Tensor, depth: int) -> Tensor: ...
 
-    @property
-    def groups(self) -> tuple[slice, ...]:
+    def groups(self, levels: int) -> tuple[slice, ...]:
         """Slices of scores that level norm scales together, so that each has one length for all texts; none here."""
         return ()
 
     def initial_contrast(self, growth: float) -> Float[Tensor, " scores"]:
         """Spread of each score at the start, relative to their mean: equal for all."""
         return torch.ones(self.inputs)
+
+    def arrange_rows(
+        self, rows: Float[Tensor, "splits dim"], generator: torch.Generator
+    ) -> Float[Tensor, "scores dim"]:
+        """The rows of all scores, from those of the splits in heap order; leaves get random rows of length 1 (ours)."""
+        more = torch.randn(self.inputs - len(rows), rows.shape[1], generator=generator)
+        return torch.cat([rows, F.normalize(more, dim=1)])
+
+    @property
+    def score_levels(self) -> Int[Tensor, " scores"]:
+        """The level of the split, or of the node, that each score belongs to."""
+        return torch.arange(1, self.inputs + 1).log2().floor().long()
 
     def balancing_offsets(self, scores: Float[Tensor, "batch scores"]) -> Float[Tensor, " scores"]:
         """Offsets that start the tree balanced on a first batch: minus the mean of each score."""
@@ -97,11 +108,15 @@ class ProductPropagation(Propagation):
             nodes.append(torch.stack([nodes[-1] + go_left, nodes[-1] + go_right], 2).flatten(1))
         return torch.cat(nodes, 1)
 
-    @property
-    def groups(self) -> tuple[slice, ...]:
-        """The splits above level 4 together, too few to be scaled level by level, and each level below by itself."""
-        first = min(4, self.tree.depth)
-        return slice(0, Tree(first).splits), *(self.tree.level(d) for d in range(first, self.tree.depth))
+    def groups(self, levels: int) -> tuple[slice, ...]:
+        """The splits above level 4 together, too few to be scaled level by level; below, `levels` levels together.
+
+        Two levels make a group whose last level is one that is trained and reported.
+        """
+        depth = self.tree.depth
+        ends = [min(4, depth), *(min(d + levels, depth) for d in range(4, depth, levels))]
+        starts = [0, *(Tree(end).splits for end in ends)]
+        return tuple(slice(start, Tree(end).splits) for start, end in zip(starts, ends, strict=False))
 
     def initial_contrast(self, growth: float) -> Float[Tensor, " scores"]:
         """2**(growth * level of the split), divided by the mean (ours).
@@ -131,6 +146,24 @@ class LeafSoftmaxPropagation(Propagation):
 
     def scores_for(self, depth: int) -> int:
         return self.tree.leaves
+
+    def arrange_rows(
+        self, rows: Float[Tensor, "splits dim"], generator: torch.Generator
+    ) -> Float[Tensor, "scores dim"]:
+        """The sum of the rows along each leaf's path, with the sign of the branch, deeper ones weighing more.
+
+        Near even splits a leaf's logarithm is half the sum of the scores along its path, so these leaves route as the
+        splits would.
+        """
+        leaves = torch.zeros(1, rows.shape[1])
+        for level in range(self.tree.depth):
+            step = rows[self.tree.level(level)] * 2 ** (level / 2)
+            leaves = torch.stack([leaves + step, leaves - step], 1).flatten(0, 1)
+        return leaves / leaves.norm(dim=1).mean()
+
+    @property
+    def score_levels(self) -> Int[Tensor, " scores"]:
+        return torch.full((self.inputs,), self.tree.depth - 1)
 
     def _propagate(self, scores: Tensor, depth: int) -> Tensor:
         return _sum_upwards(scores.log_softmax(1), depth)

@@ -11,7 +11,6 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from retreever.model.arguments import require_at_least, require_one_of, require_positive, require_within
-from retreever.model.attention import CrossAttentionSplit
 from retreever.model.propagation import (
     ConsistentPropagation,
     LeafSoftmaxPropagation,
@@ -20,7 +19,9 @@ from retreever.model.propagation import (
     ProductPropagation,
     Propagation,
 )
-from retreever.model.split import LinearSplit, MLPSplit, SplitFunction, TextEncoding
+from retreever.model.rows.turn import TURNED_LEVELS, find_turns
+from retreever.model.splits.attention import CrossAttentionSplit
+from retreever.model.splits.split_function import LinearSplit, MLPSplit, SplitFunction, TextEncoding
 from retreever.model.spread import Spread
 from retreever.model.tree import Tree
 
@@ -38,7 +39,8 @@ class RoutingTree(nn.Module):
         propagation: one of PROPAGATIONS.
         init_std: standard deviation of the split scores on the batch given to `calibrate`.
         init_growth: of `product`: that deviation grows by 2**init_growth from a level to the next.
-        level_norm: of `product`: the scores of a level have the same length for every text.
+        level_norm: of `product`: the scores of a group of levels have the same length for every text.
+        norm_levels: of `product`: so many levels below the fourth make a group.
         hidden, mlp_dropout: of the mlp split.
         heads, embeddings, d_emb, d_k, values, embedding_std, attention_dropout: of the cross-attention split.
         propagation_dropout: of the learned propagations.
@@ -61,6 +63,7 @@ class RoutingTree(nn.Module):
         init_std: float,
         init_growth: float,
         level_norm: bool,
+        norm_levels: int,
         hidden: int,
         mlp_dropout: float,
         heads: int,
@@ -79,7 +82,7 @@ class RoutingTree(nn.Module):
         self.propagation = _build_propagation(propagation, depth, propagation_dropout)
         outputs = self.propagation.inputs
         # A unit vector in a random direction has a standard deviation of 1 / sqrt(dim).
-        groups = self.propagation.groups if level_norm else ()
+        groups = self.propagation.groups(norm_levels) if level_norm else ()
         self.spread = Spread(outputs, require_positive("init_std", init_std) * dim**0.5, groups)
         self.split: SplitFunction
         if require_one_of("split", split, SPLIT_FUNCTIONS) == "linear":
@@ -123,6 +126,49 @@ class RoutingTree(nn.Module):
     def levels(self, log_probs: Float[Tensor, "batch nodes"]) -> tuple[Float[Tensor, "batch level"], ...]:
         """All levels that `log_probs` holds, the root first; with a gradient faster than one level at a time."""
         return log_probs.split([2**d for d in range((log_probs.shape[1] + 1).bit_length() - 1)], 1)
+
+    def set_rows(
+        self, rows: Float[Tensor, "splits dim"], x: Float[Tensor, "texts dim"], generator: torch.Generator
+    ) -> None:
+        """Start with scores that are linear in the pooled encoding; `calibrate` comes after it (ours).
+
+        Args:
+            rows: one a split, in heap order, of length about one.
+            x: pooled encodings of a sample.
+            generator: draws what the rows do not decide.
+        """
+        self.split.set_rows(self.propagation.arrange_rows(rows, generator), x)
+
+    @property
+    def turned_groups(self) -> tuple[slice, ...]:
+        """Groups of splits whose rows may be turned without a change of the ranking; none where scores are no rows."""
+        levels = min(TURNED_LEVELS, self.tree.depth)
+        groups = self.propagation.groups(self.arguments["norm_levels"]) if self.split.has_plain_rows else ()
+        return tuple(group for group in groups if group.stop <= Tree(levels).splits)
+
+    @torch.no_grad()
+    def turn(self, queries: Float[Tensor, "pairs dim"], passages: Float[Tensor, "pairs dim"], seed: int) -> None:
+        """Turn the rows of the first levels so that a query and its passage go the same way; see `rows/turn.py`.
+
+        Args:
+            queries, passages: pooled encodings of training pairs.
+        """
+        groups = self.turned_groups
+        if not groups:
+            return
+        count, training = groups[-1].stop, self.training
+        levels = self.propagation.score_levels[:count].to(self.spread.gain.device)
+        # A score counts in a similarity by its gain, and by how many texts reach its split.
+        weights = self.spread.gain[:count] * 2.0 ** (-levels / 2)
+        self.eval()
+        q, p = ((self.split(side.to(weights), None, count) * weights).cpu() for side in (queries, passages))
+        self.train(training)
+        with torch.enable_grad():
+            turns = find_turns(q, p, groups, torch.Generator().manual_seed(seed))
+        for group, found in zip(groups, turns, strict=True):
+            turn = found.to(weights) * weights[group] / weights[group, None]
+            self.split.readout[group] = turn @ self.split.readout[group]
+            self.split.offset[group] = turn @ self.split.offset[group]
 
     @torch.no_grad()
     def calibrate(self, x: TextEncoding, mask: Bool[Tensor, "batch tokens"] | None = None) -> None:

@@ -50,7 +50,7 @@ class TrainingState:
         since_best: validations since the best one.
         stopped: training stopped early, without progress.
         losses: losses of the steps since the last validation, where the state was saved between two validations.
-        best: figures of the best validation.
+        best: figures of the best validation, which is the first where there is nothing to judge on.
         history: figures of every validation.
         notes: faults from which the training recovered, one sentence each.
     """
@@ -95,9 +95,9 @@ def checkpoint_path(folder: Path, step: int) -> Path:
 
 
 def find_latest_step(folder: Path) -> int:
-    """Optimiser steps of the newest checkpoint in `folder`; 0 without one."""
+    """Optimiser steps of the newest checkpoint in `folder`; -1 without one."""
     checkpoints = _list_checkpoints(folder)
-    return int(checkpoints[-1].name.removeprefix("step-")) if checkpoints else 0
+    return int(checkpoints[-1].name.removeprefix("step-")) if checkpoints else -1
 
 
 def save_checkpoint(
@@ -106,20 +106,21 @@ def save_checkpoint(
     optimizer: torch.optim.Optimizer,
     state: TrainingState,
     config: Config,
-    best: bool,
+    best: RoutingTree | None,
 ) -> None:
     """Save the present state in `folder`, whole or not at all, and remove all but the last two checkpoints.
 
     Args:
-        best: the present model is the best so far; otherwise the best model of the newest checkpoint is copied, if any.
+        best: the present tree, as it is exported, if it is the best so far; None: the best of the newest checkpoint is
+            copied, if any.
     """
     with write_atomically(checkpoint_path(folder, state.step)) as aside:
         aside.mkdir()
         save_file(_copy_to_cpu(learner.state_dict()), aside / "model.safetensors")
         save_file(_collect_moments(learner, optimizer), aside / "optimizer.safetensors")
         write_json(aside / "state.json", asdict(state))
-        if best:
-            save_model(learner.tree, config, aside / "best")
+        if best is not None:
+            save_model(best, config, aside / "best")
         elif state.best:
             shutil.copytree(_list_checkpoints(folder)[-1] / "best", aside / "best")
         seal_folder(aside, {"format": 2, "config_digest": config.digest})

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 Shared = TypeVar("Shared")
@@ -95,6 +95,14 @@ def run_on_rank_zero(make: Callable[[], Shared]) -> Shared:
     if failure is not None:
         raise failure
     return value  # type: ignore[return-value]
+
+
+@torch.no_grad()
+def copy_from_rank_zero(module: nn.Module) -> None:
+    """Give every worker the parameters and buffers of rank 0's `module`."""
+    if world_size() > 1:
+        for tensor in module.state_dict().values():
+            dist.broadcast(tensor, 0)
 
 
 def gather_arrays(part: np.ndarray) -> np.ndarray:

@@ -4,6 +4,8 @@ It decides how a batch becomes a loss. It does not know which pairs a batch hold
 validate (`training_loop.py`).
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as checkpointed
@@ -12,6 +14,7 @@ from retreever.config import Config
 from retreever.model import ContrastiveLoss, RoutingTree, SoftTargets, level_shares, level_weights
 from retreever.system.precision import bfloat16_is_fast
 from retreever.training import distributed
+from retreever.training.anchor import Anchor
 
 EncodingBatch = tuple[Tensor, Tensor | None]
 """Encodings in host memory, and the mask of their tokens (None: pooled encodings)."""
@@ -29,6 +32,7 @@ class Learner(nn.Module):
         micro_batch: texts whose activations are held at once; None: all.
         decay: the loss of level d weighs 1 / d**decay.
         distill: share of soft targets at the first level, see `level_shares`.
+        anchor: strengths of the decay to the start, see `Anchor`; None: weights decay to zero.
     """
 
     def __init__(
@@ -41,12 +45,15 @@ class Learner(nn.Module):
         micro_batch: int | None,
         decay: float,
         distill: float,
+        anchor: Sequence[float] | None,
+        decay_to_zero: float = 0.0,
     ):
         super().__init__()
         self.decay, self.distill = decay, distill
         self.tree, self.loss = tree, loss
         self.dropout = nn.Dropout(input_dropout)
         self.autocast, self.micro_batch = autocast, micro_batch
+        self.anchor = Anchor(tree, anchor, decay_to_zero) if anchor else None
 
     def forward(
         self, queries: EncodingBatch, passages: EncodingBatch, levels: tuple[int, ...], keep: PairMasks
@@ -111,7 +118,7 @@ def build_learner(config: Config, dim: int, device: str = "cpu") -> Learner:
     Args:
         device: the device of the training, which decides on bfloat16.
     """
-    tree = RoutingTree(dim, **config.tree.model_dump())
+    tree = RoutingTree(dim, **config.tree.architecture())
     scales = config.tree.depth if config.loss.scale_per_level else 1
     loss = ContrastiveLoss(**config.loss.model_dump(exclude={"negatives", "scale_per_level"}), levels=scales)
     return Learner(
@@ -122,6 +129,8 @@ def build_learner(config: Config, dim: int, device: str = "cpu") -> Learner:
         micro_batch=config.train.micro_batch,
         decay=config.depth.decay,
         distill=config.depth.distill,
+        anchor=config.tree.anchor_strengths,
+        decay_to_zero=config.train.weight_decay,
     )
 
 
@@ -134,11 +143,14 @@ def _trim_padding(x: Tensor, mask: Tensor | None) -> EncodingBatch:
 
 
 def build_optimizer(learner: Learner, config: Config) -> torch.optim.AdamW:
-    """AdamW without weight decay on offsets, biases and scale, whose size is no sign of over-fitting."""
+    """AdamW without weight decay on offsets, biases and scale, whose size is no sign of over-fitting.
+
+    Weights with an anchor do not decay either: `Anchor.pull` moves them to their start.
+    """
     train = config.train
-    named = list(learner.named_parameters())
-    decayed = [p for _, p in named if p.ndim > 1]
-    others = [p for _, p in named if p.ndim <= 1]
+    anchored = set(learner.tree.split.parameters()) if learner.anchor else set()
+    decayed = [p for p in learner.parameters() if p.ndim > 1 and p not in anchored]
+    others = [p for p in learner.parameters() if p.ndim <= 1 or p in anchored]
     groups = [
         {"params": decayed, "weight_decay": train.weight_decay},
         {"params": others, "weight_decay": 0.0},

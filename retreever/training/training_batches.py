@@ -19,6 +19,11 @@ from retreever.training import distributed
 from retreever.training.learner import EncodingBatch, PairMasks
 from retreever.training.prefetch import Prefetcher
 
+SAMPLED_PASSAGES, SAMPLED_TOKEN_PASSAGES = 32_768, 1_024
+"""Passages from which a tree starts, at most: their pooled encodings, or the states of their tokens."""
+SAMPLED_PAIRS = 16_384  # pairs by which rows are turned, at most
+SAMPLE_STREAM = 1  # second part of the sample's seed
+
 
 class TrainingBatch(NamedTuple):
     """A global batch.
@@ -37,17 +42,17 @@ class TrainingBatches:
     """Global batches by number; a thread loads the next one.
 
     Attributes:
-        pairs: training pairs, (query row, passage row), int64 (pairs, 2).
+        pairs: training pairs, (query row, passage row), int64 (pairs, 2); none are needed where `train.steps` is 0.
         batch_size: pairs in a global batch.
 
     Raises:
-        DataError: the data set has no train split.
+        DataError: the data set has no train pairs, and `train.steps` is not 0.
         TrainingError: there are more workers than pairs in a batch.
     """
 
     def __init__(self, config: Config, data: EncodedDataset, device: str):
         self.config, self.data, self.device = config, data, device
-        self.pairs = limit_pairs(data.dataset.pairs("train"), config.data.max_pairs, config.train.seed)
+        self.pairs = limit_pairs(_list_train_pairs(config, data), config.data.max_pairs, config.train.seed)
         self.batch_size = min(config.train.batch_size, len(self.pairs))
         self._check_batch_size()
         self._tokens = config.tree.split == "cross_attention"
@@ -55,7 +60,7 @@ class TrainingBatches:
 
     def _check_batch_size(self) -> None:
         size = distributed.world_size()
-        if self.batch_size < max(2, size):
+        if self.config.train.steps and self.batch_size < max(2, size):
             raise TrainingError(
                 f"train.batch_size: {size} workers need a batch of {max(2, size)} pairs or more, it has "
                 f"{self.batch_size}"
@@ -69,9 +74,18 @@ class TrainingBatches:
         """End the loading thread."""
         self._prefetcher.close()
 
-    def load_first_passages(self) -> tuple[Tensor, Tensor | None]:
-        """Encodings of the passages of the whole first batch, the same on every worker."""
-        return self.data.passages.batch(self._draw_pairs(0)[:, 1], self._tokens)
+    def load_sample(self) -> EncodingBatch:
+        """Encodings of training passages, of any without pairs; drawn by seed, the same on every worker."""
+        passages = np.unique(self.pairs[:, 1]) if len(self.pairs) else np.arange(len(self.data.passages))
+        draw = np.random.default_rng((self.config.train.seed, SAMPLE_STREAM))
+        size = SAMPLED_TOKEN_PASSAGES if self._tokens else SAMPLED_PASSAGES
+        return self.data.passages.batch(np.sort(draw.permutation(passages)[:size]), self._tokens)
+
+    def load_pair_sample(self) -> tuple[Tensor, Tensor]:
+        """Pooled encodings of the queries and the passages of training pairs, drawn by seed."""
+        draw = np.random.default_rng((self.config.train.seed, SAMPLE_STREAM))
+        pairs = self.pairs[draw.permutation(len(self.pairs))[:SAMPLED_PAIRS]]
+        return self.data.queries.batch(pairs[:, 0])[0], self.data.passages.batch(pairs[:, 1])[0]
 
     def draw_masks(self, pairs: np.ndarray) -> PairMasks:
         """Masks of the pairs of a global batch that count; negatives are drawn by torch's default generator."""
@@ -97,6 +111,13 @@ class TrainingBatches:
         if self.device == "cpu" or x.device.type != "cpu":
             return x, mask
         return x.pin_memory(), None if mask is None else mask.pin_memory()
+
+
+def _list_train_pairs(config: Config, data: EncodedDataset) -> np.ndarray:
+    """Pairs of the train split; none are needed for a tree that is not trained."""
+    if config.train.steps:
+        data.dataset.require_pairs("train", "training learns from its pairs, train.steps=0 needs none")
+    return data.dataset.pairs("train") if data.dataset.has_pairs("train") else np.empty((0, 2), np.int64)
 
 
 def derive_step_seed(seed: int, number: int, stream: int = 0) -> int:

@@ -7,9 +7,10 @@ loop knows neither Ray nor MLflow, and no files outside the run's own folder.
 """
 
 import contextlib
+import copy
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,9 +22,11 @@ from retreever.config import Config
 from retreever.encoding.encoding_store import EncodedDataset
 from retreever.errors import TrainingError
 from retreever.evaluation.metrics import METRIC
-from retreever.model import levels_at_step
+from retreever.model import RoutingTree, levels_at_step
 from retreever.system.progress import Track, track_silently
 from retreever.training import checkpoint, distributed
+from retreever.training.guard_set import make_guard_sets
+from retreever.training.initial_tree import start_tree
 from retreever.training.learner import Learner, build_learner, build_optimizer, learning_rate_at_step
 from retreever.training.training_batches import TrainingBatches, derive_step_seed
 from retreever.training.validation import QUERY_SCORES_FILE, Validation
@@ -37,7 +40,8 @@ class ValidationReport:
         step: optimiser steps done.
         epoch: validations done, from 1.
         metrics: plain finite numbers by name; `ndcg_at_10` is the last level's on dev, `ndcg_at_10/level_06` level 6's.
-        warnings: routing failures by name (see `model/health.py`), and faults from which the training recovered.
+            Where `train.steps` is 0 there is no loss, and without dev pairs none of these metrics.
+        warnings: routing failures in words (see `model/health.py`), and faults from which the training recovered.
         is_best: no earlier validation was better.
         is_last: training ends with this report.
         checkpoint: folder with the full state; rank 0 writes it, and later checkpoints replace it.
@@ -66,6 +70,7 @@ def epochs(
     data: EncodedDataset,
     folder: Path,
     *,
+    guards: Mapping[str, EncodedDataset] | None = None,
     device: str = "cpu",
     track: Track = track_silently,
     must_save: Callable[[int], bool] = lambda step: False,
@@ -75,6 +80,7 @@ def epochs(
 
     Args:
         folder: holds `checkpoint/` (the last two checkpoints) and, at the end, `model/` (the best model).
+        guards: the data of every guard set of `config.guards`, by its name there.
         device: a torch device.
         track: shows the steps; called once between two validations.
         must_save: called with the steps done after every step; true saves the state at once. Its answer must be the
@@ -83,12 +89,15 @@ def epochs(
 
     Raises:
         BundleError: every checkpoint in the folder is damaged.
-        ConfigError: the folder holds a run of another configuration.
-        DataError: the data set has no train or no dev pairs.
+        ConfigError: the folder holds a run of another configuration, or `guards` are not those of this one.
+        DataError: the data set has no train or no dev pairs (unless `train.steps` is 0), or a guard set has nothing to
+            be judged on.
         TrainingError: the loss is no longer finite.
     """
-    run = _TrainingRun(config, data, folder, device, on_checkpoint)
+    run = _TrainingRun(config, data, folder, device, on_checkpoint, guards)
     try:
+        if not config.train.steps and not run.state.history:
+            yield run.validate()
         while not run.done:
             run.train(track, must_save)
             yield run.validate()
@@ -102,12 +111,13 @@ def fit(
     data: EncodedDataset,
     folder: Path,
     *,
+    guards: Mapping[str, EncodedDataset] | None = None,
     report: Callable[[ValidationReport], object] = lambda report: None,
     device: str = "cpu",
     track: Track = track_silently,
 ) -> TrainingResult:
     """Train to the end and call `report` after every validation; see `epochs`."""
-    for validation_report in epochs(config, data, folder, device=device, track=track):
+    for validation_report in epochs(config, data, folder, guards=guards, device=device, track=track):
         report(validation_report)
     return load_training_result(folder)
 
@@ -126,12 +136,19 @@ class _TrainingRun:
     """One training in progress."""
 
     def __init__(
-        self, config: Config, data: EncodedDataset, folder: Path, device: str, on_checkpoint: Callable[[Path], object]
+        self,
+        config: Config,
+        data: EncodedDataset,
+        folder: Path,
+        device: str,
+        on_checkpoint: Callable[[Path], object],
+        guards: Mapping[str, EncodedDataset] | None = None,
     ):
         self.config, self.folder, self.device = config, folder, device
         self.on_checkpoint = on_checkpoint
+        guard_sets = make_guard_sets(config, guards or {}, data, device)
         self.batches = TrainingBatches(config, data, device)
-        self.validation = Validation(config, data, self.batches.pairs, device)
+        self.validation = Validation(config, data, self.batches.pairs, device, guard_sets)
         self.learner = self._build_learner(data.dim)
         self.optimizer = build_optimizer(self.learner, config)
         self.state = checkpoint.TrainingState(config_digest=config.digest)
@@ -144,11 +161,13 @@ class _TrainingRun:
             self.parallel = DistributedDataParallel(self.learner)
 
     def _build_learner(self, dim: int) -> Learner:
-        """Tree and loss, calibrated on the passages of the first global batch, the same on every worker."""
+        """Tree and loss, started from a sample of the training passages, the same on every worker."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.config.train.seed)
             learner = build_learner(self.config, dim, self.device)
-            learner.tree.calibrate(*self.batches.load_first_passages())
+            start_tree(learner.tree, self.config, *self.batches.load_sample())
+            if learner.anchor:
+                learner.anchor.set_start(learner.tree)
         return learner.to(self.device)
 
     @property
@@ -184,9 +203,9 @@ class _TrainingRun:
     def _save_between_validations(self, losses: list[Tensor]) -> None:
         """Save the state between two validations, with the losses since the last one."""
         self.state.losses = distributed.average_over_workers(torch.stack(losses)).tolist()
-        self._save(best=False)
+        self._save(None)
 
-    def _save(self, best: bool) -> None:
+    def _save(self, best: RoutingTree | None) -> None:
         if distributed.rank() == 0:
             folder = self.folder / "checkpoint"
             checkpoint.save_checkpoint(folder, self.learner, self.optimizer, self.state, self.config, best)
@@ -201,6 +220,8 @@ class _TrainingRun:
         losses = [self._backward(batch, step, last=batch == batches[-1]) for batch in batches]
         nn.utils.clip_grad_norm_(self.learner.parameters(), train.clip_norm)
         self.optimizer.step()
+        if self.learner.anchor:
+            self.learner.anchor.pull(self.learner.tree, self.optimizer.param_groups[0]["lr"])
         self.learner.loss.clamp_()
         return torch.stack(losses).sum()
 
@@ -235,10 +256,11 @@ class _TrainingRun:
     def validate(self) -> ValidationReport:
         """Validate on dev, save the state, and return the report; rank 0 keeps the best model."""
         started = time.monotonic()
-        outcome = self.validation.run(self.learner.tree)
+        tree = self._turned_tree()
+        outcome = self.validation.run(tree)
         state, train = self.state, self.config.train
         metrics = self.figures | outcome.metrics
-        metrics |= {"scale": self.learner.loss.scale, "lr": learning_rate_at_step(state.step - 1, self.config)}
+        metrics |= {"scale": self.learner.loss.scale, "lr": learning_rate_at_step(max(0, state.step - 1), self.config)}
         metrics |= {"seconds": state.seconds, "validation_seconds": time.monotonic() - started}
         metrics |= {"step": float(state.step), "workers": float(distributed.world_size())}
         best = not state.best or metrics[METRIC] > state.best[METRIC]
@@ -250,7 +272,7 @@ class _TrainingRun:
         state.stopped = train.patience is not None and state.since_best >= train.patience
         if best and distributed.rank() == 0:
             self.validation.write_scores(outcome, self.folder / QUERY_SCORES_FILE)
-        self._save(best)
+        self._save(tree if best else None)
         return ValidationReport(
             state.step,
             len(state.history),
@@ -260,6 +282,16 @@ class _TrainingRun:
             self.done,
             checkpoint.checkpoint_path(self.folder / "checkpoint", state.step),
         )
+
+    def _turned_tree(self) -> RoutingTree:
+        """The tree as it is judged and exported: a copy with its rows turned, the same on every worker."""
+        if not (self.config.tree.turn and self.config.train.steps):
+            return self.learner.tree
+        tree = copy.deepcopy(self.learner.tree)
+        if distributed.rank() == 0:
+            tree.turn(*self.batches.load_pair_sample(), self.config.train.seed)
+        distributed.copy_from_rank_zero(tree)
+        return tree
 
     def finish(self) -> None:
         """Copy the best model to `model/`, on rank 0."""

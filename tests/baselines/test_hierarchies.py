@@ -5,7 +5,6 @@ import pytest
 
 from retreever.baselines import Form, HierGMM, HierKMeans
 from retreever.baselines.clustered.hier_gmm import fit_mixture_odds
-from retreever.baselines.clustered.hier_kmeans import fit_two_means
 
 KINDS = [HierKMeans, HierGMM]
 
@@ -22,22 +21,6 @@ def blobs(seed=0):
     draw = np.random.default_rng(seed)
     angles = np.repeat([0.0, 0.6, 3.1, 3.7], 25) + 0.02 * draw.normal(size=100)
     return np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
-
-
-def test_two_means_splits_opposite_blobs_then_neighbours():
-    x, draw = blobs(), np.random.default_rng(1)
-    first = fit_two_means(x, np.zeros(100, np.int64), 1, draw)
-    side = (x @ first[0] < 0).astype(np.int64)
-    assert len(set(side[:50])) == len(set(side[50:])) == 1 and side[0] != side[99]
-    second = fit_two_means(x, side, 2, draw)
-    leaf = 2 * side + (np.einsum("nd,nd->n", x, second[side]) < 0)
-    assert len(set(leaf)) == 4 and all(len(set(leaf[i : i + 25])) == 1 for i in (0, 25, 50, 75))
-
-
-def test_a_node_of_one_point_or_none_is_not_split():
-    x = np.eye(3, dtype=np.float32)
-    directions = fit_two_means(x, np.array([0, 0, 2]), 4, np.random.default_rng(0))
-    assert directions[0].any() and not directions[1:].any()
 
 
 def test_odds_are_those_of_sklearns_responsibilities():

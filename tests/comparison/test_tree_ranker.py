@@ -22,7 +22,7 @@ def data(tmp_path_factory):
 def make_ranker(data, similarity, depth=8):
     config = tiny.tiny_config(data[1], loss__similarity=similarity, tree__depth=depth, tree__init_std=1.0)
     torch.manual_seed(0)
-    tree = RoutingTree(32, **config.tree.model_dump())
+    tree = RoutingTree(32, **config.tree.architecture())
     tree.calibrate(*data[0].passages.batch(np.arange(100), False))
     ranker = TreeRanker(tree, config)
     ranker.index(data[0])

@@ -1,4 +1,4 @@
-"""Random encoders of 32 dimensions in three architectures; each reads at most 128 tokens."""
+"""Random encoders of 32 dimensions in three architectures, which read at most 128 tokens; and a language model."""
 
 from pathlib import Path
 
@@ -21,6 +21,17 @@ def save_word_tokenizer(folder: Path) -> None:
     PreTrainedTokenizerFast(
         tokenizer_object=backend, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
     ).save_pretrained(folder)
+
+
+def save_language_model(folder: Path) -> Path:
+    """Save a random text-generation model that reads and writes 64 tokens together."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    size = {"n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 64, "bos_token_id": 2, "eos_token_id": 3}
+    torch.manual_seed(0)
+    GPT2LMHeadModel(GPT2Config(vocab_size=4 + len(WORDS), **size)).save_pretrained(folder)
+    save_word_tokenizer(folder)
+    return folder
 
 
 def build_encoder(name: str, folder: Path) -> Path:

@@ -27,7 +27,7 @@ def tiny_bundle(folder: Path, workspace: Workspace, name: str = "tree", **settin
     config = tiny.tiny_config(folder / "bert", **{"tree__init_std": 1.0, **settings})
     data = open_encoded_dataset(config, workspace)
     torch.manual_seed(0)
-    tree = RoutingTree(data.dim, **config.tree.model_dump())
+    tree = RoutingTree(data.dim, **config.tree.architecture())
     tree.calibrate(*data.passages.batch(np.arange(100), config.tree.split == "cross_attention"))
     save_model(tree, config, folder / name / "model")
     make_bundle(folder / name / "model", folder / name / "bundle", workspace)

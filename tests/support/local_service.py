@@ -42,6 +42,7 @@ def local_service(bundle: Path, max_waiting: int = 64, **settings):
         data=None,
         metrics={},
         documents=handler.count_passages(),
+        relevance=None if handler.retreever.relevance is None else handler.retreever.relevance.reports,
         share=1.0,
     )
     gateway.champion = LiveVersion(info, engine, gateway.metrics, max_waiting)

@@ -16,7 +16,7 @@ from retreever.model import (
 
 def build_tree(dim: int, **settings: Any) -> RoutingTree:
     """A tree over encodings of width `dim`."""
-    return RoutingTree(dim, **TreeConfig().model_dump() | settings)
+    return RoutingTree(dim, **TreeConfig().architecture() | settings)
 
 
 def build_loss(**settings: Any) -> ContrastiveLoss:

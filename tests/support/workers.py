@@ -41,23 +41,36 @@ def doubles() -> Iterator[None]:
         torch.set_default_dtype(torch.float32)
 
 
-def train_alone(config: Config, data: EncodedDataset, folder: Path) -> None:
-    """Train in this process."""
-    exact = EncodedDataset(data.dataset, Doubles(data.queries.folder), Doubles(data.passages.folder))
+def train_alone(config: Config, data: EncodedDataset, folder: Path, guard: EncodedDataset | None = None) -> None:
+    """Train in this process; `guard` serves every guard set of the configuration."""
+    guards = {name: _in_double_precision(guard) for name in config.guards if guard is not None}
     with doubles():
-        list(training_loop.epochs(config, exact, folder))
+        list(training_loop.epochs(config, _in_double_precision(data), folder, guards=guards))
 
 
-def train_together(workers: int, jobs: dict[str, Config], data: EncodedDataset, folder: Path) -> None:
+def _in_double_precision(data: EncodedDataset) -> EncodedDataset:
+    return EncodedDataset(data.dataset, Doubles(data.queries.folder), Doubles(data.passages.folder))
+
+
+def train_together(
+    workers: int, jobs: dict[str, Config], data: EncodedDataset, folder: Path, guard: EncodedDataset | None = None
+) -> None:
     """Train every job in `folder/NAME`, one after the other, with one group of workers."""
-    mp.spawn(_work, (workers, jobs, data, folder), nprocs=workers)
+    mp.spawn(_work, (workers, jobs, data, folder, guard), nprocs=workers)
 
 
-def _work(rank: int, workers: int, jobs: dict[str, Config], data: EncodedDataset, folder: Path) -> None:
+def _work(
+    rank: int,
+    workers: int,
+    jobs: dict[str, Config],
+    data: EncodedDataset,
+    folder: Path,
+    guard: EncodedDataset | None,
+) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=workers)
     try:
         for name, config in jobs.items():
-            train_alone(config, data, folder / name)
+            train_alone(config, data, folder / name, guard)
     finally:
         dist.destroy_process_group()

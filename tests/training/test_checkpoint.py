@@ -65,7 +65,7 @@ def test_the_last_two_checkpoints_are_kept(tmp_path, config, data):
     assert steps(tmp_path) == ["step-00000030", "step-00000040"]
     assert (
         checkpoint.find_latest_step(tmp_path / "checkpoint") == 40
-        and checkpoint.find_latest_step(tmp_path / "nowhere") == 0
+        and checkpoint.find_latest_step(tmp_path / "nowhere") == -1
     )
 
 

@@ -11,12 +11,13 @@ from retreever.data.dataset import RetrievalDataset
 from retreever.encoding.encoding_store import encode_dataset
 from retreever.errors import TrainingError
 from retreever.model.router import PROPAGATIONS, SPLIT_FUNCTIONS
-from retreever.training import distributed, training_batches, training_loop
+from retreever.training import checkpoint, distributed, training_batches, training_loop
 from tests.support import tiny
 from tests.support.workers import train_alone, train_together
 
 STEPS = 20
 EXACT = 1e-6
+JUDGED = ("guard", "ndcg_at_10", "recall", "health/", "effective_nodes", "routing_agreement")
 PLAIN = {
     "train__steps": STEPS,
     "train__eval_every": STEPS,
@@ -49,6 +50,9 @@ def cases(encoder):
         "distilled from finer levels": config(encoder, depth__distill=0.8, loss__negatives=7),
         "distilled, all negatives": config(encoder, depth__distill=0.8),
         "ntvd": config(encoder, loss__similarity="ntvd", loss__scale=20.0),
+        "anchored, started at clusters and turned": config(
+            encoder, tree__anchor=[1.0, 2.0], tree__start="clusters", tree__level_norm=True, tree__init_growth=0.5
+        ),
         "stochastic depth": config(encoder, depth__scheduler="random_square", depth__levels=None),
     }
 
@@ -112,3 +116,24 @@ def test_more_workers_than_pairs_are_refused(setting, tmp_path, monkeypatch):
     monkeypatch.setattr(distributed, "world_size", lambda: 64)
     with pytest.raises(TrainingError, match=r"train\.batch_size: 64 workers need a batch of 64 pairs or more, it has"):
         training_loop.fit(config(encoder), data, tmp_path)
+
+
+def test_two_workers_judge_as_one_does(setting, tmp_path):
+    """Dev, guard set and health, where neither queries nor passages divide evenly."""
+    folder, encoder, data = setting
+    limits = {"train__eval_queries": 19, "train__eval_passages": 101, "train__guard": ["other"]}
+    job = config(encoder, **limits, train__steps=2, train__eval_every=1)
+    guard = encode_dataset(
+        tiny.tiny_dataset(seed=7), job.encoding.model_copy(update={"tokens": True}), folder / "store"
+    )
+    train_together(2, {"guarded": job}, data, tmp_path, guard)
+    train_alone(job, data, tmp_path / "alone", guard)
+    together, alone = (
+        checkpoint.read_training_state(tmp_path / name / "checkpoint").history for name in ("guarded", "alone")
+    )
+    judged = [name for name in alone[0] if name.startswith(JUDGED)]
+    assert {"guard_of_frozen", "ndcg_at_10", "effective_nodes/level_04", "health/even_splits/level_01"} <= set(judged)
+    for ours, theirs in zip(together, alone, strict=True):
+        assert {name: ours[name] for name in judged} == pytest.approx(
+            {name: theirs[name] for name in judged}, abs=EXACT
+        )

@@ -1,11 +1,14 @@
 """The training loop: trees learn, runs resume to the bit, and wrong input is refused."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from retreever.encoding.encoding_store import encode_dataset
+from retreever.encoding.text_encodings import EmptyEncodings
 from retreever.errors import ConfigError, DataError, TrainingError
 from retreever.model import ContrastiveLoss
 from retreever.model.propagation import LearnedPropagation
@@ -65,6 +68,8 @@ def test_every_figure_is_a_plain_finite_number(tmp_path, encoder, data):
     [
         {},
         {"loss__negatives": 4, "depth__scheduler": "random_square"},
+        {"tree__anchor": [1.6, 3.0], "train__lr": 0.01},
+        {"tree__split": "mlp", "tree__anchor": 1.0, "tree__start": "clusters"},
         {"tree__split": "mlp", "tree__propagation": "consistent"},
         {"tree__split": "cross_attention", "tree__d_emb": 8, "tree__d_k": 8, "tree__propagation": "learned_per_node"},
     ],
@@ -84,6 +89,55 @@ def test_a_resumed_training_repeats_an_uninterrupted_one_to_the_bit(tmp_path, en
         load_model(parts.model)[0].parameters(), load_model(whole.model)[0].parameters(), strict=True
     ):
         assert torch.equal(ours, theirs)
+
+
+def test_no_steps_make_the_start_alone(tmp_path, encoder, data):
+    config = tiny.tiny_config(encoder, train__steps=0, tree__level_norm=True, tree__init_growth=0.5)
+    reports = []
+    result = training_loop.fit(config, data, tmp_path, report=reports.append)
+    assert [(report.step, report.is_last) for report in reports] == [(0, True)] and "loss" not in result.best
+    assert result.best["ndcg_at_10"] > 0.4  # sixteen leaves; by random splits .24, by the 32 floats themselves .82
+    again = training_loop.fit(config, data, tmp_path)
+    assert again.best == result.best
+
+
+def test_a_tree_needs_no_pair_to_start(tmp_path, encoder, data):
+    alone = replace(data, dataset=replace(data.dataset, queries=(), qrels={}), queries=EmptyEncodings(data.passages))
+    config = tiny.tiny_config(encoder, train__steps=0)
+    result = training_loop.fit(config, alone, tmp_path / "start")
+    assert "ndcg_at_10" not in result.best and result.best["effective_nodes/level_04"] > 1
+    assert load_model(result.model)[0].tree.depth == 4 and result.best["health/texts"] == len(alone.passages)
+    assert not (tmp_path / "start" / training_loop.QUERY_SCORES_FILE).exists()
+    with pytest.raises(DataError, match=r"qrels/train\.tsv is missing or empty; .* train\.steps=0 needs none"):
+        training_loop.fit(tiny.tiny_config(encoder, train__steps=1), alone, tmp_path / "trained")
+
+
+@pytest.mark.parametrize("split", ["mlp", "cross_attention"])
+@pytest.mark.parametrize("passages", [3, 300])
+def test_every_split_function_starts_from_a_corpus_alone(tmp_path, encoder, data, split, passages):
+    corpus = data.dataset.corpus[:passages]
+    dataset = replace(data.dataset, corpus=corpus, queries=(), qrels={})
+    config = tiny.tiny_config(encoder, train__steps=0, tree__split=split, tree__d_emb=8, tree__d_k=8)
+    alone = encode_dataset(dataset, config.encoding, data.passages.folder.parent)
+    best = training_loop.fit(config, alone, tmp_path).best
+    assert best["health/texts"] == passages and best["effective_nodes/level_04"] > 1
+
+
+def test_dev_pairs_alone_judge_a_start(tmp_path, encoder, data):
+    """Without train pairs there are no similarities of pairs to tell, but NDCG@10 is."""
+    judged = replace(data, dataset=replace(data.dataset, qrels={"dev": data.dataset.qrels["dev"]}))
+    best = training_loop.fit(tiny.tiny_config(encoder, train__steps=0), judged, tmp_path).best
+    assert best["ndcg_at_10"] > 0 and "similarity/positive" not in best and "routing_agreement/level_04" in best
+
+
+def test_a_turned_tree_is_judged_and_exported_but_not_trained(tmp_path, encoder, data):
+    settings = {"tree__level_norm": True, "tree__init_growth": 0.5, "train__steps": 20}
+    turned = training_loop.fit(tiny.tiny_config(encoder, **settings), data, tmp_path / "turned")
+    plain = training_loop.fit(tiny.tiny_config(encoder, tree__turn=False, **settings), data, tmp_path / "plain")
+    assert losses(turned) == losses(plain)
+    agreement = [result.best["routing_agreement/level_02"] for result in (turned, plain)]
+    assert agreement[0] > agreement[1] + 0.1
+    assert turned.best["ndcg_at_10"] == pytest.approx(plain.best["ndcg_at_10"], abs=0.05)
 
 
 def test_a_finished_training_is_not_run_again(tmp_path, encoder, data):
@@ -159,7 +213,7 @@ def test_micro_batches_draw_the_same_dropout_on_the_way_back(encoder, data):
     assert all(torch.equal(a, b) for a, b in zip(*(gradients(config, data).values() for _ in range(2)), strict=True))
     with doubles():
         settings = {"input_dropout": 0.5, "autocast": False, "micro_batch": 5, "decay": 0.0, "distill": 0.0}
-        learner = Learner(build_tree(32, depth=3), build_loss(), **settings)
+        learner = Learner(build_tree(32, depth=3), build_loss(), anchor=None, **settings)
         x, keep = torch.randn(20, 32), torch.ones(20, 20, dtype=torch.bool)
         weights = learner.tree.split.readout
 
@@ -197,9 +251,9 @@ def gradients(config, data, *batches):
 def test_the_loss_is_the_weighted_mean_of_the_levels(encoder, data):
     config = tiny.tiny_config(encoder)
     torch.manual_seed(0)
-    tree, loss = build_tree(data.dim, **config.tree.model_dump()), build_loss(levels=4)
+    tree, loss = build_tree(data.dim, **config.tree.architecture()), build_loss(levels=4)
     settings = {"input_dropout": 0.0, "autocast": False, "micro_batch": None, "decay": 1.0, "distill": 0.0}
-    learner = Learner(tree, loss, **settings).eval()
+    learner = Learner(tree, loss, anchor=None, **settings).eval()
     sides = data.queries.batch(torch.arange(8).numpy()), data.passages.batch(torch.arange(8).numpy())
     keep = torch.ones(8, 8, dtype=torch.bool), None
     one, four = (learner(*sides, (level,), keep) for level in (1, 4))

@@ -5,9 +5,10 @@ A summariser is a function from the texts of a cluster to one text. Knows nothin
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
+
+from retreever.encoding.text_generator import TextGenerator
 
 Summarizer = Callable[[Sequence[str]], str]
 SENTENCE_BOUNDARY = re.compile(r"(?<=[.!?])\s+|\n+")
@@ -51,28 +52,9 @@ class LanguageModelSummarizer:
     """
 
     def __init__(self, name: str, longest: tuple[int, int] = (3500, 128)):
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-
-        self._tokenizer: Any = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-        model: Any = AutoModelForCausalLM.from_pretrained(name, trust_remote_code=False, use_safetensors=True)
-        self._model = model.eval()
-        positions = getattr(model.config, "max_position_embeddings", None) or sum(longest)
-        self._max_written_tokens = min(longest[1], positions // 4)
-        self._max_read_tokens = min(longest[0], positions - self._max_written_tokens)
+        self._generate = TextGenerator(name, *longest)
 
     def __call__(self, texts: Sequence[str]) -> str:
         """Return what the model writes; the beginning of the texts where it writes nothing."""
-        import torch
-
-        prompt = SUMMARY_PROMPT.format(texts="\n\n".join(texts))
-        given = self._tokenizer(prompt, return_tensors="pt", truncation=True, max_length=self._max_read_tokens)
-        with torch.inference_mode():
-            out = self._model.generate(
-                input_ids=given["input_ids"],
-                attention_mask=given["attention_mask"],
-                max_new_tokens=self._max_written_tokens,
-                do_sample=False,
-                pad_token_id=self._tokenizer.pad_token_id or self._tokenizer.eos_token_id or 0,
-            )
-        written = self._tokenizer.decode(out[0, given["input_ids"].shape[1] :], skip_special_tokens=True).strip()
+        written = self._generate(SUMMARY_PROMPT.format(texts="\n\n".join(texts)))
         return written or " ".join(" ".join(texts).split()[:SUMMARY_WORDS])

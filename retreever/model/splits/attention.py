@@ -14,15 +14,17 @@ Two departures change nothing: keys have no bias (it cancels in the softmax), an
 o_t holds it).
 """
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from retreever.model.arguments import require_at_least, require_fraction, require_one_of, require_positive
 from retreever.model.dropout import apply_dropout, keep_probability
-from retreever.model.split import SplitFunction, refuse_texts_without_tokens
+from retreever.model.splits.split_function import SplitFunction, find_main_directions, refuse_texts_without_tokens
 
 VALUE_MODES = ("full", "projected")
 TEXTS_PER_ATTENTION_ON_CPU = 32
@@ -58,6 +60,9 @@ class CrossAttentionSplit(SplitFunction):
         ValueError: an argument out of range; the message names it.
     """
 
+    has_plain_rows: ClassVar[bool] = False  # each node attends in its own way
+    output_axes: ClassVar[Mapping[str, int]] = {"readout": 1, "embeddings": 0}
+
     def __init__(
         self,
         dim: int,
@@ -85,6 +90,20 @@ class CrossAttentionSplit(SplitFunction):
         self.value = nn.Linear(dim, d_k, bias=False) if projected else None
         width = d_k // heads if projected else dim
         self.readout = nn.Parameter(torch.randn(heads, outputs, width) / (heads * width) ** 0.5)
+
+    @torch.no_grad()
+    def set_rows(self, rows: Float[Tensor, "outputs dim"], x: Float[Tensor, "texts dim"]) -> None:
+        """Every head reads its share of `rows`; attention starts near uniform, so that they meet the mean token.
+
+        With projected values the heads share out the main directions of `x`.
+        """
+        if self.value is None:
+            self.readout.copy_((rows / self.heads).expand_as(self.readout))
+            return
+        directions = find_main_directions(x, self.value.out_features)
+        self.value.weight.zero_()[: len(directions)] = directions
+        by_head = (rows @ self.value.weight.T).unflatten(1, (self.heads, -1))
+        self.readout.copy_(by_head.transpose(0, 1))
 
     def _linear(self, x: Tensor, mask: Tensor | None, outputs: int) -> Tensor:
         if x.ndim != 3 or mask is None:

@@ -3,7 +3,8 @@ import torch
 from torch.autograd import gradcheck
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from retreever.model import LinearSplit, attention
+from retreever.model import LinearSplit
+from retreever.model.splits import attention
 from tests.support.trees import build_attention, build_mlp
 
 DIM, OUTPUTS = 6, 7

@@ -10,6 +10,8 @@ decides what a score means (a branch, a node, a leaf).
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -31,9 +33,13 @@ class SplitFunction(nn.Module, ABC):
     Attributes:
         readout: the last linear map, of length about one for each output.
         offset: (outputs,), added to the scores; zero until calibrated.
+        has_plain_rows: the scores are linear in the rows of `readout`, (outputs, ...).
+        output_axes: the axis that belongs to the outputs, of each parameter that has one, by name.
     """
 
     readout: nn.Parameter
+    has_plain_rows: ClassVar[bool] = True
+    output_axes: ClassVar[Mapping[str, int]] = {"readout": 0}
 
     def __init__(self, dim: int, outputs: int):
         super().__init__()
@@ -61,6 +67,14 @@ class SplitFunction(nn.Module, ABC):
     @abstractmethod
     def _linear(self, x: Tensor, mask: Tensor | None, outputs: int) -> Tensor: ...
 
+    @abstractmethod
+    def set_rows(self, rows: Float[Tensor, "outputs dim"], x: Float[Tensor, "texts dim"]) -> None:
+        """Start as the linear map `rows` of pooled encodings, or as near to it as the split function can (ours).
+
+        Args:
+            x: pooled encodings of a sample; a narrow split function keeps their main directions.
+        """
+
 
 class LinearSplit(SplitFunction):
     """One linear score per split, on pooled encodings."""
@@ -71,6 +85,10 @@ class LinearSplit(SplitFunction):
 
     def _linear(self, x: Tensor, mask: Tensor | None, outputs: int) -> Tensor:
         return F.linear(pool_tokens(x, mask), self.readout[:outputs])
+
+    @torch.no_grad()
+    def set_rows(self, rows: Float[Tensor, "outputs dim"], x: Float[Tensor, "texts dim"]) -> None:
+        self.readout.copy_(rows)
 
 
 class MLPSplit(SplitFunction):
@@ -94,6 +112,20 @@ class MLPSplit(SplitFunction):
 
     def _linear(self, x: Tensor, mask: Tensor | None, outputs: int) -> Tensor:
         return F.linear(self.hidden(pool_tokens(x, mask)), self.readout[:outputs])
+
+    @torch.no_grad()
+    def set_rows(self, rows: Float[Tensor, "outputs dim"], x: Float[Tensor, "texts dim"]) -> None:
+        """Half of the hidden units take the main directions of `x`, half their opposites: relu(a) - relu(-a) = a."""
+        first = self.hidden[0]
+        directions = find_main_directions(x, first.out_features // 2)
+        opposites = torch.cat([directions, -directions])
+        first.weight.zero_()[: len(opposites)] = opposites
+        self.readout.zero_()[:, : len(opposites)] = rows @ opposites.T
+
+
+def find_main_directions(x: Float[Tensor, "texts dim"], count: int) -> Float[Tensor, "directions dim"]:
+    """Orthonormal directions of the largest variance of `x` about its mean, at most `count` and at most `dim`."""
+    return torch.linalg.eigh(torch.cov(x.T)).eigenvectors.T.flip(0)[:count].contiguous()
 
 
 def pool_tokens(x: TextEncoding, mask: Bool[Tensor, "batch tokens"] | None) -> Float[Tensor, "batch dim"]:
