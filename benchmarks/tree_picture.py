@@ -1,4 +1,4 @@
-"""Draw a text's way through the upper levels of a bundle's tree, as the README shows it.
+"""Draw a text's way through the upper levels of a bundle's tree by the sharp reading, as the README shows it.
 
 python -m benchmarks.tree_picture workspace/runs/NAME/bundle "how do I read a csv file"
 """
@@ -20,9 +20,9 @@ def draw_tree(nodes: np.ndarray, levels: int = LEVELS) -> str:
     """The probabilities of the upper nodes, (nodes,) in heap order, as a tree of text.
 
     >>> print(draw_tree(np.array([1.0, 0.75, 0.25]), levels=1))
-    level 0        1.00
-                ┌───┴───┐
-    level 1    0.75    0.25
+    level 0       1.00
+               ┌───┴───┐
+    level 1   0.75    0.25
     """
     lines = []
     for level in range(levels + 1):
@@ -44,8 +44,9 @@ def main(
     bundle: Annotated[Path, typer.Argument(help="a bundle's folder")],
     text: Annotated[str, typer.Argument(help="what to route")],
 ) -> None:
-    """Draw a text's way through the upper levels of a bundle's tree."""
-    print(draw_tree(Retreever.load(bundle).route([text])[0]))
+    """Draw a text's way through the upper levels of a bundle's tree, by the sharp reading."""
+    retreever = Retreever.load(bundle)
+    print(draw_tree(retreever.explanation.read_sharply(retreever.embed([text]))[0]))
 
 
 if __name__ == "__main__":

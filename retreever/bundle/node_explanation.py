@@ -1,11 +1,11 @@
-"""What the nodes of a tree mean (ours): the words, the size and the examples of every node.
+"""What the nodes of a tree mean (ours): the words, the size and the examples of every node, by the sharp reading.
 
-A node is described by the passages that reach it, and a passage reaches every node with some probability. A word
-belongs to a node as far as the two correlate over the corpus: the word's presence in a passage with the passage's
-probability on the node. This does not depend on how sharply a tree routes, as a count would: where a passage spreads
-over hundreds of leaves, all leaves have the same most frequent words.
+A node is described by the passages that reach it. By the soft reading, which ranks, every passage reaches every node;
+by the sharp reading (`model/sharp_reading.py`) it takes a way. Its factor is found once a bundle, so that the average
+passage has few effective nodes. A size is the sum of the passages' sharp probabilities, so that sizes add up.
 
-Not known here: what words mean, and texts without spaces between words, whose nodes have no words.
+An example is typical: a passage that the node holds and whose words are the node's, not the passage that lies deepest
+in it. `node_words.py` chooses the words. What words mean, and what people call a node, is not known here.
 """
 
 from collections.abc import Iterator
@@ -15,25 +15,32 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Float, Int
 
 from retreever.bundle.document_store import DocumentStore
+from retreever.bundle.node_words import (
+    DEEPEST_WORD_LEVEL,
+    WordCounts,
+    choose_node_words,
+    extract_word_presence,
+    make_node_profiles,
+)
 from retreever.errors import BundleError
-from retreever.index.index_layout import Layout
 from retreever.index.tree_index import TreeIndex
+from retreever.model.sharp_reading import find_sharpness, sharpen
 from retreever.model.tree import Tree
 from retreever.system.files import read_json, seal_folder, verify_sealed_folder, write_atomically, write_json
 
-EXPLANATION_FORMAT = 1
+EXPLANATION_FORMAT = 2
 EXPLANATION_SAMPLE = 20_000  # passages read
-WORDS_PER_NODE, EXAMPLES_PER_NODE = 8, 5  # at most
-CANDIDATE_WORDS = 24  # words of a node considered; some are forms of others
-VOCABULARY_SIZE = 10_000  # words considered: the most frequent ones
-MIN_PASSAGES_PER_WORD = 3  # passages that must contain a word
-WORD_PATTERN = r"(?u)\b[^\W\d_]\w{2,29}\b"  # from 3 to 30 characters, the first a letter
-CLEAR_STANDARD_ERRORS = 4.5  # threshold of a correlation; 0.03 of 10,000 meaningless words would reach it by chance
-NODE_BLOCK = 1_024  # nodes explained at a time
-PASSAGE_CHUNK = 2_048  # passages of which all nodes of a level are held at once
+SHARPNESS_LEVEL = 6  # level at which effective nodes are counted; the last of a shallower tree
+EXAMPLES_PER_NODE = 5  # at most
+CANDIDATE_EXAMPLES = 15  # examples of a node considered; some begin alike
+SAME_BEGINNING = 60  # characters in which one of two examples says too little new
+WORDLESS_TYPICALITY = 0.02  # of a passage without a word of the node, so that its probability decides
+SHORTEST_TEXT = 8  # words; the words of a shorter text weigh as those of one of this length
+SHARP_BLOCK = 2**22  # probabilities read at a time: passages times nodes
 
 
 @dataclass(frozen=True)
@@ -41,12 +48,14 @@ class Explanation:
     """Words, sizes and examples of all nodes, in heap order.
 
     Attributes:
-        words: of each node, those that set it apart from the rest of its level, the clearest first; the root has none.
-        sizes: the sum of the passages' probabilities on a node, over the whole corpus.
-        examples: numbers of the passages most probable on a node, (nodes, examples), the most probable first.
-        memberships: probabilities of the examples on their node, in [0, 1].
+        words: of each node, as `choose_node_words` chooses them; the root has none.
+        sizes: the sum of the passages' sharp probabilities on a node, over the whole corpus; of a parent, the sum of
+            its children's.
+        examples: numbers of passages that are typical of a node, (nodes, examples), the most typical first.
+        memberships: sharp probabilities of the examples on their node, in [0, 1].
         passages: living passages of the index when it was explained.
         sampled: how many of them were read.
+        sharpness: factor of the sharp reading, at least 1.
     """
 
     words: list[list[str]]
@@ -55,11 +64,11 @@ class Explanation:
     memberships: Float[np.ndarray, "nodes examples"]
     passages: int
     sampled: int
+    sharpness: float
 
-    @property
-    def average(self) -> Float[np.ndarray, " nodes"]:
-        """The average passage's probability on each node, in [0, 1]."""
-        return self.sizes / max(1, self.passages)
+    def read_sharply(self, leaves: Float[np.ndarray, "texts leaves"]) -> Float[np.ndarray, "texts nodes"]:
+        """Sharp probabilities of texts on all nodes in heap order, from their probabilities on the last level."""
+        return _sharpen_rows(leaves, self.sharpness)
 
     def save(self, folder: Path, model: str) -> None:
         """Write the explanation to `folder`, whole or not at all.
@@ -72,10 +81,8 @@ class Explanation:
             write_json(aside / "words.json", self.words)
             for name in ("sizes", "examples", "memberships"):
                 np.save(aside / f"{name}.npy", getattr(self, name))
-            seal_folder(
-                aside,
-                {"format": EXPLANATION_FORMAT, "model": model, "passages": self.passages, "sampled": self.sampled},
-            )
+            numbers = {name: getattr(self, name) for name in ("passages", "sampled", "sharpness")}
+            seal_folder(aside, {"format": EXPLANATION_FORMAT, "model": model, **numbers})
 
     @classmethod
     def load(cls, folder: Path, model: str) -> "Explanation":
@@ -92,72 +99,77 @@ class Explanation:
         if manifest.get("format") != EXPLANATION_FORMAT or manifest.get("model") != model:
             raise BundleError(f"{folder}: was made for another model or by another version")
         arrays = {n: np.load(folder / f"{n}.npy", allow_pickle=False) for n in ("sizes", "examples", "memberships")}
-        return cls(
-            read_json(folder / "words.json"), **arrays, passages=manifest["passages"], sampled=manifest["sampled"]
-        )
+        numbers = {name: manifest[name] for name in ("passages", "sampled", "sharpness")}
+        return cls(read_json(folder / "words.json"), **arrays, **numbers)
 
 
-def load_or_explain(index: TreeIndex, documents: DocumentStore, folder: Path) -> Explanation:
-    """Load the explanation in `folder`. If there is no valid one, explain the nodes now and save it there."""
+def load_or_explain(index: TreeIndex, documents: DocumentStore, folder: Path, effective: float) -> Explanation:
+    """Load the explanation in `folder`. If there is no valid one, explain the nodes now and save it there.
+
+    Args:
+        effective: nodes of the average passage, where the nodes are explained now.
+    """
     with suppress(BundleError):
         return Explanation.load(folder, index.layout.model)
-    explanation = explain_nodes(index, documents)
+    explanation = explain_nodes(index, documents, effective)
     with suppress(OSError):  # in a read-only bundle the next process explains again
         explanation.save(folder, index.layout.model)
     return explanation
 
 
-def explain_nodes(index: TreeIndex, documents: DocumentStore, seed: int = 0) -> Explanation:
+def explain_nodes(index: TreeIndex, documents: DocumentStore, effective: float, seed: int = 0) -> Explanation:
     """Read the corpus, or a sample of a larger one, and explain every node.
 
     Args:
+        effective: effective nodes of the average passage at level 6, or at the last of a shallower tree, by the sharp
+            reading; at least 1.
         seed: of the sample.
     """
     tree, alive_numbers = Tree(index.layout.depth), index.list_numbers()
     if not len(alive_numbers):
         return _explain_nothing(tree)
     numbers = _sample_numbers(alive_numbers, seed)
-    terms, present = extract_word_presence([documents[int(number)].full_text for number in numbers])
-    words: list[list[str]] = []
-    parts = []
-    for level, nodes in _iterate_blocks(tree):
-        probabilities = _read_probabilities(index, numbers, level, nodes)
-        words += choose_node_words(terms, present, probabilities) if level else [[]]
-        parts.append((probabilities.sum(axis=0), *_find_most_probable(probabilities)))
-    sizes, rows, memberships = (np.concatenate(part) for part in zip(*parts, strict=True))
+    sharpness = _fit_sharpness(index, numbers, effective)
+    texts = [documents[int(number)].full_text for number in numbers]
+    terms, present = extract_word_presence(texts)
+    counts = WordCounts(len(terms), min(tree.depth, DEEPEST_WORD_LEVEL))
+    leaf_sizes = np.zeros(tree.leaves)
+    for rows, nodes in read_stored_sharply(index, numbers, sharpness):
+        leaf_sizes += nodes[:, tree.level(tree.depth)].sum(axis=0, dtype=np.float64)
+        if present is not None:
+            counts.add(present[rows], nodes)
+    words = choose_node_words(terms, counts) if len(terms) else []
+    words += [[] for _ in range(tree.nodes - len(words))]
+    typical, memberships = _find_typical(index, numbers, sharpness, texts, _make_typicality(tree, counts, present))
     scale = len(alive_numbers) / len(numbers)
-    return Explanation(words, sizes * scale, numbers[rows], memberships, len(alive_numbers), len(numbers))
+    sizes = _add_up_levels(leaf_sizes * scale)
+    return Explanation(words, sizes, numbers[typical], memberships, len(alive_numbers), len(numbers), sharpness)
 
 
-def compute_agreement(
-    layout: Layout, query: Float[np.ndarray, "#passages nodes"], passages: Float[np.ndarray, "passages nodes"]
-) -> Float[np.ndarray, "passages nodes"]:
-    """Contribution of each node of a level to the similarity at that level, each in [0, 1].
-
-    Contributions sum to the similarity; for nTVD, to the similarity plus one.
-    """
-    return np.sqrt(query * passages) if layout.similarity == "bhattacharyya" else np.minimum(query, passages)
-
-
-def correlate_words(
-    present: Any, probabilities: Float[np.ndarray, "passages nodes"]
-) -> Float[np.ndarray, "words nodes"]:
-    """Pearson correlation of a word's presence with a node's probability over passages; 0 where one is constant.
+def read_stored_sharply(
+    index: TreeIndex, numbers: Int[np.ndarray, " passages"], sharpness: float
+) -> Iterator[tuple[slice, Float[np.ndarray, "block nodes"]]]:
+    """Sharp probabilities of stored passages on all nodes, in blocks: the rows of `numbers`, and their probabilities.
 
     Args:
-        present: sparse (passages, words) of zeros and ones.
+        sharpness: factor of the sharp reading.
     """
-    passages = len(probabilities)
-    share = np.asarray(present.sum(axis=0), np.float32).reshape(-1) / passages
-    covariance = present.T @ probabilities / passages - np.outer(share, probabilities.mean(axis=0))
-    spread = np.outer(np.sqrt(share * (1 - share)), probabilities.std(axis=0))
-    return np.divide(covariance, spread, out=np.zeros_like(covariance), where=spread > 0)
+    depth = index.layout.depth
+    block = max(1, SHARP_BLOCK // Tree(depth).nodes)
+    for start in range(0, len(numbers), block):
+        rows = slice(start, min(start + block, len(numbers)))
+        yield rows, _sharpen_rows(index.read_probabilities(numbers[rows], depth), sharpness)
+
+
+def _sharpen_rows(leaves: np.ndarray, sharpness: float) -> np.ndarray:
+    nodes: np.ndarray = sharpen(torch.from_numpy(np.ascontiguousarray(leaves, np.float32)), sharpness).numpy()
+    return nodes
 
 
 def _explain_nothing(tree: Tree) -> Explanation:
     none = np.empty((tree.nodes, 0))
     words: list[list[str]] = [[] for _ in range(tree.nodes)]
-    return Explanation(words, np.zeros(tree.nodes, np.float32), none.astype(np.int64), none.astype(np.float32), 0, 0)
+    return Explanation(words, np.zeros(tree.nodes), none.astype(np.int64), none.astype(np.float32), 0, 0, 1.0)
 
 
 def _sample_numbers(numbers: np.ndarray, seed: int) -> np.ndarray:
@@ -166,78 +178,71 @@ def _sample_numbers(numbers: np.ndarray, seed: int) -> np.ndarray:
     return np.sort(np.random.default_rng(seed).choice(numbers, EXPLANATION_SAMPLE, replace=False))
 
 
-def _iterate_blocks(tree: Tree) -> Iterator[tuple[int, slice]]:
-    """All nodes in heap order, in blocks: a level, and a slice of its nodes."""
-    for level in range(tree.depth + 1):
-        for start in range(0, 2**level, NODE_BLOCK):
-            yield level, slice(start, min(start + NODE_BLOCK, 2**level))
+def _fit_sharpness(index: TreeIndex, numbers: np.ndarray, effective: float) -> float:
+    """The factor at which the average passage has so many effective nodes at the level where they are counted."""
+    depth = index.layout.depth
+    level = min(depth, SHARPNESS_LEVEL)
+    block = max(1, SHARP_BLOCK // 2**depth)
+    starts = range(0, len(numbers), block)
+    # Sums of leaves, since the sharp reading makes its branches of them, whatever else an index stores.
+    parts = (index.read_probabilities(numbers[i : i + block], depth) for i in starts)
+    nodes = np.concatenate([part.reshape(len(part), 2**level, -1).sum(axis=2) for part in parts])
+    return find_sharpness(torch.from_numpy(nodes), effective)
 
 
-def _read_probabilities(index: TreeIndex, numbers: np.ndarray, level: int, nodes: slice) -> np.ndarray:
-    """Probabilities of passages on some nodes of a level; in chunks, since all nodes of a deep level are too many."""
-    starts = range(0, len(numbers), PASSAGE_CHUNK)
-    return np.concatenate([index.read_probabilities(numbers[i : i + PASSAGE_CHUNK], level)[:, nodes] for i in starts])
+def _add_up_levels(leaves: Float[np.ndarray, " leaves"]) -> Float[np.ndarray, " nodes"]:
+    """Values of all nodes in heap order, each parent the sum of its children."""
+    levels = [leaves]
+    while len(levels[0]) > 1:
+        levels.insert(0, levels[0][0::2] + levels[0][1::2])
+    return np.concatenate(levels)
 
 
-def extract_word_presence(texts: list[str]) -> tuple[np.ndarray, Any]:
-    """The vocabulary without English stop words, and its presence: sparse float32 (texts, words) of zeros and ones.
+def _make_typicality(tree: Tree, counts: WordCounts, present: Any) -> tuple[Any, Any]:
+    """Two sparse matrices whose product says how much the words of a passage are those of a node, in [0, 1].
 
-    The presence is None where the texts have no words.
+    (passages, words) of equal weights, and (words, nodes) of the nodes' profiles.
     """
-    from sklearn.feature_extraction.text import CountVectorizer  # slow to import
+    from scipy.sparse import csc_matrix, csr_matrix, diags, hstack
 
-    counter = CountVectorizer(
-        stop_words="english", token_pattern=WORD_PATTERN, binary=True, max_features=VOCABULARY_SIZE, dtype=np.float32
-    )
-    try:
-        present = counter.fit_transform(texts)
-    except ValueError:  # there is no word
-        return np.empty(0, object), None
-    frequent = np.flatnonzero(np.asarray(present.sum(axis=0)).reshape(-1) >= min(MIN_PASSAGES_PER_WORD, len(texts)))
-    return counter.get_feature_names_out()[frequent], present[:, frequent].tocsr()
+    if present is None:
+        return csr_matrix((0, 0), dtype=np.float32), csc_matrix((0, tree.nodes), dtype=np.float32)
+    lengths = np.asarray(present.sum(axis=1)).reshape(-1)
+    scaled = diags(1 / np.sqrt(np.maximum(lengths, SHORTEST_TEXT)).astype(np.float32)) @ present
+    deeper = csc_matrix((present.shape[1], tree.nodes - counts.tree.nodes), dtype=np.float32)
+    return scaled.tocsr(), hstack([make_node_profiles(counts), deeper], format="csc")
 
 
-def choose_node_words(terms: np.ndarray, present: Any, probabilities: np.ndarray) -> list[list[str]]:
-    """Words of each node: those whose correlation with it is clearly above zero, the highest first.
+def _find_typical(
+    index: TreeIndex, numbers: np.ndarray, sharpness: float, texts: list[str], typicality: tuple[Any, Any]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of the most typical passages of each node, and their probabilities on it, both (nodes, examples).
 
-    Args:
-        terms, present: as `extract_word_presence` returns them.
-        probabilities: (passages, nodes).
+    A passage is typical as far as the node holds it, times how much its words are the node's.
     """
-    if not len(terms):
-        return [[] for _ in range(probabilities.shape[1])]
-    correlations = correlate_words(present, probabilities)
-    threshold = CLEAR_STANDARD_ERRORS / np.sqrt(len(probabilities))
-    best = np.argpartition(-correlations, min(CANDIDATE_WORDS, len(terms)) - 1, axis=0)[:CANDIDATE_WORDS]
-    values = np.take_along_axis(correlations, best, axis=0)
-    order = np.argsort(-values, axis=0, kind="stable")
-    best, values = np.take_along_axis(best, order, axis=0), np.take_along_axis(values, order, axis=0)
-    clear = values > threshold
-    return [_drop_word_forms(terms[words[kept]].tolist()) for words, kept in zip(best.T, clear.T, strict=True)]
+    own, profiles = typicality
+    empty = (0, Tree(index.layout.depth).nodes)
+    best: np.ndarray = np.zeros(empty, np.int64)
+    scores: np.ndarray = np.zeros(empty, np.float32)
+    held: np.ndarray = np.zeros(empty, np.float32)
+    for rows, nodes in read_stored_sharply(index, numbers, sharpness):
+        alike = (own[rows] @ profiles).toarray() if own.shape[1] else 0.0
+        found = nodes * (alike + np.float32(WORDLESS_TYPICALITY))
+        kept = np.argpartition(-found, min(CANDIDATE_EXAMPLES, len(found)) - 1, axis=0)[:CANDIDATE_EXAMPLES]
+        best = np.concatenate([best, kept + rows.start])
+        scores = np.concatenate([scores, np.take_along_axis(found, kept, axis=0)])
+        held = np.concatenate([held, np.take_along_axis(nodes, kept, axis=0)])
+        order = np.argsort(-scores, axis=0, kind="stable")[:CANDIDATE_EXAMPLES]
+        best, scores, held = (np.take_along_axis(part, order, axis=0) for part in (best, scores, held))
+    chosen = np.stack([_prefer_new_texts(column, texts) for column in best.T], axis=1)
+    return np.take_along_axis(best, chosen, axis=0).T, np.take_along_axis(held, chosen, axis=0).T
 
 
-def _drop_word_forms(words: list[str]) -> list[str]:
-    """The first words, without those that are an earlier word with up to two letters more or fewer at its end.
-
-    >>> _drop_word_forms(["node", "nodes", "edges", "edge", "no"])
-    ['node', 'edges', 'no']
-    """
-    distinct: list[str] = []
-    for word in words:
-        if not any(_are_word_forms(word, other) for other in distinct):
-            distinct.append(word)
-    return distinct[:WORDS_PER_NODE]
-
-
-def _are_word_forms(a: str, b: str) -> bool:
-    short, long = sorted((a, b), key=len)
-    return len(short) > 2 and len(long) - len(short) <= 2 and long.startswith(short)
-
-
-def _find_most_probable(probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of the passages most probable on each node, and their probabilities, both (nodes, examples)."""
-    count = min(EXAMPLES_PER_NODE, len(probabilities))
-    rows = np.argpartition(-probabilities, count - 1, axis=0)[:count]
-    values = np.take_along_axis(probabilities, rows, axis=0)
-    order = np.argsort(-values, axis=0, kind="stable")
-    return np.take_along_axis(rows, order, axis=0).T, np.take_along_axis(values, order, axis=0).T
+def _prefer_new_texts(rows: np.ndarray, texts: list[str]) -> np.ndarray:
+    """Places of a node's examples among its candidates: texts that begin differently first."""
+    first: dict[str, int] = {}
+    repeats = []
+    for place, row in enumerate(rows.tolist()):
+        if first.setdefault(texts[row][:SAME_BEGINNING], place) != place:
+            repeats.append(place)
+    return np.array([*first.values(), *repeats][:EXAMPLES_PER_NODE], np.int64)

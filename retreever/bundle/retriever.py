@@ -16,11 +16,12 @@ import numpy as np
 
 from retreever.bundle.document_store import DocumentStore
 from retreever.bundle.node_explanation import Explanation, load_or_explain
+from retreever.bundle.relevance import COMPARED_HITS, Relevance
 from retreever.data.dataset import Passage
 from retreever.encoding.encoder import Encoder
 from retreever.encoding.tokenized_texts import TextKind
 from retreever.errors import BundleError
-from retreever.index.tree_index import TreeIndex
+from retreever.index.tree_index import IndexFilter, NumbersAndScores, TreeIndex
 from retreever.trained_tree import TrainedTree, load_trained_tree, route_texts
 
 EXPLANATION_FOLDER = "explanation"
@@ -29,13 +30,20 @@ MAX_SEARCH_K = 1000
 
 @dataclass(frozen=True)
 class Hit:
-    """A passage that a search returns; `score` is its similarity to the query, higher is more similar."""
+    """A passage that a search returns.
+
+    Attributes:
+        score: similarity to the query, higher is more similar.
+        relevance: probability that a passage with this score at this rank is relevant, as the judgements of dev see it,
+            in [0, 1]; None where the bundle has none for the level.
+    """
 
     id: str
     score: float
     title: str
     text: str
     metadata: dict[str, Any]
+    relevance: float | None = None
 
 
 class Retreever:
@@ -45,11 +53,19 @@ class Retreever:
         encoder: None where the bundle was opened without it.
         digest: of weights and settings; the index stores the same.
         folder: of the bundle.
+        relevance: what turns scores into the relevance of hits; None where the bundle was made without dev queries.
     """
 
-    def __init__(self, trained: TrainedTree, encoder: Encoder | None, index: TreeIndex, documents: DocumentStore):
+    def __init__(
+        self,
+        trained: TrainedTree,
+        encoder: Encoder | None,
+        index: TreeIndex,
+        documents: DocumentStore,
+        relevance: Relevance | None,
+    ):
         self.tree, self.config, self.digest, self.folder = trained.tree, trained.config, trained.digest, trained.folder
-        self.encoder, self.index, self.documents = encoder, index, documents
+        self.encoder, self.index, self.documents, self.relevance = encoder, index, documents, relevance
 
     @classmethod
     def load(cls, folder: Path | str, device: str = "cpu", mmap: bool = True, encoder: bool = True) -> "Retreever":
@@ -72,13 +88,17 @@ class Retreever:
         index = TreeIndex.load(folder / "index", trained.digest, mmap)
         documents = DocumentStore(folder / "documents")
         documents.require(index.next_number)
+        relevance = Relevance.load(folder, trained.digest)
         trained.tree.to(device)
-        return cls(trained, Encoder.load(trained.config.encoder, device) if encoder else None, index, documents)
+        return cls(
+            trained, Encoder.load(trained.config.encoder, device) if encoder else None, index, documents, relevance
+        )
 
     @cached_property
     def explanation(self) -> Explanation:
         """Words, sizes and examples of the tree's nodes; computed on first use where the bundle has none."""
-        return load_or_explain(self.index, self.documents, self.folder / EXPLANATION_FOLDER)
+        effective = self.config.index.explain_nodes
+        return load_or_explain(self.index, self.documents, self.folder / EXPLANATION_FOLDER, effective)
 
     def embed(self, texts: Sequence[str], kind: TextKind = "query", level: int | None = None) -> np.ndarray:
         """Probabilities at a level, float32 (texts, 2**level); the last level where it is None.
@@ -104,11 +124,33 @@ class Retreever:
         if not isinstance(wanted, Integral) or not 1 <= wanted <= MAX_SEARCH_K:
             raise ValueError(f"k: must be a whole number in [1, {MAX_SEARCH_K}], got {wanted!r}")
         chosen = self._check_level(level)
-        rows, scores = self.index.search(self.route(texts, "query"), wanted, chosen)
+        (rows, scores), relevances = self.search_nodes(self.route(texts, "query"), wanted, chosen)
         return [
-            [self._make_hit(int(row), float(score)) for row, score in zip(r, s, strict=True)]
-            for r, s in zip(rows, scores, strict=True)
+            [self._make_hit(int(row), float(score), found) for row, score, found in zip(r, s, f, strict=True)]
+            for r, s, f in zip(rows, scores, relevances, strict=True)
         ]
+
+    def search_nodes(
+        self, nodes: np.ndarray, k: int, level: int, where: IndexFilter | None = None, threads: int | None = None
+    ) -> tuple[NumbersAndScores, list[list[float | None]]]:
+        """Search for routed queries, as `TreeIndex.search` does, and tell the relevance of every hit.
+
+        A hit's relevance does not depend on k: a search for fewer than ten looks at ten.
+
+        Args:
+            nodes: probabilities of all nodes, (queries, nodes).
+            where: search only these passages; their hits have no relevance, because dev searched all passages.
+
+        Returns:
+            Numbers and similarities, (queries, k) each, best first; then the hits' relevance.
+        """
+        fitted = self.relevance.levels.get(level) if self.relevance and where is None else None
+        looked_at = k if fitted is None else max(k, COMPARED_HITS)
+        numbers, scores = self.index.search(nodes, looked_at, level, where=where, threads=threads)
+        found = (numbers[:, :k], scores[:, :k])
+        if fitted is None:
+            return found, [[None] * len(own) for own in found[0]]
+        return found, fitted.predict(scores)[:, :k].tolist()
 
     def _check_level(self, level: int | None) -> int:
         depth = self.tree.tree.depth
@@ -116,9 +158,9 @@ class Retreever:
             raise ValueError(f"level: must be a whole number in [1, {depth}], got {level!r}")
         return depth if level is None else level
 
-    def _make_hit(self, row: int, score: float) -> Hit:
+    def _make_hit(self, row: int, score: float, relevance: float | None) -> Hit:
         passage = self.documents[row]
-        return Hit(passage.id, score, passage.title, passage.text, passage.metadata)
+        return Hit(passage.id, score, passage.title, passage.text, passage.metadata, relevance)
 
     def route(self, texts: Sequence[str], kind: TextKind = "query") -> np.ndarray:
         """Probabilities of all nodes in heap order, float32 (texts, nodes).

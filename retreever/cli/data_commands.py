@@ -26,7 +26,8 @@ def data(
 ) -> None:
     """Prepare a data set: read it, check it, write it in BEIR layout into the workspace.
 
-    BEIR layout is a folder with corpus.jsonl, queries.jsonl and qrels/train.tsv, dev.tsv, test.tsv.
+    BEIR layout is a folder with corpus.jsonl, queries.jsonl and qrels/train.tsv, dev.tsv, test.tsv. A corpus alone
+    needs corpus.jsonl and nothing else; `train --steps 0` makes a tree of it.
 
     Example: retreever data beir --path my_folder --name mine
     """

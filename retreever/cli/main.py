@@ -15,7 +15,7 @@ from retreever.cli.console import Screen
 from retreever.cli.data_commands import data, encode
 from retreever.cli.judging_commands import compare, evaluate
 from retreever.cli.model_commands import index, promote, search, tree
-from retreever.cli.options import Interrupted, add_verb
+from retreever.cli.options import Interrupted, RenamingCommand, add_verb
 from retreever.cli.service_commands import demo, serve
 from retreever.cli.training_commands import sweep, train
 from retreever.errors import RetreeverError
@@ -28,7 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for run in VERBS:
-    add_verb(app, run)
+    add_verb(app, run, cls=RenamingCommand if run is tree else None)
 app.add_typer(runs_commands.runs_app)
 
 

@@ -1,7 +1,7 @@
 """Verbs on a trained tree: index its corpus, promote it, search it, print the meaning of its nodes."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,7 +14,12 @@ from retreever.cli.options import (
     WorkspaceOption,
     open_workspace,
 )
+from retreever.config import MIN_GUARD_RATIO
 from retreever.errors import RetreeverError
+
+if TYPE_CHECKING:  # it brings torch
+    from retreever.bundle.retriever import Retreever
+    from retreever.cli.console import Screen
 
 
 def index(
@@ -29,10 +34,12 @@ def index(
 ) -> None:
     """Index a trained tree's corpus: write a bundle of model, index and documents, ready to search.
 
-    With --workers, the same command after an interruption indexes only the missing shards.
+    The dev queries then search it, which calibrates the relevance of hits. With --workers, the same command after an
+    interruption indexes only the missing shards.
 
     Example: retreever index my_run
     """
+    from retreever.bundle.fit_relevance import MIN_DEV_QUERIES
     from retreever.bundle.make_bundle import make_bundle
     from retreever.tracking.model_registry import locate_model
 
@@ -45,6 +52,8 @@ def index(
 
         stats = index_in_shards(locate_model(run, place), target, place, workers=workers, track=screen.track)
     screen.print_table(f"bundle {target}", ["what", "value"], list(stats.items()))
+    if stats["relevance_calibration_error"] is None:
+        screen.say(f"hits get no relevance: the data set has fewer than {MIN_DEV_QUERIES} dev queries to calibrate it")
     screen.print_result({"bundle": str(target), **stats})
 
 
@@ -62,6 +71,12 @@ def promote(
     max_latency_ms: Annotated[
         float | None, typer.Option(min=0, help="gate: median milliseconds of one search on one thread at most")
     ] = None,
+    min_guard: Annotated[
+        float,
+        typer.Option(
+            min=0, help="gate: NDCG@10 on every set of train.guard, as a share of the frozen encoder's, at least"
+        ),
+    ] = MIN_GUARD_RATIO,
     split: Annotated[str, typer.Option(help="split to compare candidate and champion on: test or dev")] = "test",
     force: Annotated[bool, typer.Option("--force", help="promote even if not significantly better")] = False,
     rollback: Annotated[bool, typer.Option("--rollback", help="point the alias at the previous version")] = False,
@@ -71,7 +86,8 @@ def promote(
 ) -> None:
     """Register a run as a version of the model `retreever`, and point an alias at it if it passes the gates.
 
-    Without limits the only gate is a paired test against the present champion. `retreever serve` follows the alias.
+    Without options the gates are the guard sets of the run, if it has any, and a paired test against the present
+    champion. `retreever serve` follows the alias.
 
     Example: retreever promote my_run --min-recall 0.6 --max-latency-ms 5
     """
@@ -84,7 +100,7 @@ def promote(
     if rollback:
         uri, found = registry.roll_back_alias(Tracker.of(place), alias), "rolled back"
     else:
-        limits = Limits(min_recall, max_bytes, max_latency_ms)
+        limits = Limits(min_recall, max_bytes, max_latency_ms, min_guard)
         chosen = run or pick_run(place, metric=metric, space=space, limits=limits, track=screen.track)
         promoted = promote_run(chosen, place, alias=alias, limits=limits, split=split, force=force, track=screen.track)
         uri, found = promoted.uri, promoted.finding
@@ -102,7 +118,7 @@ def search(
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Search a bundle's corpus and print the most similar passages.
+    """Search a bundle's corpus and print the most similar passages, with the probability that each is relevant.
 
     Example: retreever search "how do I read a csv file" -k 5
     """
@@ -115,28 +131,87 @@ def search(
         hits = retreever.search([query], k=k, level=level)[0]
     except ValueError as error:
         raise RetreeverError(str(error)) from None
-    screen.print_table(
-        query, ["score", "id", "text"], [(float(h.score), h.id, result_tables.shorten(h.text)) for h in hits]
-    )
-    screen.print_result({"query": query, "hits": [{"id": h.id, "score": float(h.score), "text": h.text} for h in hits]})
+    found = [{"id": h.id, "relevance": h.relevance, "score": h.score, "text": h.text} for h in hits]
+    result_tables.show_hits(screen, query, found)
+    screen.print_result({"query": query, "hits": found})
 
 
 def tree(
     model: ModelArgument = CHAMPION_MODEL_URI,
     levels: Annotated[int, typer.Option(min=1, help="levels to print, from the root")] = 4,
+    rename: Annotated[
+        list[str] | None,
+        typer.Option("--rename", metavar="NODE NAME", help="call a node so; an empty name takes it away (repeatable)"),
+    ] = None,
+    namer: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LANGUAGE_MODEL",
+            help="name the printed nodes in a sentence each, by a local text-generation model: a Hugging Face id or a "
+            "folder",
+        ),
+    ] = None,
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Print the upper nodes of a bundle's tree: their words, and how many passages reach them.
+    """Print the upper nodes of a bundle's tree: number, name, words, and how many passages lie there.
 
-    Example: retreever tree my_run --levels 3
+    Names are kept in the bundle's names.json. --namer never overwrites yours. `models:/...` means the local copy of a
+    registered bundle: name the run's bundle before you promote it, and every version has the names.
+
+    Example: retreever tree my_run --levels 3 --rename 21 "Reading files"
     """
+    from retreever.bundle.node_names import NAMES_FILE
     from retreever.bundle.retriever import Retreever
     from retreever.bundle.tree_view import make_tree_view
     from retreever.tracking.model_registry import locate_model
 
     place, screen = open_workspace(workspace, json)
-    view = make_tree_view(Retreever.load(locate_model(model, place), encoder=False))
+    folder = locate_model(model, place)
+    wanted = _parse_names(rename or [])
+    retreever = Retreever.load(folder, encoder=False)
+    if wanted:
+        _rename_nodes(retreever, wanted)
+    if namer is not None:
+        _generate_names(retreever, levels, namer, screen)
+    if wanted or namer is not None:
+        screen.say(f"names are kept in {folder / NAMES_FILE}")
+    view = make_tree_view(retreever)
     result_tables.show_tree(screen, view, levels)
     nodes = [node.model_dump() for node in view.nodes if node.level <= levels]
     screen.print_result({**view.model_dump(exclude={"nodes"}), "nodes": nodes})
+
+
+def _parse_names(texts: list[str]) -> dict[int, str]:
+    """Names by node, from words that `join_rename_words` joined."""
+    names = {}
+    for text in texts:
+        node, equals, name = text.partition("=")
+        if not equals or not node.strip().isdecimal():
+            raise RetreeverError(f'--rename {text}: must be a node and its name, e.g. --rename 21 "Reading files"')
+        names[int(node)] = name
+    return names
+
+
+def _rename_nodes(retreever: "Retreever", names: dict[int, str]) -> None:
+    from retreever.bundle.node_names import rename_nodes
+
+    try:
+        rename_nodes(retreever.folder, retreever.digest, retreever.tree.tree, names)
+    except ValueError as error:
+        raise RetreeverError(f"--rename: {error}") from None
+
+
+def _generate_names(retreever: "Retreever", levels: int, namer: str, screen: "Screen") -> None:
+    """Name the printed nodes that no person has named."""
+    from retreever.bundle.node_namer import MAX_NAME_TOKENS, MAX_PROMPT_TOKENS, generate_names
+    from retreever.bundle.node_names import keep_generated_names, read_names
+    from retreever.encoding.text_generator import TextGenerator
+
+    known = read_names(retreever.folder, retreever.digest)
+    tree = retreever.tree.tree
+    nodes = range(1, tree.level(min(levels, tree.depth)).stop)
+    unnamed = [node for node in nodes if node not in known or known[node].generated]
+    generate = TextGenerator(namer, MAX_PROMPT_TOKENS, MAX_NAME_TOKENS)
+    names = generate_names(retreever, unnamed, generate, screen.track)
+    keep_generated_names(retreever.folder, retreever.digest, names)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+from typer.core import TyperCommand
 
 from retreever.cli.console import Screen
 from retreever.errors import RetreeverError
@@ -40,8 +41,36 @@ class Interrupted(RetreeverError):
     """Ctrl-C, as an error that typer does not turn into its own exit code."""
 
 
-def add_verb(app: typer.Typer, run: Callable[..., None], name: str | None = None) -> None:
-    """Register a function as a verb of `app`, under `name` or its own name; Ctrl-C raises `Interrupted`."""
+class RenamingCommand(TyperCommand):
+    """A command whose repeatable option `--rename` takes two words; typer repeats options of one word alone."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the words of the command line."""
+        return super().parse_args(ctx, join_rename_words(args))
+
+
+def join_rename_words(args: list[str]) -> list[str]:
+    """Join the two words after each `--rename` with an equals sign, unless the second is another option.
+
+    >>> join_rename_words(["my_run", "--rename", "21", "Reading files", "--levels", "3"])
+    ['my_run', '--rename', '21=Reading files', '--levels', '3']
+    """
+    joined = list(args)
+    for place, word in enumerate(joined):
+        pair = joined[place + 1 : place + 3]
+        if word == "--rename" and len(pair) == 2 and "=" not in pair[0] and not pair[1].startswith("--"):
+            joined[place + 1 : place + 3] = ["=".join(pair)]
+    return joined
+
+
+def add_verb(
+    app: typer.Typer, run: Callable[..., None], name: str | None = None, cls: type[TyperCommand] | None = None
+) -> None:
+    """Register a function as a verb of `app`, under `name` or its own name; Ctrl-C raises `Interrupted`.
+
+    Args:
+        cls: kind of command, where the options need another than typer's own.
+    """
 
     @functools.wraps(run)
     def guarded(*arguments: Any, **options: Any) -> None:
@@ -50,7 +79,7 @@ def add_verb(app: typer.Typer, run: Callable[..., None], name: str | None = None
         except KeyboardInterrupt:
             raise Interrupted from None
 
-    app.command(name)(guarded)
+    app.command(name, cls=cls)(guarded)
 
 
 def open_workspace(where: Path | None, as_json: bool) -> tuple[Workspace, Screen]:

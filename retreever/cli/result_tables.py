@@ -3,6 +3,8 @@
 Computes nothing: it formats what the departments return.
 """
 
+import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from retreever.cli.console import Branch, Screen
@@ -20,6 +22,14 @@ if TYPE_CHECKING:  # they import ray or mlflow, which most verbs do not need
     from retreever.tracking.run_catalog import Run, RunComparison
 
 TABLE_METRICS = {"ndcg_at_10": "NDCG@10", "recall_at_10": "R@10", "recall_at_100": "R@100"}
+ROUTING_COLUMNS = {
+    "ndcg_at_10": "NDCG@10",
+    "effective_nodes": "effective nodes",
+    "health/even_splits": "even splits",
+    "health/largest_node_share": "largest node",
+    "routing_agreement": "agreement",
+}
+"""Figures by level of how a tree routes, and their columns."""
 
 
 def describe_dataset(dataset: RetrievalDataset) -> dict[str, Any]:
@@ -39,16 +49,43 @@ def show_best(screen: Screen, run: str, best: dict[str, float]) -> None:
     prefix = "ndcg_at_10/level_"
     levels = sorted(int(name.removeprefix(prefix)) for name in best if name.startswith(prefix))
     rows = [(level, 2**level, *(best[f"{m}/level_{level:02d}"] for m in TABLE_METRICS)) for level in levels]
-    screen.print_table(f"best of run {run}, on dev", ["level", "dimensions", *TABLE_METRICS.values()], rows)
+    if rows:
+        screen.print_table(f"best of run {run}, on dev", ["level", "dimensions", *TABLE_METRICS.values()], rows)
+    else:
+        screen.say(f"run {run} is not judged: its data set has no dev pairs")
+    if "effective_nodes/level_01" in best:  # a run of an earlier version did not measure it
+        _show_routing(screen, run, best)
+    from retreever.training.guard_set import describe_guards  # it brings torch
+
+    if guards := describe_guards(best):
+        screen.say(f"guard sets, NDCG@10 on data that was not trained on: {guards}")
+
+
+def _show_routing(screen: Screen, run: str, best: dict[str, float]) -> None:
+    """Print how texts spread over the nodes, one line per level, and the failures that this shows."""
+    from retreever.model.health import find_routing_failures
+
+    levels = range(1, round(math.log2(best["health/leaves"])) + 1)
+    rows = [[level, 2**level, *(best.get(f"{n}/level_{level:02d}") for n in ROUTING_COLUMNS)] for level in levels]
+    judged_on = "dev" if "ndcg_at_10" in best else "passages"
+    screen.print_table(f"routing of run {run}, on {judged_on}", ["level", "nodes", *ROUTING_COLUMNS.values()], rows)
+    for failure in find_routing_failures(best):
+        screen.say(f"warning: {failure}")
 
 
 def format_validation(figures: dict[str, float]) -> str:
-    """Format a validation in one line: step, loss, dev NDCG@10 of every level."""
+    """Format a validation in one line: step, loss, dev NDCG@10 of every level, the smallest ratio on guard sets.
+
+    A tree that was not trained has no loss, and a data set without dev pairs no NDCG@10.
+    """
     prefix = "ndcg_at_10/level_"
     levels = " ".join(
         f"{2 ** int(n[len(prefix) :])}: {v:.3f}" for n, v in sorted(figures.items()) if n.startswith(prefix)
     )
-    return f"  step {figures['step']:.0f}  loss {figures['loss']:.3f}  dev NDCG@10 by dimensions  {levels}"
+    guard = f"  of frozen {figures['guard_of_frozen']:.3f}" if "guard_of_frozen" in figures else ""
+    loss = f"  loss {figures['loss']:.3f}" if "loss" in figures else ""
+    judged = f"  dev NDCG@10 by dimensions  {levels}" if levels else "  not judged, there are no dev pairs"
+    return f"  step {figures['step']:.0f}{loss}{judged}{guard}"
 
 
 def format_event(event: "SweepEvent") -> str:
@@ -65,6 +102,7 @@ def list_trial_rows(result: "SweepResult") -> list[dict[str, Any]]:
             "status": o.status,
             "run_id": o.run_id,
             "ndcg_at_10": o.best.get("ndcg_at_10"),
+            **{name: o.best[name] for name in _list_trial_figures(result) if name in o.best},
             "error": o.error,
         }
         for o in result.outcomes
@@ -74,12 +112,13 @@ def list_trial_rows(result: "SweepResult") -> list[dict[str, Any]]:
 def show_trials(screen: Screen, result: "SweepResult") -> None:
     """Print the table of all trials; then the Pareto front and the answer, where the search space defines them."""
     settings = list(dict.fromkeys(name for outcome in result.outcomes for name in outcome.varied))
+    others = _list_trial_figures(result)
     rows = [
         [
             *(_format_setting(o.varied, name) for name in settings),
             o.status,
             int(o.best.get("step", 0)),
-            o.best.get("ndcg_at_10"),
+            *(o.best.get(name) for name in ("ndcg_at_10", *others)),
             o.error or "",
         ]
         for o in result.outcomes
@@ -89,6 +128,7 @@ def show_trials(screen: Screen, result: "SweepResult") -> None:
         "ended",
         "best step",
         "dev NDCG@10",
+        *others.values(),
         "error",
     ]
     screen.print_table(f"trials of {result.folder.name}", columns, rows)
@@ -98,10 +138,23 @@ def show_trials(screen: Screen, result: "SweepResult") -> None:
         )
     if result.pareto_front:
         objectives = result.space.objectives
-        front = [[o.key, *(o.best[name] for name in objectives)] for o in result.pareto_front]
-        screen.print_table("Pareto front", ["trial", *objectives], front)
+        front = [
+            [*(_format_setting(o.varied, name) for name in settings), *(o.best[name] for name in objectives)]
+            for o in result.pareto_front
+        ]
+        screen.print_table("Pareto front", [*(name.rpartition(".")[2] for name in settings), *objectives], front)
     if result.answer:
         screen.say(result.answer)
+
+
+def _list_trial_figures(result: "SweepResult") -> dict[str, str]:
+    """Figures of a trial's routing and guard sets, where a trial has them, and their columns."""
+    columns = {
+        "effective_nodes/level_06": "effective of 64",
+        "routing_agreement/level_06": "agreement of 64",
+        "guard_of_frozen": "of frozen",
+    }
+    return {name: column for name, column in columns.items() if any(name in o.best for o in result.outcomes)}
 
 
 def show_estimate(screen: Screen, space: "SearchSpace", needs: "Estimate | None") -> None:
@@ -186,17 +239,27 @@ def show_comparison_report(screen: Screen, report: "ComparisonReport") -> None:
 
 
 def show_tree(screen: Screen, view: "TreeView", levels: int) -> None:
-    """Print the upper nodes of a tree, by their words and sizes."""
+    """Print the upper nodes of a tree: number, name, words and size."""
 
     def branch(node: int) -> Branch:
         known = view.nodes[node]
         words = " ".join(known.words) or ("-" if node else "all passages")
+        told = f"{known.name}: {words}" if known.name else words
         below = (
             [branch(child) for child in (2 * node + 1, 2 * node + 2)] if known.level < min(levels, view.depth) else []
         )
-        return f"{words}  ({known.size:,.0f})", below
+        return f"{node}  {told}  ({known.size:,.0f})", below
 
     screen.print_tree(branch(0))
+
+
+def show_hits(screen: Screen, query: str, hits: Sequence[dict[str, Any]]) -> None:
+    """Print the passages that a search found, each with id, relevance, score and text."""
+    rows = [
+        (None if hit["relevance"] is None else f"{hit['relevance']:.2f}", hit["score"], hit["id"], shorten(hit["text"]))
+        for hit in hits
+    ]
+    screen.print_table(query, ["relevance", "score", "id", "text"], rows)
 
 
 def shorten(text: str, width: int = 90) -> str:

@@ -166,11 +166,7 @@ def _run_service(uri: str, port: int, workspace: Workspace, screen: Screen) -> I
     with httpx.Client(base_url=url, timeout=30) as client:
         for question in SAMPLE_QUESTIONS:
             hits = _ask(client, question)["hits"]
-            screen.print_table(
-                question,
-                ["score", "id", "text"],
-                [(h["score"], h["id"], result_tables.shorten(h["text"])) for h in hits],
-            )
+            result_tables.show_hits(screen, question, hits)
         latency = statistics.median(_time_query(client, SAMPLE_QUESTIONS[i % len(SAMPLE_QUESTIONS)]) for i in range(15))
     screen.say(f"  median of 15 queries: {latency:.1f} ms, HTTP and encoding included")
     yield url, latency

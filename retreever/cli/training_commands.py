@@ -27,6 +27,10 @@ def _parse_range(text: str) -> tuple[int, int]:
 def train(
     config: ConfigFile = None,
     set: SetOption = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(min=0, help="optimiser steps, short for --set train.steps=N; 0: the tree as it starts"),
+    ] = None,
     name: Annotated[
         str | None,
         typer.Option(help="run name; an interrupted run of this name continues (default: DATA-DIGEST)"),
@@ -44,14 +48,15 @@ def train(
 ) -> None:
     """Train one tree; MLflow records the run and every validation.
 
-    After an interruption the same command continues from the last checkpoint.
+    After an interruption the same command continues from the last checkpoint. A tree of 0 steps ranks as its encoder
+    does and needs a corpus alone, without queries and pairs.
 
     Example: retreever train --set data.name=mine --set tree.depth=8 --name my_run
     """
     from retreever.cluster.launch_training import train_run
 
     place, screen = open_workspace(workspace, json)
-    settings = configs.load_config(config, set or [])
+    settings = configs.load_config(config, [*(set or []), *([] if steps is None else [f"train.steps={steps}"])])
     run = name or f"{settings.data.name}-{settings.digest[:8]}"
     result, run_id = train_run(
         settings,

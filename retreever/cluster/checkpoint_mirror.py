@@ -32,7 +32,7 @@ class CheckpointMirror:
         return cls(Path(job.folder), workspace.storage_name(Path(job.folder)) if storage else "", storage)
 
     def latest_step(self) -> int:
-        """Optimiser steps in the newest checkpoint, on this machine or in storage."""
+        """Optimiser steps in the newest checkpoint, on this machine or in storage; -1 without one."""
         here = checkpoint.find_latest_step(self.folder / "checkpoint")
         return max([here, *map(_parse_step, self._list_checkpoints())])
 

@@ -51,17 +51,13 @@ def encode_with_actors(
 
 def _find_missing_entries(config: Config, workspace: Workspace) -> list[PendingEncodings]:
     """The entries of a configuration that the store lacks."""
-    kinds: tuple[TextKind, TextKind] = ("passage", "query")
+    texts: list[tuple[TextKind, list[str]]] = []
+    for dataset in read_configured_datasets(config, workspace):
+        texts += [("passage", dataset.passage_texts()), ("query", dataset.query_texts())]
     found = [
-        plan_encodings(
-            dataset.passage_texts() if kind == "passage" else dataset.query_texts(),
-            kind,
-            config.encoding,
-            workspace.encodings,
-            workspace.open_storage(),
-        )
-        for dataset in read_configured_datasets(config, workspace)
-        for kind in kinds
+        plan_encodings(own, kind, config.encoding, workspace.encodings, workspace.open_storage())
+        for kind, own in texts
+        if own  # a corpus alone has no queries
     ]
     return [entry for entry, place in found if place is None]
 

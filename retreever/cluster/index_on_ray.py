@@ -15,7 +15,9 @@ import numpy as np
 import ray.data
 from ray.data import ActorPoolStrategy
 
+from retreever.bundle.fit_relevance import fit_relevance, summarize_relevance
 from retreever.bundle.make_bundle import complete_bundle
+from retreever.bundle.node_names import carry_names
 from retreever.cluster.ray_runtime import join_cluster
 from retreever.encoding.encoding_store import EncodedDataset, open_encoded_dataset
 from retreever.index import TreeIndex, index_store
@@ -47,7 +49,7 @@ def index_in_shards(
         shard: most passages of a segment; fewer if otherwise a worker had nothing to do.
 
     Returns:
-        The statistics of the index.
+        The statistics that `make_bundle` returns.
     """
     trained = load_trained_tree(model)
     data = open_encoded_dataset(trained.config, workspace, track)
@@ -66,8 +68,10 @@ def index_in_shards(
         os.rename(draft, aside / "index")
         index_store.finish_index(aside / "index", layout, names, codes)
         index = TreeIndex.load(aside / "index")
-        complete_bundle(trained, data.dataset, index, aside)
-    return index.stats()
+        relevance = fit_relevance(trained, data, index, track)
+        complete_bundle(trained, data.dataset, index, aside, relevance)
+        carry_names(target, aside, trained.digest)
+    return index.stats() | summarize_relevance(relevance)
 
 
 def _write_segments(

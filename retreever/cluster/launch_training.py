@@ -79,6 +79,8 @@ def train_run(
     if (folder / "model").is_dir() and not reuse_finished:
         _refuse_if_finished(folder, config)
     data = open_encoded_dataset(config, workspace, track)  # encodes, once, before any worker starts
+    for guard in config.guards.values():
+        open_encoded_dataset(guard, workspace, track)
     tracker = Tracker.of(workspace)
     run_id = _open_run(folder, config, data, tracker, workspace, parent=parent, workers=workers, tags=tags or {})
     if (folder / "model").is_dir():

@@ -15,7 +15,7 @@ import torch
 from retreever import config as configs
 from retreever.cluster.checkpoint_mirror import CheckpointMirror
 from retreever.cluster.train_job import TrainingJob
-from retreever.config import EncoderConfig
+from retreever.config import Config, EncoderConfig
 from retreever.encoding.encoding_store import EncodedDataset, open_encoded_dataset
 from retreever.evaluation.metrics import METRIC
 from retreever.system import memory
@@ -29,7 +29,7 @@ LAST_REPORT_KEY = "last"
 """Key of a report: whether the training ended by itself. Tune's own `done` is set for stopped trials as well."""
 
 
-@functools.lru_cache(maxsize=2)
+@functools.lru_cache(maxsize=8)  # a sweep's data sets and its guard sets
 def _open_cached_data(name: str, on_bad: str, encoder: EncoderConfig, root: str) -> EncodedDataset:
     config = configs.build_config(
         {"data": {"name": name, "on_bad": on_bad}, "encoder": encoder.model_dump(mode="json")}
@@ -39,7 +39,10 @@ def _open_cached_data(name: str, on_bad: str, encoder: EncoderConfig, root: str)
 
 def open_job_data(job: TrainingJob) -> EncodedDataset:
     """The encoded data set of a job, opened once per process."""
-    config = configs.build_config(job.config)
+    return _open_configured_data(configs.build_config(job.config), job)
+
+
+def _open_configured_data(config: Config, job: TrainingJob) -> EncodedDataset:
     return _open_cached_data(config.data.name, config.data.on_bad, config.encoding, job.workspace)
 
 
@@ -60,13 +63,21 @@ def run_job(
     config = configs.build_config(job.config)
     torch.set_num_threads(job.threads)
     memory.keep_freed_memory()
-    data = open_job_data(job)
+    data = _open_configured_data(config, job)
+    guards = {name: _open_configured_data(guard, job) for name, guard in config.guards.items()}
     tracked = job.tracking_uri is not None and job.run_id is not None and distributed.rank() == 0
     folder, mirror = Path(job.folder), CheckpointMirror.of(job)
     distributed.run_on_rank_zero(mirror.restore)
     with RunLog.of(str(job.tracking_uri), str(job.run_id), folder) if tracked else nullcontext() as log:
         for report in epochs(
-            config, data, folder, device=device, track=track, must_save=must_save, on_checkpoint=mirror.store_checkpoint
+            config,
+            data,
+            folder,
+            guards=guards,
+            device=device,
+            track=track,
+            must_save=must_save,
+            on_checkpoint=mirror.store_checkpoint,
         ):
             if log:
                 log.log_report(report)
@@ -78,9 +89,10 @@ def run_job(
 
 
 def figures_of(report: ValidationReport) -> dict[str, Any]:
-    """The part of a report that Train, Tune and its scheduler see: plain numbers, always with the tuned metric."""
+    """The part of a report that Train, Tune and its scheduler see: plain numbers, with the tuned metric if measured."""
+    tuned = {METRIC: report.metrics[METRIC]} if METRIC in report.metrics else {}
     return {
-        METRIC: report.metrics[METRIC],
+        **tuned,
         "epoch": report.epoch,
         LAST_REPORT_KEY: report.is_last,
         "done": report.is_last,

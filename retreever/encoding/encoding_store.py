@@ -22,7 +22,7 @@ from retreever.data.join_datasets import DATASET_NAME_SEPARATOR, join_datasets
 from retreever.encoding.encoder import Encoder
 from retreever.encoding.encoder_files import describe_encoding
 from retreever.encoding.encoding_shards import PendingEncodings, encode_shard
-from retreever.encoding.text_encodings import Encodings, JoinedEncodings, LiveEncodings
+from retreever.encoding.text_encodings import EmptyEncodings, Encodings, JoinedEncodings, LiveEncodings
 from retreever.encoding.tokenized_texts import TextKind
 from retreever.errors import EncoderError
 from retreever.system.files import digest_json
@@ -37,7 +37,7 @@ ENCODINGS_FORMAT = 2
 
 @dataclass(frozen=True)
 class EncodedDataset:
-    """A data set with the encodings of its queries and passages, row by row."""
+    """A data set with the encodings of its queries, if any, and passages, row by row."""
 
     dataset: RetrievalDataset
     queries: Encodings
@@ -117,10 +117,8 @@ def encode_dataset(
         found = _load_or_encode(texts, kind, config, store, encoder, track, storage, verify)
         return LiveEncodings(found, texts, kind, encoder) if config.live else found
 
-    passages, queries = (
-        open_encodings(dataset.passage_texts(), "passage"),
-        open_encodings(dataset.query_texts(), "query"),
-    )
+    passages = open_encodings(dataset.passage_texts(), "passage")
+    queries = open_encodings(dataset.query_texts(), "query") if dataset.queries else EmptyEncodings(passages)
     return EncodedDataset(dataset, queries, passages)
 
 

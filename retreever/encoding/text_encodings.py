@@ -153,6 +153,19 @@ class LiveEncodings(Encodings):
         return self._encoder().encode_states(chosen)[0].bfloat16(), chosen.lengths
 
 
+class EmptyEncodings(Encodings):
+    """Encodings of no texts: the queries of a corpus alone.
+
+    Args:
+        like: encodings of the same encoder, which tell the width.
+    """
+
+    def __init__(self, like: Encodings):
+        self.folder, self.lexical_weight, self.has_tokens = like.folder, like.lexical_weight, like.has_tokens
+        self.pooled = np.empty((0, like.dim), np.float32)
+        self._offsets, self._shard = np.zeros(1, np.int64), 1
+
+
 class JoinedEncodings(Encodings):
     """Encodings of several lists of texts, read as one list; pooled vectors are copied into memory.
 

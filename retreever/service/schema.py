@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, model_validator
 
+from retreever.bundle.relevance import CalibrationReport
 from retreever.bundle.tree_view import HitPath, NodeMass
 
 MAX_QUERY_CHARACTERS = 20_000  # characters
@@ -78,7 +79,7 @@ class SearchRequest(_RequestModel):
         description="only passages whose metadata has these values; a list matches any of its values",
     )
     explain: StrictBool = Field(
-        False, description="add each query's flow through the tree and the nodes by which a passage was found"
+        False, description="add each query's flow through the tree and each passage's path, by the sharp reading"
     )
 
     @model_validator(mode="after")
@@ -101,11 +102,20 @@ class SearchHit(BaseModel):
     """A passage found; a higher score is a better match."""
 
     id: str
-    score: float
+    score: float = Field(description="similarity to the query")
+    relevance: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="probability that a passage with this score at this rank is relevant, as the judgements of dev see "
+        "it; null: with `where`, at a level or for a model that has none",
+    )
     title: str
     text: str
     metadata: dict[str, Any]
-    why: HitPath | None = Field(None, description="with `explain`: nodes and leaves by which it was found")
+    why: HitPath | None = Field(
+        None, description="with `explain`: where the passage goes in the tree, and where it meets the query"
+    )
 
 
 class ModelInfo(BaseModel):
@@ -123,7 +133,9 @@ class QueryResult(BaseModel):
 
     query: str
     hits: list[SearchHit]
-    flow: list[NodeMass] | None = Field(None, description="with `explain`: probability of the query at each node")
+    flow: list[NodeMass] | None = Field(
+        None, description="with `explain`: where the query goes: its probability at each node, by the sharp reading"
+    )
 
 
 class SearchResponse(QueryResult):
@@ -213,6 +225,9 @@ class VersionInfo(ModelInfo):
     data: str | None = Field(description="data set it was trained on")
     metrics: dict[str, float] = Field(description="metrics measured when it was promoted")
     documents: int
+    relevance: dict[int, CalibrationReport] | None = Field(
+        None, description="by level: how well the relevance of hits is calibrated; null: hits have none"
+    )
     share: float = Field(description="share of the searches that it answers")
 
 

@@ -126,15 +126,10 @@ def test_a_summary_ends_at_its_length():
 
 
 def test_any_language_model_can_summarise(tmp_path):
-    from transformers import GPT2Config, GPT2LMHeadModel
-
-    from tests.support.architectures import save_word_tokenizer
+    from tests.support.architectures import save_language_model
     from tests.support.tiny import WORDS
 
-    size = {"n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 64, "bos_token_id": 2, "eos_token_id": 3}
-    GPT2LMHeadModel(GPT2Config(vocab_size=4 + len(WORDS), **size)).save_pretrained(tmp_path / "gpt")
-    save_word_tokenizer(tmp_path / "gpt")
-    summarize = LanguageModelSummarizer(str(tmp_path / "gpt"))
+    summarize = LanguageModelSummarizer(str(save_language_model(tmp_path / "gpt")))
     texts = [" ".join(WORDS[:60]), " ".join(WORDS[60:])]
     assert summarize(texts) == summarize(texts)
     assert 0 < len(summarize(texts).split()) <= 100

@@ -1,25 +1,23 @@
-"""What the nodes of a tree mean: words by correlation, sizes, examples, and each node's part in a similarity."""
+"""What the nodes of a tree mean: words, sizes that add up, typical examples, all by the sharp reading."""
+
+import json
 
 import numpy as np
 import pytest
-from scipy.sparse import csr_matrix
+import torch
 
 from retreever.bundle import node_explanation as module
+from retreever.bundle import node_words
 from retreever.bundle.document_store import DocumentStore, write_documents
-from retreever.bundle.node_explanation import (
-    Explanation,
-    compute_agreement,
-    correlate_words,
-    explain_nodes,
-    load_or_explain,
-)
+from retreever.bundle.node_explanation import Explanation, explain_nodes, load_or_explain, read_stored_sharply
 from retreever.data.dataset import Passage
 from retreever.errors import BundleError
 from retreever.index import Layout, TreeIndex
+from retreever.model.sharp_reading import count_effective_nodes, sharpen
 from retreever.model.tree import Tree
 from tests.support.nodes import add_levels, draw_nodes
 
-DEPTH, PASSAGES = 3, 400
+DEPTH, PASSAGES, EFFECTIVE = 3, 400, 2.0
 TOPICS = ("array shape axis", "socket port listen", "parse token grammar", "plot colour legend")
 SIMILARITIES = ("ntvd", "bhattacharyya")
 
@@ -54,76 +52,112 @@ def corpus(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def explanation(corpus):
-    return explain_nodes(*corpus[:2])
+    return explain_nodes(*corpus[:2], EFFECTIVE)
 
 
 def test_words_are_those_of_the_topic_however_softly_it_is_routed(explanation):
     for node, topic in zip(range(3, 7), TOPICS, strict=True):
-        assert sorted(explanation.words[node][:3]) == sorted(topic.split())
-    for node, topics in ((1, TOPICS[:2]), (2, TOPICS[2:])):
-        assert set(explanation.words[node]) == set(" ".join(topics).split())
-    assert explanation.words[0] == []
+        assert sorted(explanation.words[node]) == sorted(topic.split())
+    assert explanation.words[:3] == [[], [], []]  # their children share no word
     all_words = {word for words in explanation.words for word in words}
     # No stop words, words of all passages, numbers or short words.
     assert not all_words & {"the", "returns", "value", "42", "ab"}
 
 
-def test_correlations_are_pearson():
-    present = (np.random.default_rng(0).random((50, 6)) < 0.3).astype(np.float32)
-    present[:, 5] = 1
-    probabilities = draw_nodes(50, DEPTH)
-    fast = correlate_words(csr_matrix(present), probabilities[:, 1:])
-    for word in range(5):
-        for node in range(14):
-            expected = np.corrcoef(present[:, word], probabilities[:, 1 + node])[0, 1]
-            assert fast[word, node] == pytest.approx(expected, abs=1e-4)
-    assert not fast[5].any()
+def test_the_average_passage_has_the_effective_nodes_wanted(corpus, explanation):
+    nodes = np.concatenate([n for _, n in read_stored_sharply(corpus[0], np.arange(PASSAGES), explanation.sharpness)])
+    counted = count_effective_nodes(torch.from_numpy(nodes[:, Tree(DEPTH).level(DEPTH)]))
+    assert counted.mean() == pytest.approx(EFFECTIVE, rel=1e-3)
+    leaves = corpus[0].read_probabilities(np.arange(5), DEPTH)
+    np.testing.assert_allclose(explanation.read_sharply(leaves), nodes[:5], rtol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("words", "kept"),
-    [
-        (["nodes", "node", "nodeless"], ["nodes", "nodeless"]),
-        (["art", "arts", "article", "ar"], ["art", "article", "ar"]),
-        ([f"{letter}word" for letter in "abcdefghij"], [f"{letter}word" for letter in "abcdefgh"]),
-    ],
-)
-def test_a_word_is_named_in_one_form(words, kept):
-    assert module._drop_word_forms(words) == kept
+def test_more_nodes_than_the_level_has_are_the_soft_reading(corpus):
+    soft = explain_nodes(*corpus[:2], 64.0)
+    assert soft.sharpness == 1.0
+    np.testing.assert_allclose(soft.sizes, route_softly(corpus[2]).sum(axis=0), rtol=1e-3)
 
 
-def test_sizes_of_a_level_sum_to_the_corpus_and_examples_are_the_most_probable(corpus, explanation):
-    rows = route_softly(corpus[2])
-    for level in range(DEPTH + 1):
-        assert explanation.sizes[Tree(DEPTH).level(level)].sum() == pytest.approx(PASSAGES, rel=1e-3)
-    np.testing.assert_allclose(explanation.sizes, rows.sum(axis=0), rtol=1e-3)
-    assert explanation.examples.shape == explanation.memberships.shape == (15, 5)
-    np.testing.assert_allclose(explanation.memberships, -np.sort(-rows, axis=0)[:5].T, atol=1e-5)
-    probabilities = np.take_along_axis(rows, explanation.examples.T, axis=0).T
-    np.testing.assert_allclose(probabilities, explanation.memberships, atol=1e-5)
+def test_effective_nodes_are_counted_at_level_six_of_a_deeper_tree(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "SHARPNESS_LEVEL", 2)
+    index = TreeIndex.build([draw_nodes(80, 4, shape=5.0)], [f"p{i}" for i in range(80)], Layout(4, "ntvd", True, "a"))
+    found = explain_nodes(index, store_documents(tmp_path / "documents", ["one word"] * 80), 1.5)
+    nodes = sharpen(torch.from_numpy(index.read_probabilities(np.arange(80), 4)), found.sharpness)
+    assert count_effective_nodes(nodes[:, Tree(4).level(2)]).mean() == pytest.approx(1.5, rel=1e-3)
 
 
-def test_blocks_of_nodes_and_chunks_of_passages_do_not_matter(corpus, explanation, monkeypatch):
-    monkeypatch.setattr(module, "NODE_BLOCK", 3)
-    monkeypatch.setattr(module, "PASSAGE_CHUNK", 7)
-    again = explain_nodes(*corpus[:2])
-    assert [sorted(words) for words in again.words] == [sorted(words) for words in explanation.words]
+@pytest.mark.parametrize("exact", [True, False])
+def test_sizes_add_up(tmp_path, exact):
+    rows = draw_nodes(90, DEPTH, shape=3.0)
+    if not exact:  # of a learned propagation: every level by itself
+        rows[:, Tree(DEPTH).level(2)] = draw_nodes(90, 2, seed=8)[:, Tree(2).level(2)]
+    index = TreeIndex.build([rows], [f"p{i}" for i in range(90)], Layout(DEPTH, "ntvd", exact, "a" * 64))
+    sizes = explain_nodes(index, store_documents(tmp_path / "documents", ["some text"] * 90), EFFECTIVE).sizes
+    np.testing.assert_allclose(sizes[: Tree(DEPTH).splits], sizes[1::2] + sizes[2::2], rtol=1e-12)
+    assert sizes[0] == pytest.approx(90, rel=1e-5)
+
+
+def test_examples_are_on_the_node_and_about_its_topic(tmp_path):
+    """Of passages on one node, those of its words come first, though others lie deeper in it."""
+    leaves = np.full((400, 8), 0.001)
+    homes = np.arange(400) % 8
+    leaves[np.arange(400), homes] = 0.4
+    texts = [f"{'sea' if home < 4 else 'land'} own{'abcdefgh'[home]}word other thing" for home in homes]
+    odd = np.arange(0, 80)  # deepest in their leaf, with words of no node
+    leaves[odd, homes[odd]] = 0.9
+    for row in odd:
+        texts[row] = f"remark{'abcdefghijklmnopqrst'[row // 8]} aside"
+    rows = add_levels(leaves / leaves.sum(axis=1, keepdims=True))
+    found = explain_nodes(build_index(rows), store_documents(tmp_path / "documents", texts), EFFECTIVE)
+    for node in range(1, 15):
+        assert not set(found.examples[node].tolist()) & set(odd.tolist())
+        assert found.memberships[node].min() > 0.5
+    for leaf in range(8):
+        assert {homes[number] for number in found.examples[7 + leaf]} == {leaf}
+
+
+def test_examples_begin_differently_while_there_are_such(tmp_path):
+    texts = ["the same topic of the very same beginning, which is much longer than sixty characters " + "abc"[i % 3]
+             for i in range(30)] + ["topic", "the topic", "same topic"]  # fmt: skip
+    found = explain_nodes(
+        build_index(draw_nodes(33, DEPTH, shape=5.0)), store_documents(tmp_path / "documents", texts), EFFECTIVE
+    )
+    for examples in found.examples[1:]:
+        beginnings = [texts[number][:60] for number in examples]
+        distinct = len(set(beginnings))
+        assert len(set(beginnings[:distinct])) == distinct  # repeats come last
+    assert any(len({texts[number][:60] for number in examples}) > 1 for examples in found.examples[1:])
+
+
+def test_blocks_of_passages_do_not_matter(corpus, explanation, monkeypatch):
+    monkeypatch.setattr(module, "SHARP_BLOCK", 7 * Tree(DEPTH).nodes)
+    again = explain_nodes(*corpus[:2], EFFECTIVE)
+    assert again.words == explanation.words and again.sharpness == pytest.approx(explanation.sharpness)
     np.testing.assert_allclose(again.sizes, explanation.sizes, rtol=1e-5)
+    np.testing.assert_allclose(again.memberships, explanation.memberships, rtol=1e-4)
+
+
+def test_deep_nodes_have_sizes_and_examples_without_words(corpus, explanation, monkeypatch):
+    monkeypatch.setattr(module, "DEEPEST_WORD_LEVEL", 2)
+    found = explain_nodes(*corpus[:2], EFFECTIVE)
+    assert found.words[7:] == [[]] * 8 and all(found.words[3:7])
+    np.testing.assert_allclose(found.sizes, explanation.sizes, rtol=1e-6)
+    assert found.examples.shape == (15, 5)
 
 
 def test_a_sample_explains_the_whole_corpus(corpus, monkeypatch):
     monkeypatch.setattr(module, "EXPLANATION_SAMPLE", 150)
-    some = explain_nodes(*corpus[:2])
+    some = explain_nodes(*corpus[:2], EFFECTIVE)
     assert (some.passages, some.sampled) == (PASSAGES, 150)
     assert some.sizes[3:7].sum() == pytest.approx(PASSAGES, rel=1e-3)
-    assert all(set(some.words[3 + topic][:3]) == set(TOPICS[topic].split()) for topic in range(4))
+    assert all(set(some.words[3 + topic]) == set(TOPICS[topic].split()) for topic in range(4))
 
 
 def test_deleted_passages_are_not_read(corpus, explanation):
     _, documents, topics = corpus
     index, deleted = build_index(route_softly(topics)), explanation.examples[3].tolist()
     index.delete([f"p{number}" for number in deleted])
-    remaining = explain_nodes(index, documents)
+    remaining = explain_nodes(index, documents, EFFECTIVE)
     assert remaining.passages == PASSAGES - 5 and not set(remaining.examples[3].tolist()) & set(deleted)
     assert index.find_numbers(["p1", f"p{deleted[0]}", "none"])[1:].tolist() == [-1, -1]
 
@@ -131,28 +165,17 @@ def test_deleted_passages_are_not_read(corpus, explanation):
 def test_an_index_without_living_passages_has_an_empty_explanation(corpus):
     index = build_index(route_softly(corpus[2]))
     index.delete([f"p{i}" for i in range(PASSAGES)])
-    nothing = explain_nodes(index, corpus[1])
-    assert nothing.words == [[]] * 15 and nothing.examples.shape == (15, 0) and not nothing.average.any()
+    nothing = explain_nodes(index, corpus[1], EFFECTIVE)
+    assert nothing.words == [[]] * 15 and nothing.examples.shape == (15, 0) and not nothing.sizes.any()
 
 
 @pytest.mark.parametrize("texts", [["1 2 3", "", "the and"], ["one lonely passage of words"]])
 def test_texts_without_characteristic_words(tmp_path, texts):
-    explanation = explain_nodes(
-        build_index(draw_nodes(len(texts), DEPTH)), store_documents(tmp_path / "documents", texts)
-    )
-    assert explanation.words == [[]] * 15 and explanation.examples.shape == (15, len(texts))
-
-
-@pytest.mark.parametrize("similarity", SIMILARITIES)
-@pytest.mark.parametrize("level", [1, 2, 3])
-def test_contributions_of_nodes_sum_to_the_similarity(similarity, level):
-    index, query = build_index(draw_nodes(50, DEPTH), similarity), draw_nodes(1, DEPTH, seed=9)
-    numbers, scores = index.search(query, 5, level)
-    parts = compute_agreement(
-        index.layout, query[:, Tree(DEPTH).level(level)], index.read_probabilities(numbers[0], level)
-    )
-    assert parts.shape == (5, 2**level)
-    np.testing.assert_allclose(parts.sum(axis=1) - (similarity == "ntvd"), scores[0], atol=1e-5)
+    rows = draw_nodes(len(texts), DEPTH)
+    found = explain_nodes(build_index(rows), store_documents(tmp_path / "documents", texts), EFFECTIVE)
+    assert found.words == [[]] * 15 and found.examples.shape == (15, len(texts))
+    for node in range(1, 15):  # without words, the most probable passage is the most typical
+        assert (np.diff(found.memberships[node]) <= 0).all()
 
 
 @pytest.mark.parametrize("exact", [True, False])
@@ -174,10 +197,11 @@ def test_an_index_returns_the_probabilities_it_was_given(similarity, exact):
 
 def test_an_explanation_is_saved_and_loaded(tmp_path, corpus, explanation, monkeypatch):
     index, documents, _ = corpus
-    first = load_or_explain(index, documents, tmp_path / "explanation")
+    first = load_or_explain(index, documents, tmp_path / "explanation", EFFECTIVE)
     monkeypatch.setattr(module, "explain_nodes", lambda *_: pytest.fail("explained again"))
-    for again in (first, load_or_explain(index, documents, tmp_path / "explanation")):
+    for again in (first, load_or_explain(index, documents, tmp_path / "explanation", EFFECTIVE)):
         assert again.words == explanation.words and (again.passages, again.sampled) == (PASSAGES, PASSAGES)
+        assert again.sharpness == explanation.sharpness
         for name in ("sizes", "examples", "memberships"):
             np.testing.assert_array_equal(getattr(again, name), getattr(explanation, name))
     assert {path.suffix for path in (tmp_path / "explanation").iterdir()} == {".json", ".npy"}
@@ -185,16 +209,33 @@ def test_an_explanation_is_saved_and_loaded(tmp_path, corpus, explanation, monke
 
 def test_a_damaged_or_foreign_explanation_is_computed_again(tmp_path, corpus, explanation):
     index, documents, _ = corpus
-    explanation.save(tmp_path / "explanation", "b" * 64)
+    folder = tmp_path / "explanation"
+    explanation.save(folder, "b" * 64)
     with pytest.raises(BundleError, match="another model"):
-        Explanation.load(tmp_path / "explanation", "a" * 64)
-    assert load_or_explain(index, documents, tmp_path / "explanation").words == explanation.words
-    assert Explanation.load(tmp_path / "explanation", "a" * 64).words == explanation.words
-    (tmp_path / "explanation" / "words.json").write_text("[]")
-    assert load_or_explain(index, documents, tmp_path / "explanation").words == explanation.words
-    assert Explanation.load(tmp_path / "explanation", "a" * 64).words == explanation.words
+        Explanation.load(folder, "a" * 64)
+    assert load_or_explain(index, documents, folder, EFFECTIVE).words == explanation.words
+    assert Explanation.load(folder, "a" * 64).words == explanation.words
+    (folder / "words.json").write_text("[]")
+    assert load_or_explain(index, documents, folder, EFFECTIVE).words == explanation.words
+    assert Explanation.load(folder, "a" * 64).words == explanation.words
+
+
+def test_an_explanation_by_the_soft_reading_of_an_earlier_version_is_computed_again(tmp_path, corpus, explanation):
+    index, documents, _ = corpus
+    folder = tmp_path / "explanation"
+    explanation.save(folder, "a" * 64)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    del manifest["sharpness"]
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"format": 1}))
+    assert load_or_explain(index, documents, folder, EFFECTIVE).sharpness == explanation.sharpness
+    assert Explanation.load(folder, "a" * 64).sharpness == explanation.sharpness
 
 
 def test_an_unwritable_folder_raises_no_error(tmp_path, corpus, explanation):
     longest = tmp_path / ("x" * 255)  # a temporary name would be too long
-    assert load_or_explain(*corpus[:2], longest).words == explanation.words and not longest.exists()
+    assert load_or_explain(*corpus[:2], longest, EFFECTIVE).words == explanation.words and not longest.exists()
+
+
+def test_every_node_word_is_of_the_vocabulary(corpus, explanation):
+    terms, _ = node_words.extract_word_presence([corpus[1][i].full_text for i in range(PASSAGES)])
+    assert {word for words in explanation.words for word in words} <= set(terms.tolist())

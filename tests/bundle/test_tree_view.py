@@ -1,14 +1,20 @@
-"""The tree as the page shows it: nodes, the flow of a query, why a passage was found."""
+"""The tree as the page shows it, by the sharp reading: nodes, the flow of a query, the paths of passages."""
 
+import shutil
 from itertools import pairwise
 
+import numpy as np
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
+from retreever.bundle.node_names import rename_nodes
 from retreever.bundle.retriever import Retreever
 from retreever.bundle.tree_view import explain_hits, make_node_view, make_tree_view, trace_query
+from retreever.model.tree import Tree
 from retreever.service.http.static_page import mount_page
+
+DEPTH = 4
 
 
 @pytest.fixture(scope="module")
@@ -16,13 +22,24 @@ def retreever(served):
     return Retreever.load(served[1])
 
 
+def read_sharply(retreever, text, kind):
+    return retreever.explanation.read_sharply(retreever.embed([text], kind))[0]
+
+
 def test_every_node_is_there_with_words_and_size(retreever):
     view = make_tree_view(retreever)
-    assert view.depth == 4 and view.passages == view.sampled == 300
+    assert view.depth == 4 and view.passages == view.sampled == 300 and view.sharpness > 1
     assert [node.id for node in view.nodes] == list(range(31))
     assert [node.level for node in view.nodes] == [0] + [1] * 2 + [2] * 4 + [3] * 8 + [4] * 16
     assert view.nodes[0].words == [] and any(node.words for node in view.nodes)
-    assert sum(node.size for node in view.nodes if node.level == 4) == pytest.approx(300, rel=1e-2)
+    assert {node.name for node in view.nodes} == {None}
+
+
+def test_sizes_add_up(retreever):
+    sizes = [node.size for node in make_tree_view(retreever).nodes]
+    assert sizes[0] == pytest.approx(300, abs=0.01)
+    for parent in range(15):
+        assert sizes[parent] == pytest.approx(sizes[2 * parent + 1] + sizes[2 * parent + 2], abs=0.02)
 
 
 def test_a_node_has_neighbours_and_examples(retreever):
@@ -30,10 +47,10 @@ def test_a_node_has_neighbours_and_examples(retreever):
     assert (root.parent, root.children, middle.parent, middle.children) == (None, [1, 2], 2, [11, 12])
     assert (leaf.parent, leaf.children) == (14, []) and root.examples == []
     for view in (middle, leaf):
-        assert len(view.examples) == 5
-        assert [e.probability for e in view.examples] == sorted((e.probability for e in view.examples), reverse=True)
-        found = retreever.embed([view.examples[0].text], "passage", view.level)[0]
-        assert found[view.id - (2**view.level - 1)] == pytest.approx(view.examples[0].probability, abs=1e-2)
+        assert len({example.id for example in view.examples}) == 5
+        for example in view.examples:
+            found = read_sharply(retreever, example.text, "passage")[view.id]
+            assert found == pytest.approx(example.probability, abs=0.03)
 
 
 @pytest.mark.parametrize("node", [-1, 31, 10**9])
@@ -42,30 +59,65 @@ def test_a_node_that_is_not_there_is_a_key_error(retreever, node):
         make_node_view(retreever, node)
 
 
-def test_a_flow_is_the_distribution_of_the_query(retreever):
+def test_a_flow_is_the_sharp_distribution_of_the_query(retreever):
     masses = {node.id: node.mass for node in trace_query(retreever, "ba be bi")}
-    for level in range(1, 5):
-        expected = retreever.embed(["ba be bi"], "query", level)[0]
-        start = 2**level - 1
-        for i, probability in enumerate(expected.tolist()):
-            assert masses.get(start + i) == pytest.approx(probability, rel=1e-3) or probability < 0.11 / 2**level
-    assert masses[0] == pytest.approx(1, abs=1e-4) and len(masses) > 10
+    expected = read_sharply(retreever, "ba be bi", "query")
+    for level in range(DEPTH + 1):
+        for node in range(2**level - 1, 2 ** (level + 1) - 1):
+            assert masses.get(node) == pytest.approx(expected[node], rel=1e-3) or expected[node] < 0.11 / 2**level
+    assert masses[0] == 1 and len(masses) > DEPTH
+    soft = retreever.route(["ba be bi"])[0]
+    assert max(masses.get(1, 0), masses.get(2, 0)) > max(soft[1], soft[2]) + 0.05
 
 
 @pytest.mark.parametrize("level", [1, 3, None])
-def test_an_explanation_leads_to_where_the_match_is(retreever, level):
+def test_a_path_leads_to_where_the_passage_is_and_tells_where_the_query_parts(retreever, level):
     query = retreever.route(["ba be bi"])[0]
-    ids = [hit.id for hit in retreever.search(["ba be bi"], 3, level)[0]]
-    *found, gone = explain_hits(retreever, query, [*ids, "gone"], level)
-    assert (gone.path, gone.leaves, len(found)) == ([], [], 3)
-    for why in found:
-        assert [node.level for node in why.path] == list(range(1, (level or 4) + 1))
+    hits = retreever.search(["ba be bi"], 8, level)[0]
+    *found, gone = explain_hits(retreever, query, [*(hit.id for hit in hits), "gone"], level)
+    assert (gone.path, gone.leaves, gone.parting, len(found)) == ([], [], None, 8)
+    chosen = level or DEPTH
+    nodes = Tree(DEPTH).level(chosen)
+    asked = read_sharply(retreever, "ba be bi", "query")
+    theirs = nodes.start + int(asked[nodes].argmax())
+    for why, hit in zip(found, hits, strict=True):
+        passage = read_sharply(retreever, hit.text, "passage")
+        assert [node.level for node in why.path] == list(range(1, chosen + 1))
         assert all(after.id in (2 * before.id + 1, 2 * before.id + 2) for before, after in pairwise(why.path))
-        assert all(after.share <= before.share + 1e-6 for before, after in pairwise(why.path))
-        assert why.path[-1].id == why.leaves[0].id and why.path[-1].share == pytest.approx(why.leaves[0].share)
-        assert [leaf.share for leaf in why.leaves] == sorted((leaf.share for leaf in why.leaves), reverse=True)
-        assert sum(leaf.share for leaf in why.leaves) <= 1 + 1e-6
-        assert why.path[0].query == pytest.approx(float(query[why.path[0].id]), abs=1e-6)
+        assert why.path[-1].passage == pytest.approx(passage[nodes].max(), abs=0.03)
+        assert all(node.query == pytest.approx(asked[node.id], abs=1e-6) for node in why.path)
+        shared = [node.id for node in why.path if is_above(node.id, theirs)]
+        assert why.parting == (shared[-1] if shared else 0)
+    assert {why.parting for why in found} != {0} or chosen == 1
+
+
+def is_above(node, other):
+    while other > node:
+        other = (other - 1) // 2
+    return node == other
+
+
+def test_shares_are_parts_of_what_query_and_passage_have_in_common(retreever):
+    query = retreever.route(["ba be bi"])[0]
+    (why,) = explain_hits(retreever, query, ["p0007"])
+    passage = read_sharply(retreever, retreever.documents[7].text, "passage")
+    common = np.minimum(read_sharply(retreever, "ba be bi", "query"), passage)
+    for node in (*why.path, *why.leaves):
+        level = Tree(DEPTH).level((node.id + 1).bit_length() - 1)
+        assert node.share == pytest.approx(common[node.id] / common[level].sum(), abs=0.02)
+    assert [leaf.share for leaf in why.leaves] == sorted((leaf.share for leaf in why.leaves), reverse=True)
+    assert why.leaves[0].share == pytest.approx(common[15:].max() / common[15:].sum(), abs=0.02)
+
+
+def test_a_name_is_shown_wherever_its_node_is(served, tmp_path):
+    retreever = Retreever.load(shutil.copytree(served[1], tmp_path / "live"))
+    query = retreever.route(["ba be bi"])[0]
+    node = explain_hits(retreever, query, ["p0007"])[0].path[-1].id
+    rename_nodes(retreever.folder, retreever.digest, retreever.tree.tree, {node: "Vowels"})
+    assert make_tree_view(retreever).nodes[node].name == make_node_view(retreever, node).name == "Vowels"
+    (why,) = explain_hits(retreever, query, ["p0007"])
+    assert why.path[-1].name == "Vowels" and why.path[0].name is None
+    assert all((leaf.name == "Vowels") == (leaf.id == node) for leaf in why.leaves)
 
 
 def test_no_file_of_the_page_may_load_from_another_origin():

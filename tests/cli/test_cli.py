@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 import subprocess
 import sys
 
@@ -13,6 +14,7 @@ from retreever.cli.main import main
 from retreever.data import beir
 from retreever.system.workspace import Workspace
 from tests.support import tiny
+from tests.support.architectures import save_language_model
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
@@ -56,8 +58,9 @@ def test_the_life_of_a_tree(capsys, place, monkeypatch):
     assert code == 0 and found["dimensions"] == 64  # 32 of the last layer, 32 of the words
     code, found, err = call(capsys, place, "train", config, "--name", "one", "--json")
     assert code == 0 and found["best"]["ndcg_at_10"] > 0.4 and "dev NDCG@10 by dimensions" in err
+    assert "routing of run one, on dev" in err and "effective nodes" in err and "agreement" in err
     code, stats, _ = call(capsys, place, "index", "one", "--json")
-    assert code == 0 and stats["documents"] == 300
+    assert code == 0 and stats["documents"] == 300 and 0 <= stats["relevance_calibration_error"]["4"] < 0.3
     code, verdict, _ = call(capsys, place, "evaluate", "one", "--no-baselines", "--json")
     assert code == 0 and verdict["results"]["retreever"]["16"]["ndcg_at_10"] > 0.3
     code, promoted, _ = call(capsys, place, "promote", "one", "--json")
@@ -67,11 +70,12 @@ def test_the_life_of_a_tree(capsys, place, monkeypatch):
     text = tiny.tiny_dataset().corpus[7].text
     code, answer, _ = call(capsys, place, "search", text, "-k", "5", "--json")
     assert code == 0 and answer["hits"][0]["id"] == "p0007" and len(answer["hits"]) == 5
+    assert 0 < answer["hits"][-1]["relevance"] < answer["hits"][0]["relevance"] < 1 and answer["hits"][0]["score"] > 0.9
     code, coarse, _ = call(capsys, place, "search", text, "--level", "2", "--json")
-    assert code == 0 and len(coarse["hits"]) == 10
+    assert code == 0 and len(coarse["hits"]) == 10 and coarse["hits"][0]["relevance"] is None
     code, known, err = call(capsys, place, "tree", "--levels", "2", "--json")
     assert code == 0 and [node["id"] for node in known["nodes"]] == list(range(7)) and known["passages"] == 300
-    assert "all passages  (300)" in err
+    assert "0  all passages  (300)" in err
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", place.mlflow_uri)
     model = mlflow.pyfunc.load_model("models:/retreever@champion")
@@ -79,11 +83,29 @@ def test_the_life_of_a_tree(capsys, place, monkeypatch):
     assert table["ids"][0][0] == "p0007" and len(table["scores"][0]) == 3
 
 
+def test_nodes_are_named_by_hand_and_by_a_language_model(capsys, place):
+    code, known, err = call(
+        capsys, place, "tree", "one", "--rename", "2", "Later letters", "--rename", "5=Five", "--levels", "2", "--json"
+    )
+    assert code == 0 and "2  Later letters: " in err and "names are kept in" in err
+    assert {node["id"]: node["name"] for node in known["nodes"] if node["name"]} == {2: "Later letters", 5: "Five"}
+    namer = str(save_language_model(place.root / "gpt"))
+    code, known, _ = call(
+        capsys, place, "tree", "one", "--rename", "5", "", "--namer", namer, "--levels", "2", "--json"
+    )
+    names = {node["id"]: node["name"] for node in known["nodes"]}
+    assert code == 0 and names[0] is None and names[2] == "Later letters" and names[5] not in (None, "Five")
+    code, again, _ = call(capsys, place, "tree", "one", "--levels", "2", "--json")
+    assert code == 0 and again == known
+
+
 def test_a_terminal_gets_tables(capsys, place):
     with pytest.raises(SystemExit) as ended:
         main(["search", tiny.tiny_dataset().corpus[7].text, "--model", "one", "--workspace", str(place.root)])
     assert not ended.value.code
-    assert "p0007" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    first = next(line for line in said.splitlines() if "p0007" in line)
+    assert re.search(r"relevance.* score .* id .* text", said) and re.match(r"\W*0\.\d\d\W+\d\.\d{4}\W+p0007 ", first)
 
 
 @pytest.mark.parametrize(
@@ -96,8 +118,19 @@ def test_a_terminal_gets_tables(capsys, place):
         (["data", "beir"], "--path: the source beir needs it"),
         (["data", "webscale"], "source: must be one of docstrings, beir, hub"),
         (["encode", "--set", "data.name=absent"], "absent"),
-        (["sweep", "nowhere"], "search space nowhere: neither a file nor one of the shipped spaces: demo, depth"),
+        (
+            ["sweep", "nowhere"],
+            "search space nowhere: neither a file nor one of the shipped spaces: anchor, demo, depth",
+        ),
+        (
+            ["sweep", "anchor", "--dry-run"],
+            "anchor: objectives: guard_of_frozen needs a guard set, a data set that is not",
+        ),
         (["search", " ", "--model", "one"], "must"),
+        (["tree", "one", "--rename", "99", "x"], "--rename: node 99: must be a whole number in [0, 30]"),
+        (["tree", "one", "--rename", "x=y"], "--rename x=y: must be a node and its name"),
+        (["tree", "one", "--rename", "3"], "--rename 3: must be a node and its name"),
+        (["tree", "one", "--namer", "nowhere/at-all"], "language model nowhere/at-all: does not load"),
         (["search", "x", "--model", "one", "--level", "9"], "level: must be a whole number in [1, 4], got 9"),
     ],
 )

@@ -51,6 +51,8 @@ def test_shards_answer_as_one_index_does_and_are_not_built_twice(place):
     opened = Retreever.load(target)
     assert stats["documents"] == len(whole.index) and stats["segments"] == -(-len(whole.index) // 60) > 2
     assert opened.index.ids == whole.index.ids
+    assert opened.explanation.sharpness == pytest.approx(whole.explanation.sharpness, rel=1e-3)
+    assert opened.explanation.words == whole.explanation.words
     assert_same_answers(whole.index, opened.index, whole, workspace)
     assert TreeIndex.load(target / "index", checksums=True).ids == whole.index.ids
     assert not list(target.parent.glob(".*shards"))

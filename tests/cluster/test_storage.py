@@ -1,15 +1,17 @@
 """Shared storage: another machine finds data, encodings, checkpoints and model there."""
 
 import shutil
+from dataclasses import replace
 
 import pytest
 
 from retreever.cluster.launch_training import train_run
 from retreever.cluster.train_job import TrainingJob
-from retreever.cluster.train_worker import run_job
+from retreever.cluster.train_worker import figures_of, run_job
 from retreever.data import beir
 from retreever.data.prepare_dataset import prepare_dataset
 from retreever.encoding.encoder import Encoder
+from retreever.evaluation.metrics import METRIC
 from retreever.system import environment
 from retreever.system.storage import Storage
 from retreever.system.workspace import STORAGE_VARIABLE, Workspace
@@ -59,3 +61,19 @@ def test_a_data_set_is_read_from_a_uri(tmp_path, storage):
     storage.push(tmp_path / "source", "sets/tiny")
     found = prepare_dataset("beir", f"{storage.uri}/sets/tiny", name="tiny", cache=tmp_path / "cache")
     assert found.digest == tiny.tiny_dataset().digest
+
+
+def test_another_machine_finds_a_tree_that_was_not_trained(tmp_path, storage):
+    first, second = (machine(tmp_path, name) for name in ("first", "second"))
+    config = tiny.tiny_config(tiny.tiny_bert(tmp_path / "bert"), train__steps=0)
+    storage.push(write_corpus(first), "data/tiny")
+    (report,) = run_job(TrainingJob(config.model_dump(mode="json"), str(first.root), str(first.runs / "run")))
+    assert METRIC not in report.metrics and METRIC not in figures_of(report) and figures_of(report)["done"]
+    result, _ = train_run(config, second, "run")
+    assert [f["step"] for f in result.history] == [0] and (result.model / "model.safetensors").is_file()
+
+
+def write_corpus(place):
+    """Write the tiny data set without queries and pairs into a workspace; return its folder."""
+    beir.write_beir(replace(tiny.tiny_dataset(), queries=(), qrels={}), place.dataset_folder("tiny"))
+    return place.dataset_folder("tiny")

@@ -289,3 +289,14 @@ def test_no_texts_are_refused(encoder: Encoder, tmp_path: Path) -> None:
     with pytest.raises(EncoderError, match="query texts: there are none to encode"):
         encode_texts([], "query", encoder, tmp_path)
     assert entries(tmp_path) == []
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_the_queries_of_a_corpus_alone_are_no_entry(config: EncoderConfig, tmp_path: Path, live: bool) -> None:
+    alone = RetrievalDataset("alone", dataset().corpus, (), {})
+    found = encode_dataset(alone, config.model_copy(update={"live": live}), tmp_path)
+    assert len(entries(tmp_path)) == 1
+    assert len(found.queries) == 0 and found.queries.dim == found.dim and found.queries.lengths.shape == (0,)
+    assert found.queries.last_layer.shape == (0, found.dim)
+    states, mask = found.queries.batch(np.empty(0, np.int64), tokens=True)
+    assert states.shape == (0, 0, found.dim) and mask is not None and mask.shape == (0, 0)

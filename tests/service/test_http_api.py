@@ -80,6 +80,22 @@ def test_an_explained_search_says_where_it_went_and_why(client):
     assert answer["flow"][0] == {"id": 0, "mass": 1.0}
     for hit in answer["hits"]:
         assert [node["level"] for node in hit["why"]["path"]] == [1, 2, 3] and hit["why"]["leaves"]
+        assert hit["why"]["parting"] in (0, *(node["id"] for node in hit["why"]["path"]))
+
+
+def test_every_hit_has_its_relevance_and_the_model_says_how_far_it_is_off(client, retreever):
+    asked = {"query": "ba be bi", "k": 3}
+    hits = client.post("/v1/search", json=asked).json()["hits"]
+    assert [hit["relevance"] for hit in hits] == [hit.relevance for hit in retreever.search(["ba be bi"], 3)[0]]
+    assert all(0 <= hit["relevance"] <= 1 for hit in hits)
+    for other in ({"level": 2}, {"where": {"half": 0}}):
+        assert {hit["relevance"] for hit in client.post("/v1/search", json=asked | other).json()["hits"]} == {None}
+    report = client.get("/v1/model").json()["relevance"]
+    assert report == {"4": retreever.relevance.reports[4].model_dump()}
+    described = client.get("/openapi.json").json()["components"]["schemas"]["SearchHit"]["properties"]["relevance"]
+    assert "probability" in described["description"] and described["anyOf"][0] == {
+        "type": "number", "minimum": 0, "maximum": 1,
+    }  # fmt: skip
 
 
 def test_embed_gives_probabilities_of_any_level(client, retreever):
@@ -93,6 +109,7 @@ def test_embed_gives_probabilities_of_any_level(client, retreever):
 def test_the_tree_and_its_nodes(client):
     tree = client.get("/v1/tree").json()
     assert tree["depth"] == 4 and len(tree["nodes"]) == 31
+    assert tree["sharpness"] > 1 and tree["nodes"][3]["name"] is None
     assert client.get("/v1/nodes/3").json()["parent"] == 1
     for unknown in (31, 2**53):
         assert client.get(f"/v1/nodes/{unknown}").status_code == 404

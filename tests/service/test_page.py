@@ -219,7 +219,7 @@ def test_by_keyboard_alone(page):
     page.press(Keys.ARROW_DOWN)
     assert page.run("return document.activeElement.hit.id") == page.ids()[0]
     page.press(Keys.ENTER)
-    assert page.focus() == "hit open" and "leaves that matched" in page.driver.switch_to.active_element.text
+    assert page.focus() == "hit open" and "the query goes" in page.driver.switch_to.active_element.text
     page.press(Keys.ARROW_DOWN)
     assert page.run("return document.activeElement.hit.id") == page.ids()[1]
     page.press(Keys.ARROW_UP)
@@ -236,7 +236,7 @@ def test_by_keyboard_alone(page):
     said = page.card("level 1")
     page.press(Keys.ARROW_RIGHT)
     other = 2 if "node 1 " in said else 1
-    assert "Passages most likely here" in page.card(f"node {other} ")
+    assert "Typical passages" in page.card(f"node {other} ")
     page.press(Keys.ARROW_UP)
     page.card("node 0")
     page.press(Keys.ESCAPE)
@@ -261,6 +261,19 @@ def test_the_slider_ranks_again_and_sends_no_more_than_needed(page):
     page.open("#q=ku+lan&level=4")
     page.shown("ku lan")
     assert page.level() == 4 and page.ids() == [hit["id"] for hit in api(page, query="ku lan", level=4)["hits"]]
+
+
+def test_a_hit_shows_its_relevance_and_its_similarity_when_it_is_open(page):
+    page.ask("ba be bi")
+    found = api(page, query="ba be bi")["hits"][0]
+    first = page.driver.find_element(By.CSS_SELECTOR, ".hit")
+    assert found["relevance"] is not None and first.find_element(By.CSS_SELECTOR, ".score").text.endswith(" %")
+    assert f"{found['score']:.4f}" not in first.text
+    first.send_keys(Keys.ENTER)
+    assert f"similarity {found['score']:.4f}" in first.text
+    page.at("level").send_keys(Keys.ARROW_LEFT * 2)  # a level without relevance
+    score = f"{api(page, query='ba be bi', level=DEPTH - 2)['hits'][0]['score']:.4f}"
+    _until(lambda: page.driver.find_element(By.CSS_SELECTOR, ".hit .score").text == score, 10)
 
 
 def test_more_can_be_shown_and_an_empty_box_shows_none(page):
@@ -331,7 +344,7 @@ def test_on_a_phone(page):
         assert page.at("tree").is_displayed() and not page.at("hits").is_displayed()
         page.at("tab-results").click()
         page.driver.find_element(By.CSS_SELECTOR, ".place button").click()
-        page.card("Passages most likely here")
+        page.card("Typical passages")
         assert page.at("tree").is_displayed()
     finally:
         page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from retreever.bundle.relevance import Relevance
 from retreever.data.dataset import Passage
 from retreever.service.contract import Reply, Version
 from retreever.service.controller.bundle_changes import BundleChanges, read_changes, read_source, record_deleted
@@ -182,9 +183,11 @@ class Controller:
 
     async def _describe_version(self, source: BundleSource, folder: Path, role: str) -> VersionInfo:
         _, config = await asyncio.to_thread(load_model, folder)
+        digest = await asyncio.to_thread(digest_model, folder)
+        relevance = await asyncio.to_thread(Relevance.load, folder, digest)
         return VersionInfo(
             version=source.version,
-            digest=(await asyncio.to_thread(digest_model, folder))[:16],
+            digest=digest[:16],
             depth=config.tree.depth,
             similarity=config.loss.similarity,
             encoder=config.encoder.name,
@@ -194,6 +197,7 @@ class Controller:
             data=source.data or config.data.name,
             metrics=source.metrics,
             documents=0,
+            relevance=relevance.reports if relevance else None,
             share=self.desired.share if role == "canary" else 1 - self.desired.share,
         )
 

@@ -155,25 +155,33 @@ class RequestHandler:
         return self.model.depth if level is None else level
 
     def _find_passages(self, request: SearchRequest, nodes: np.ndarray, level: int, threads: int) -> list[QueryResult]:
-        index = self.retreever.index
+        search = partial(self.retreever.search_nodes, nodes, request.k, level, threads=threads)
         if request.where:
             with self._filter_lock:  # nothing is added between mask and search
-                where: IndexFilter = self._fields.mask(request.where, index.next_number)
-                numbers, scores = index.search(nodes, request.k, level, where=where, threads=threads)
+                where: IndexFilter = self._fields.mask(request.where, self.retreever.index.next_number)
+                (numbers, scores), relevances = search(where=where)
         else:
-            numbers, scores = index.search(nodes, request.k, level, threads=threads)
+            (numbers, scores), relevances = search()
         found = []
-        for text, row, own, similar in zip(request.texts, nodes, numbers, scores, strict=True):
-            hits = [self._make_hit(int(n), float(s)) for n, s in zip(own, similar, strict=True)]
+        for text, row, *columns in zip(request.texts, nodes, numbers, scores, relevances, strict=True):
+            hits = [self._make_hit(int(n), float(s), r) for n, s, r in zip(*columns, strict=True)]
             if request.explain:
                 for hit, why in zip(hits, explain_hits(self.retreever, row, [h.id for h in hits], level), strict=True):
                     hit.why = why
-            found.append(QueryResult(query=text, hits=hits, flow=trace_nodes(row) if request.explain else None))
+            flow = trace_nodes(self.retreever, row) if request.explain else None
+            found.append(QueryResult(query=text, hits=hits, flow=flow))
         return found
 
-    def _make_hit(self, number: int, score: float) -> SearchHit:
+    def _make_hit(self, number: int, score: float, relevance: float | None) -> SearchHit:
         passage = self.retreever.documents[number]
-        return SearchHit(id=passage.id, score=score, title=passage.title, text=passage.text, metadata=passage.metadata)
+        return SearchHit(
+            id=passage.id,
+            score=score,
+            relevance=relevance,
+            title=passage.title,
+            text=passage.text,
+            metadata=passage.metadata,
+        )
 
     def make_embeddings(self, nodes: np.ndarray, level: int | None) -> EmbedResponse:
         """Cut node probabilities, (texts, nodes), to one level.

@@ -36,8 +36,8 @@ async function tell(id) {
   try {
     const told = await service.node(id);
     if (tree.chosen !== id) return;
-    const lean = tree.asked ? tree.to[id] / Math.max(1e-9, tree.average[id]) : null;
-    fill(card, told, { lean, passages: state.passages, words: (node) => tree.nodes[node].words, choose });
+    const query = tree.asked ? tree.to[id] : null;
+    fill(card, told, { query, passages: state.passages, nodes: tree.nodes, choose });
   } catch (fault) {
     fail(fault);
   }
@@ -78,7 +78,7 @@ function show(answer, asked) {
   at("legend").hidden = !ours;
   results.show(answer.hits, asked.query);
   tree.pour(ours ? answer.flow : null);
-  tree.mark(answer.hits.filter((hit) => hit.why && hit.why.leaves.length).map((hit) => hit.why.leaves[0].id), answer.level);
+  tree.mark(answer.hits.filter((hit) => hit.why && hit.why.path.length).map((hit) => hit.why.path.at(-1).id), answer.level);
   const found = answer.hits.length ? `${answer.hits.length} of ${count(state.documents)} passages` : "nothing found";
   say(`${found} · ${answer.took_ms.toFixed(answer.took_ms < 10 ? 1 : 0)} ms · ${version(answer.model)}`);
   at("more").hidden = asked.k >= MOST || answer.hits.length < asked.k;

@@ -1,4 +1,4 @@
-// The tree drawn: branches as thick as the query that flows through them and as warm as it leans there.
+// The tree drawn: branches as thick and as warm as the query that flows through them.
 
 import { firstOf, levelOf, parentOf, positions, radiusOf, View } from "./geometry.js";
 import { calm } from "./element.js";
@@ -75,11 +75,6 @@ export class TreeCanvas {
   point(path) {
     this.pointed = path;
     this.wake();
-  }
-
-  // A node's mass for the query, over its mass for the average passage.
-  lean(node) {
-    return this.average[node] > 0 ? this.mass[node] / this.average[node] : 1;
   }
 
   reveal(node) {
@@ -175,7 +170,7 @@ export class TreeCanvas {
     pen.setLineDash([]);
   }
 
-  // Branches that lean alike are one path of one width, so that a thousand of them are some dozen strokes.
+  // Branches that carry alike are one path of one width, so that a thousand of them are some dozen strokes.
   branches(finest) {
     const { pen } = this;
     const bundles = new Map();
@@ -195,12 +190,12 @@ export class TreeCanvas {
     }
   }
 
+  // Deep branches carry small parts of a query, so tone and width rise fast at first.
   bundle(node) {
-    const lean = this.lean(node);
-    const tone = this.asked ? Math.max(0, Math.min(TONES - 1, Math.round((Math.log2(Math.max(lean, 1e-3)) + 0.35) * 5))) : 0;
-    const swell = this.asked ? Math.min(4, Math.max(0.4, lean ** 1.5)) : 1;
+    const tone = this.asked ? Math.min(TONES - 1, Math.round((TONES - 1) * this.mass[node] ** 0.4)) : 0;
+    const flow = this.asked ? Math.max(this.mass[node], 0.1 * this.average[node]) : this.average[node];
     const near = Math.max(1, Math.sqrt(this.view.scale / this.view.whole));
-    const width = Math.min(this.view.gap(levelOf(node), this.depth) * 0.8, 8 * Math.sqrt(this.average[node]) * swell * near, 14);
+    const width = Math.min(this.view.gap(levelOf(node), this.depth) * 0.8, 9 * Math.sqrt(flow) * near, 14);
     return (tone << 8) | Math.max(4, Math.min(255, Math.round(width * 8)));
   }
 
@@ -244,7 +239,7 @@ export class TreeCanvas {
     pen.globalAlpha = 1;
   }
 
-  // Draws the leaves of the hits, the path to the hit under the pointer, and the chosen node.
+  // Draws the ends of the hits' paths, the path to the hit under the pointer, and the chosen node.
   ways() {
     const { pen } = this;
     this.trace(this.pointed && this.pointed.length ? this.pointed[this.pointed.length - 1] : null, 2.5);
@@ -279,7 +274,7 @@ export class TreeCanvas {
     pen.stroke();
   }
 
-  // Labels nodes where there is room: the chosen node, then those with the highest lean, upper levels first.
+  // Labels nodes where there is room: the chosen node, then those with most of the query, upper levels first.
   labels(finest) {
     const { pen, view } = this;
     pen.font = `12px ${this.font}`;
@@ -291,7 +286,7 @@ export class TreeCanvas {
     const taken = [];
     for (const node of this.worthy(finest)) {
       if (taken.length >= LABELS) break;
-      const text = this.nodes[node].words.slice(0, 2).join(" · ");
+      const text = this.nodes[node].name || this.nodes[node].words.slice(0, 2).join(" · ");
       const [x, y] = this.place(node);
       if (!text || x < 0 || y < 0 || x > view.width || y > view.height) continue;
       const half = pen.measureText(text).width / 2 + 6;
@@ -310,7 +305,7 @@ export class TreeCanvas {
     const rest = [];
     for (let level = 1; level <= finest && this.view.gap(level, this.depth) > 26; level++) {
       const nodes = Array.from({ length: 2 ** level }, (_, i) => firstOf(level) + i);
-      rest.push(...(this.asked ? nodes.sort((a, b) => this.lean(b) - this.lean(a)) : nodes));
+      rest.push(...(this.asked ? nodes.sort((a, b) => this.mass[b] - this.mass[a]) : nodes));
     }
     return [...first, ...rest];
   }

@@ -15,6 +15,9 @@ const part = (child) => (child instanceof Node ? child : document.createTextNode
 
 export const calm = matchMedia("(prefers-reduced-motion: reduce)");
 
+// What a node is called, or so many of its words.
+export const label = (node, words) => node.name || node.words.slice(0, words).join(" ");
+
 const counts = new Intl.NumberFormat("en");
 export const count = (value) => counts.format(Math.round(value));
 export const share = (value) => `${(100 * value).toFixed(value < 0.0995 ? 1 : 0)} %`;

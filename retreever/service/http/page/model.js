@@ -1,6 +1,6 @@
 // Describes the model that answers, with a link to its run if there is one.
 
-import { count, element } from "./element.js";
+import { count, element, share } from "./element.js";
 
 const METRICS = 12;
 
@@ -25,6 +25,7 @@ export function facts(model, tree) {
     ["digest", model.digest],
     ["encoder", model.encoder],
     ["tree", `${model.depth} levels, ${count(2 ** model.depth)} leaves, ${model.similarity}`],
+    ["relevance", off(model)],
     ["corpus", `${count(model.documents)} passages${sample}`],
     ...Object.entries(model.metrics).slice(0, METRICS).map(([name, value]) => [name, value.toFixed(4)]),
     ["does not load", model.fault],
@@ -32,6 +33,12 @@ export function facts(model, tree) {
     ["canary does not load", model.canary_fault],
   ];
   return rows.filter(([, value]) => value).flatMap(([name, value, url]) => [element("dt", {}, name), element("dd", {}, link(url, value))]);
+}
+
+// By how much the relevance of the first ten hits is off at the last level.
+function off(model) {
+  const report = model.relevance && model.relevance[model.depth];
+  return report && `off by ${share(report.calibration_error)} on average, by ${share(report.first_hit_calibration_error)} for the first hit`;
 }
 
 function link(url, text) {

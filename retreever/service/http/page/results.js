@@ -1,6 +1,6 @@
 // The list of passages found. A passage keeps its element while it is in the list, so that it moves where ranks change.
 
-import { calm, element, share } from "./element.js";
+import { calm, element, label, share } from "./element.js";
 import { marked, words } from "./highlight.js";
 
 const EXCERPT = 420;
@@ -69,33 +69,52 @@ export class Results {
         element("span", { class: "rank" }, rank + 1),
         element("h2", { dir: "auto" }, hit.title || hit.id),
         arrow && element("span", { class: moved > 0 ? "move up" : "move", title: "places moved" }, arrow),
-        element("span", { class: "score", title: "similarity" }, hit.score.toFixed(4))),
+        this.worth(hit)),
       element("p", { class: "text", dir: "auto" }, ...marked(hit.text, wanted, open ? Infinity : EXCERPT)),
       open && hit.title ? element("p", { class: "id" }, hit.id) : "",
+      open && hit.relevance !== null ? element("p", { class: "similarity" }, `similarity ${hit.score.toFixed(4)}`) : "",
       this.way(hit),
       open ? this.why(hit) : "",
     );
   }
 
-  // A few nodes from the trunk to the leaf, by their words.
+  // The probability that the passage is relevant; its similarity where the model has none for this level.
+  worth(hit) {
+    const [title, text] = hit.relevance === null
+      ? ["similarity", hit.score.toFixed(4)]
+      : ["probability that it is relevant", share(hit.relevance)];
+    return element("span", { class: "score", title }, text);
+  }
+
+  // A few nodes of the passage's path, from the trunk to the leaf, by their names or words.
   way(hit) {
-    const path = (hit.why ? hit.why.path : []).filter((node) => node.words.length);
+    const path = (hit.why ? hit.why.path : []).filter((node) => label(node, 2));
     const last = path.length - 1;
     const chosen = [...new Set([Math.round(last / 3), Math.round((2 * last) / 3), last])].map((i) => path[i]).filter(Boolean);
     const parts = chosen.flatMap((node, i) => [
       i ? element("i", { "aria-hidden": "true" }, "›") : null,
       element("button", { type: "button", title: `node ${node.id}, level ${node.level}`, onclick: () => this.place(node.id) },
-        node.words.slice(0, 2).join(" ")),
+        label(node, 2)),
     ]);
     return element("nav", { class: "place", "aria-label": "Place in the tree" }, ...parts);
   }
 
+  // Where the passage's path leaves that of the query, and the nodes where they meet nevertheless.
   why(hit) {
-    if (!hit.why || !hit.why.leaves.length) return "";
-    const leaves = hit.why.leaves.filter((leaf) => leaf.share > 0).map((leaf) => element("li", {},
-      element("span", {}, leaf.words.slice(0, 5).join(" ") || `node ${leaf.id}`), element("span", {}, share(leaf.share))));
-    return element("div", { class: "why" }, "leaves that matched, and their share of what sets it apart",
-      element("ul", {}, ...leaves));
+    if (!hit.why || !hit.why.path.length) return "";
+    const last = hit.why.path.at(-1);
+    const parting = hit.why.path.find((node) => node.id === hit.why.parting);
+    const said = hit.why.parting === last.id ? `the query goes the same way, to ${this.called(last)}`
+      : parting ? `the query goes the same way as far as ${this.called(parting)}, level ${parting.level}`
+      : "the query goes another way from the root on";
+    const meeting = hit.why.leaves.filter((leaf) => leaf.share > 0).map((leaf) => element("li", {},
+      element("span", {}, label(leaf, 5) || `node ${leaf.id}`), element("span", {}, share(leaf.share))));
+    return element("div", { class: "why" }, element("p", {}, said),
+      meeting.length ? "where query and passage meet, and what part of it" : "", element("ul", {}, ...meeting));
+  }
+
+  called(node) {
+    return label(node, 3) || `node ${node.id}`;
   }
 
   toggle(item) {
