@@ -21,7 +21,7 @@ class DataError(RetreeverError):
 
 
 class EncoderError(RetreeverError):
-    """An encoder that cannot be found, or a text it cannot encode."""
+    """An encoder or a language model that cannot be found, or a text that an encoder cannot encode."""
 
 
 class BundleError(RetreeverError):

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from retreever.baselines import BASELINES, Baseline, Form
+from retreever.baselines import BASELINES, Baseline, Form, Matryoshka
 from retreever.baselines.baseline import FLOAT32_CODE, Ranker
 from retreever.comparison.tree_ranker import TreeRanker
 from retreever.comparison.verdict import Conditions, Verdict, VerdictRow
@@ -132,9 +132,10 @@ def fit_or_load_baseline(
 
 def describe_fit_protocol(name: str, config: Config, data: EncodedDataset) -> list[Any]:
     """List everything that decides a baseline fitted on `data`. Whether the store also holds token states does not."""
-    settings = config.flat()
-    decided = {setting: settings[setting] for setting in find_baseline(name).depends}
-    return [name, data.dataset.digest, config.encoder.model_dump(mode="json", exclude={"tokens"}), decided]
+    settings, baseline = config.flat(), find_baseline(name)
+    decided = {setting: settings[setting] for setting in baseline.depends}
+    tuning = [baseline.describe_tuning()] if issubclass(baseline, Matryoshka) else []
+    return [name, data.dataset.digest, config.encoder.model_dump(mode="json", exclude={"tokens"}), decided, *tuning]
 
 
 def find_baseline(name: str) -> type[Baseline]:

@@ -4,7 +4,8 @@
     queries.jsonl[.gz]               {"_id", "text", "metadata"}; metadata is optional
     qrels/{train,dev,test}.tsv[.gz]  a header line, then: query id, passage id, whole-number score
 
-It decides what a bad line is. It knows no other layout and no data set by name.
+A corpus alone has neither queries nor qrels. This module decides what a bad line is. It knows no other layout and no
+data set by name.
 """
 
 import gzip
@@ -42,12 +43,17 @@ def read_beir(folder: Path | str, on_bad: OnBad = "refuse", track: Track = track
             Judgements of a skipped text then point nowhere; they are skipped and counted as well.
 
     Raises:
-        DataError: a bad line, with file, line number and rule. Under either `on_bad`: no corpus, no queries,
-            no judgement, a file both plain and gzipped, or a file that cannot be unpacked.
+        DataError: a bad line, with file, line number and rule. Under either `on_bad`: no passage, queries without
+            judgements or judgements without queries, a file both plain and gzipped, or a file that cannot be
+            unpacked.
     """
     folder = Path(folder)
     faults = BadLineHandler(on_bad)
     corpus = _read_texts(_require_file(folder, "corpus.jsonl"), _parse_passage, faults, track)
+    if not corpus:
+        raise DataError(f"{folder / 'corpus.jsonl'}: no usable passage")
+    if _find_file(folder, "queries.jsonl") is None and not (folder / "qrels").is_dir():
+        return RetrievalDataset(folder.resolve().name, tuple(corpus), (), {}, dict(faults.counts))
     queries = _read_texts(_require_file(folder, "queries.jsonl"), _parse_query, faults, track)
     rows = _map_ids_to_rows(queries), _map_ids_to_rows(corpus)
     paths = {split: _find_file(folder / "qrels", f"{split}.tsv") for split in DATASET_SPLITS}
@@ -62,8 +68,8 @@ def read_beir(folder: Path | str, on_bad: OnBad = "refuse", track: Track = track
 def write_beir(dataset: RetrievalDataset, folder: Path | str) -> None:
     """Write a folder in BEIR layout, gzipped; the same data set gives the same bytes.
 
-    A data set that is already at `folder` is replaced. `read_beir` returns an equal data set where the folder
-    has the data set's name and metadata holds JSON values only.
+    A data set that is already at `folder` is replaced. A corpus alone gets no other file. `read_beir` returns an
+    equal data set where the folder has the data set's name and metadata holds JSON values only.
 
     Raises:
         DataError: `folder` holds other files than a data set's, or metadata cannot be written as JSON.
@@ -71,14 +77,17 @@ def write_beir(dataset: RetrievalDataset, folder: Path | str) -> None:
     folder = Path(folder)
     _refuse_to_replace(folder)
     with write_atomically(folder) as aside:
-        (aside / "qrels").mkdir(parents=True)
+        aside.mkdir(parents=True)
         _write_lines(
             aside / "corpus.jsonl.gz",
             (_format_record(p.id, p.metadata, title=p.title, text=p.text) for p in dataset.corpus),
         )
+        if not (dataset.queries or dataset.qrels):
+            return
         _write_lines(
             aside / "queries.jsonl.gz", (_format_record(q.id, q.metadata, text=q.text) for q in dataset.queries)
         )
+        (aside / "qrels").mkdir()
         for split, rows in dataset.qrels.items():
             _write_lines(aside / "qrels" / f"{split}.tsv.gz", _format_qrels(dataset, rows))
 

@@ -1,4 +1,4 @@
-"""A retrieval data set: passages, queries, and judgements of which passage answers which query.
+"""A retrieval data set: passages, and where it has them, queries and judgements of which passage answers which query.
 
 It decides the invariants that every data set keeps. It knows neither where texts come from (`beir.py`, `hub.py`,
 `docstrings.py`) nor how they are encoded.
@@ -57,6 +57,7 @@ class RetrievalDataset:
     judgements are; skipped lines are not compared.
 
     Args:
+        queries: none in a corpus alone.
         qrels: by split (train, dev, test; each optional): int64 (n, 3), rows of query row, passage row and
             score; a score above 0 means relevant.
         skipped: number of lines skipped while reading, by file and rule.
@@ -94,6 +95,22 @@ class RetrievalDataset:
         """Every query, in row order."""
         return [query.text for query in self.queries]
 
+    def has_pairs(self, split: str) -> bool:
+        """Whether a split is there and has a relevant pair."""
+        return split in self.qrels and bool((self.qrels[split][:, 2] > 0).any())
+
+    def require_pairs(self, split: str, use: str) -> None:
+        """Check that a split has a relevant pair.
+
+        Args:
+            use: why it is needed, for the message.
+
+        Raises:
+            DataError: it has none, or is not there.
+        """
+        if not self.has_pairs(split):
+            raise DataError(f"data set {self.name}: qrels/{split}.tsv is missing or empty; {use}")
+
     def pairs(self, split: str) -> np.ndarray:
         """Relevant (query row, passage row) pairs of a split, (n, 2), int64, sorted by query, then passage.
 
@@ -101,7 +118,7 @@ class RetrievalDataset:
             DataError: the data set has no such split.
         """
         if split not in self.qrels:
-            raise DataError(f"{self.name}: no split {split!r}; there are: {', '.join(self.qrels)}")
+            raise DataError(f"{self.name}: no split {split!r}; there are: {', '.join(self.qrels) or 'none'}")
         rows = self.qrels[split]
         rows = rows[rows[:, 2] > 0, :2]
         return rows[np.lexsort((rows[:, 1], rows[:, 0]))]

@@ -41,8 +41,23 @@ def judge_levels(
     found: dict[str, np.ndarray] = {}
     for level in default_levels(depth):
         nodes = Tree(depth).level(level)
-        own, ranked = (np.ascontiguousarray(side[:, nodes]) for side in (queries, passages))
-        rows, _ = top_k(own, ranked, min(100, len(passages)), similarity)
-        values = evaluate_per_query(gather(rows), relevant)
+        values = judge_vectors(queries[:, nodes], passages[:, nodes], relevant, similarity, gather)
         found |= {name_level_metric(metric, level): values[metric] for metric in METRICS}
     return found
+
+
+def judge_vectors(
+    queries: Float[np.ndarray, "queries dim"],
+    passages: Float[np.ndarray, "passages dim"],
+    relevant: RelevantPassages,
+    similarity: SimilarityName,
+    gather: Callable[[np.ndarray], np.ndarray] = lambda rows: rows,
+) -> dict[str, Float[np.ndarray, " judged"]]:
+    """Rank the passages by one vector a text; compute every metric, one value per judged query.
+
+    Args:
+        relevant, gather: as in `judge_levels`.
+    """
+    own, ranked = np.ascontiguousarray(queries), np.ascontiguousarray(passages)
+    rows, _ = top_k(own, ranked, min(100, len(passages)), similarity)
+    return evaluate_per_query(gather(rows), relevant)

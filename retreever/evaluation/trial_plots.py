@@ -13,6 +13,10 @@ import numpy as np
 from retreever.evaluation.training_plots import MARKERS, PALETTE, TEXT_COLOR, draw_figure, set_size_axis
 
 NDCG_AXIS_LABEL = "dev NDCG@10"
+AXIS_LABELS = {"ndcg_at_10": NDCG_AXIS_LABEL, "guard_of_frozen": "NDCG@10 on guard sets, share of the frozen encoder's"}
+"""Labels of objectives whose names say too little."""
+MAX_POINT_LABEL = 24
+"""Characters of a label beside a point, at most; longer ones would cover other points."""
 
 
 class LevelCurve(NamedTuple):
@@ -111,12 +115,16 @@ def plot_importances(importances: Mapping[str, float], path: Path) -> None:
         ax.set_xlabel(f"share of the variance of {NDCG_AXIS_LABEL}", color=TEXT_COLOR)
 
 
-def plot_pareto(points: Sequence[Sequence[float]], front: Sequence[int], names: Sequence[str], path: Path) -> None:
-    """Plot the trials by their first two objectives, with a line through the Pareto front.
+def plot_pareto(
+    points: Sequence[Sequence[float]], front: Sequence[int], names: Sequence[str], labels: Sequence[str], path: Path
+) -> None:
+    """Plot the trials by their first two objectives, with a line through the Pareto front and labels on it.
 
     Args:
         points: for each trial its objectives.
         front: positions of the trials that no other dominates.
+        names: of the objectives.
+        labels: for each trial its settings in words; the longer ones are not drawn.
     """
     with draw_figure(path, 1, "Pareto front", width=6.5) as (_, (ax,)):
         ordered = sorted((points[i][1], points[i][0]) for i in front)
@@ -125,10 +133,15 @@ def plot_pareto(points: Sequence[Sequence[float]], front: Sequence[int], names: 
         if others:
             x, y = [point[1] for point in others], [point[0] for point in others]
             ax.plot(x, y, linestyle="", marker="s", color=PALETTE[0], alpha=0.6, label="dominated")
+        for i in front:
+            if len(labels[i]) <= MAX_POINT_LABEL:
+                place = {"xytext": (5, 5), "textcoords": "offset points", "fontsize": 8, "color": TEXT_COLOR}
+                ax.annotate(labels[i], (points[i][1], points[i][0]), **place)
         if names[1] == "bytes_per_document":
             set_size_axis(ax, [int(point[1]) for point in points])
-        ax.set_xlabel(names[1].replace("_", " "), color=TEXT_COLOR)
-        ax.set_ylabel(f"dev {names[0].replace('_', ' ')}", color=TEXT_COLOR)
+        x_label, y_label = (AXIS_LABELS.get(name, name.replace("_", " ")) for name in (names[1], names[0]))
+        ax.set_xlabel(x_label, color=TEXT_COLOR)
+        ax.set_ylabel(y_label, color=TEXT_COLOR)
         ax.legend(frameon=False, fontsize=9)
 
 

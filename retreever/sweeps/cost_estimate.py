@@ -5,7 +5,7 @@ early stopping, so a sweep with a scheduler takes less.
 """
 
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,16 +74,18 @@ def estimate_sweep(
         kinds.setdefault(_cost_kind(trial.config), trial.config)
     chosen = list(kinds)[:: -(-len(kinds) // MAX_MEASURED_KINDS)]
     try:
-        data = {
+        opened = {
             str((c.data, c.encoding)): open_encoded_dataset(c, workspace, _refuse_to_encode)
-            for c in map(kinds.__getitem__, chosen)
+            for kind in chosen
+            for c in (kinds[kind], *kinds[kind].guards.values())
         }
     except (DataError, _NotEncodedError):
         return None
     costs = {}
     for kind in track(chosen, "measuring kinds of trials"):
         config = kinds[kind]
-        costs[kind] = _measure_cost(config, data[str((config.data, config.encoding))])
+        data, *guards = (opened[str((c.data, c.encoding))] for c in (config, *config.guards.values()))
+        costs[kind] = _measure_cost(config, data, dict(zip(config.guards, guards, strict=True)))
     mean = tuple(sum(cost) / len(costs) for cost in zip(*costs.values(), strict=True))
     seconds = [_estimate_seconds(trial.config, *costs.get(_cost_kind(trial.config), mean)) for trial in trials]
     training = sum(seconds) / len(seconds) * total
@@ -105,17 +107,17 @@ def _refuse_to_encode(items: Iterable[Any], label: str, total: float | None = No
 
 def _cost_kind(config: Config) -> str:
     """A key that is equal for configurations whose steps and validations cost the same."""
-    return config.model_dump_json(exclude={"index": True, "train": COST_FREE_SETTINGS})
+    return config.model_dump_json(exclude={"index": True, "train": COST_FREE_SETTINGS, "tree": {"anchor"}})
 
 
-def _measure_cost(config: Config, data: EncodedDataset) -> tuple[float, float]:
+def _measure_cost(config: Config, data: EncodedDataset, guards: Mapping[str, EncodedDataset]) -> tuple[float, float]:
     """Seconds of a step and of a validation on one core."""
     short = config.with_overrides({"train.steps": ESTIMATE_STEPS, "train.eval_every": ESTIMATE_STEPS})
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         with tempfile.TemporaryDirectory() as folder:
-            (report,) = epochs(short, data, Path(folder))
+            (report,) = epochs(short, data, Path(folder), guards=guards)
     finally:
         torch.set_num_threads(threads)
     return report.metrics["seconds"] / ESTIMATE_STEPS, report.metrics["validation_seconds"]

@@ -102,6 +102,7 @@ def run_sweep(
 
     Raises:
         ConfigError: the cluster is too small for one trial, or another process runs this sweep.
+        DataError: a data set cannot be read, or has no dev pairs to rank trials on.
         KeyboardInterrupt: Ctrl-C; finished trials are kept and no MLflow run stays RUNNING.
     """
     started = time.monotonic()
@@ -128,7 +129,9 @@ class _Sweep:
         self._datasets: dict[str, EncodedDataset] = {}
         # Encodes texts once, before any trial starts; an entry with tokens serves all trials.
         for trial in sorted(self.edges, key=lambda trial: not trial.config.encoding.tokens):
-            self._open_data(trial.config, track)
+            for config in (trial.config, *trial.config.guards.values()):
+                self._open_data(config, track)
+            self._open_data(trial.config).dataset.require_pairs("dev", "a sweep ranks its trials on it")
         self.trials: dict[str, SweepTrial] = {}
         self.outcomes: dict[str, TrialOutcome] = {}
         self.run_ids: dict[str, str] = {}

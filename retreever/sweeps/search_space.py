@@ -20,8 +20,9 @@ from retreever.config import Config
 from retreever.errors import ConfigError
 from retreever.sweeps import domains
 from retreever.sweeps.domains import Domain
-from retreever.sweeps.space_grammar import SearchSpace, seeds_of
+from retreever.sweeps.space_grammar import SearchSpace, seeds_of, split_objective
 from retreever.system.files import digest_json
+from retreever.training.guard_set import GUARD_METRIC
 
 SEED_SETTING = "train.seed"
 MAX_CORNERS = 1024
@@ -107,10 +108,26 @@ def check_space(space: SearchSpace) -> None:
         ConfigError: names every fault.
     """
     chosen = list_trials(space) if space.search != "optuna" else list_corner_trials(space)
-    list_corner_trials(space)
+    corners = list_corner_trials(space)
+    faults = list(dict.fromkeys(_find_missing_figures(space, corners)))
+    if faults:
+        raise ConfigError(faults)
     if space.about is not None and space.about not in {domain.name for domain in list_domains(space)}:
         raise ConfigError([f"{space.name}: about: {space.about} must be a setting that varies"])
     final_config(space, chosen[0].config)
+
+
+def _find_missing_figures(space: SearchSpace, trials: Iterable[SweepTrial]) -> Iterator[str]:
+    """Faults of objectives that a trial would not measure."""
+    for name, trial in itertools.product(space.objectives, trials):
+        level, depth = split_objective(name)[1], trial.config.tree.depth
+        if name == GUARD_METRIC and not trial.config.train.guard:
+            yield (
+                f"{space.name}: objectives: {name} needs a guard set, a data set that is not trained on: add --set "
+                "train.guard=[NAME]"
+            )
+        if level is not None and not 1 <= level <= depth:
+            yield f"{space.name}: objectives: {name} needs a tree of that depth, got tree.depth={depth}"
 
 
 def list_corner_trials(space: SearchSpace) -> list[SweepTrial]:

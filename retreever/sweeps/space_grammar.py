@@ -4,7 +4,7 @@
 name: demo
 search: random           # grid (every combination, the default), random, or optuna
 budget: {trials: 24}     # random and optuna: points; `minutes`: no trial starts later than that in one call
-objectives: [ndcg_at_10, bytes_per_document]   # the first ranks trials; optuna takes several: a Pareto front
+objectives: [ndcg_at_10, bytes_per_document]   # the first ranks trials; several: a Pareto front, which optuna extends
 scheduler: asha          # or: median, none
 seeds: 3                 # every point with train.seed 0, 1, 2
 about: tree.split        # the setting that the question is about: the sweep ends with an answer in words
@@ -21,13 +21,15 @@ final:                   # overrides for the final training of the best trial
 `domains.py` lists the domains, `search_space.py` gives a space its meaning.
 """
 
+import re
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from retreever.config import ConfigSection, Count
 
-OBJECTIVE_DIRECTIONS: dict[str, Literal["maximize", "minimize"]] = {
+Direction = Literal["maximize", "minimize"]
+OBJECTIVE_DIRECTIONS: dict[str, Direction] = {
     "ndcg_at_10": "maximize",
     "recall_at_10": "maximize",
     "recall_at_100": "maximize",
@@ -35,9 +37,35 @@ OBJECTIVE_DIRECTIONS: dict[str, Literal["maximize", "minimize"]] = {
     "bytes_per_document": "minimize",
     "latency_ms": "minimize",
     "seconds": "minimize",
+    "guard_of_frozen": "maximize",
 }
 """The figures that a sweep can optimise, and their better direction: dev metrics of the last level, bytes of a document
-and milliseconds of a search there, seconds of training."""
+and milliseconds of a search there, seconds of training, the smallest ratio to the frozen encoder on guard sets."""
+LEVEL_OBJECTIVE_DIRECTIONS: dict[str, Direction] = {"routing_agreement": "maximize", "effective_nodes": "minimize"}
+"""The same of figures that an objective names with a level, e.g. `routing_agreement/level_06`."""
+
+
+def look_up_direction(objective: str) -> Direction:
+    """The better direction of a figure.
+
+    Raises:
+        KeyError: a sweep cannot optimise it.
+
+    >>> look_up_direction("effective_nodes/level_06")
+    'minimize'
+    """
+    name, level = split_objective(objective)
+    return (OBJECTIVE_DIRECTIONS if level is None else LEVEL_OBJECTIVE_DIRECTIONS)[name]
+
+
+def split_objective(objective: str) -> tuple[str, int | None]:
+    """A figure's name and its level; None where it names no level.
+
+    >>> split_objective("routing_agreement/level_06"), split_objective("ndcg_at_10")
+    (('routing_agreement', 6), ('ndcg_at_10', None))
+    """
+    found = re.fullmatch(r"(.+)/level_(\d\d)", objective)
+    return (found[1], int(found[2])) if found else (objective, None)
 
 
 class AshaConfig(ConfigSection):
@@ -82,17 +110,16 @@ class SearchSpace(ConfigSection):
 
     @model_validator(mode="after")
     def _check_consistency(self) -> Self:
-        unknown = [name for name in self.objectives if name not in OBJECTIVE_DIRECTIONS]
+        known = [*OBJECTIVE_DIRECTIONS, *(f"{name}/level_DD" for name in LEVEL_OBJECTIVE_DIRECTIONS)]
+        unknown = [name for name in self.objectives if re.sub(r"/level_\d\d$", "/level_DD", name) not in known]
         if unknown:
-            raise ValueError(f"objectives: {unknown} must be among {', '.join(OBJECTIVE_DIRECTIONS)}")
+            raise ValueError(f"objectives: {unknown} must be among {', '.join(known)}")
         if self.search == "grid" and self.budget.trials is not None:
             raise ValueError("budget.trials: a grid has as many as it has; use search: random or optuna")
         if self.search != "grid" and self.budget.trials is None:
             raise ValueError(f"budget.trials: search: {self.search} needs it")
         if self.seeds is not None and not seeds_of(self.seeds):
             raise ValueError(f"seeds: must be one or more, got {self.seeds}")
-        if self.search != "optuna" and len(self.objectives) > 1:
-            raise ValueError(f"objectives: search: {self.search} takes one, got {list(self.objectives)}")
         return self
 
 

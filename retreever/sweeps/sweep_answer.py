@@ -17,17 +17,21 @@ from retreever.evaluation.query_scores import align_scores, read_scores
 from retreever.evaluation.significance import bootstrap_interval, paired_p_value
 from retreever.evaluation.trial_plots import LevelCurve, plot_answer
 from retreever.model import default_levels
+from retreever.model.health import UPPER_LEVEL
 from retreever.sweeps.search_space import SEED_SETTING
 from retreever.sweeps.trial_outcome import TrialOutcome
+from retreever.training.guard_set import GUARD_METRIC
 from retreever.training.validation import QUERY_SCORES_FILE
 
 SIGNIFICANCE_LEVEL = 0.05
 """Two-sided p-value below which a difference counts as significant."""
 ROUTING_FIGURES = {
-    "health/effective_leaves": "effective leaves",
-    "health/top_leaf_probability": "top leaf",
-    "health/empty_leaves": "empty leaves",
+    "effective leaves": "effective_nodes/level_{last:02d}",
+    "top leaf": "health/top_leaf_probability",
+    "empty leaves": "health/empty_leaves",
+    "agreement": "routing_agreement/level_{upper:02d}",
 }
+"""Columns of the table, and their figures; `last` is the last level of a tree, `upper` the last that a person reads."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,9 @@ class ValueResult:
     @property
     def label(self) -> str:
         return "all" if self.value is None else str(self.value)
+
+    def has(self, name: str) -> bool:
+        return any(name in trial.best for trial in self.trials)
 
     def figure(self, name: str) -> tuple[float, float]:
         """Mean and standard deviation over seeds of a figure of the best validation."""
@@ -158,12 +165,17 @@ def _curve(side: ValueResult) -> LevelCurve:
 def _table(about: str, results: Sequence[ValueResult]) -> str:
     """Markdown table: a row per value with NDCG@10 (and its spread over seeds) by dimensions, and routing figures."""
     levels = sorted({level for side in results for level in side.scores})
-    header = [about, *(f"{2**level:,}" for level in levels), "R@100", *ROUTING_FIGURES.values()]
+    header = [about, *(f"{2**level:,}" for level in levels), "R@100", *ROUTING_FIGURES]
+    guarded = any(side.has(GUARD_METRIC) for side in results)
+    header += ["of frozen"] if guarded else []
     lines = [header, ["---", *["---:"] * (len(header) - 1)]]
     for side in results:
         cells = [_cell(*side.ndcg(level)) if level in side.scores else "" for level in levels]
-        routing = [f"{side.figure(name)[0]:.3g}" for name in ROUTING_FIGURES]
-        lines.append([side.label, *cells, f"{side.figure('recall_at_100')[0]:.3f}", *routing])
+        last = max(side.scores)
+        routing = [name.format(last=last, upper=min(UPPER_LEVEL, last)) for name in ROUTING_FIGURES.values()]
+        named = [*routing, *([GUARD_METRIC] if guarded else [])]
+        others = [f"{side.figure(name)[0]:.3g}" if side.has(name) else "" for name in named]
+        lines.append([side.label, *cells, f"{side.figure('recall_at_100')[0]:.3f}", *others])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

@@ -51,10 +51,10 @@ def _draw_plots(
     if weights:
         trial_plots.plot_importances(weights, folder / "importances.png")
     if len(space.objectives) > 1:
-        values = [end.values for end in ends if end.values and end.status == "finished"]
-        trial_plots.plot_pareto(
-            values, find_pareto_points(values, space.objectives), space.objectives, folder / "pareto.png"
-        )
+        judged = [(end.values, end.trial.label) for end in ends if end.values and end.status == "finished"]
+        values, labels = [value for value, _ in judged], [label for _, label in judged]
+        front = find_pareto_points(values, space.objectives)
+        trial_plots.plot_pareto(values, front, space.objectives, labels, folder / "pareto.png")
 
 
 def rank_pareto_front(space: SearchSpace, outcomes: Sequence[TrialOutcome]) -> list[TrialOutcome]:

@@ -17,6 +17,8 @@ from retreever.tracking.run_record import RUN_RECORD
 TrialStatus = Literal["finished", "stopped", "failed"]
 OUTCOME_FILE = "trial.json"
 """File in a trial's folder that says how the trial ended."""
+TABLE_FIGURES = ("ndcg", "guard/", "routing_agreement/", "effective_nodes/")
+"""Beginnings of the figures with a slash in their names that the table of all trials has."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ def list_varied_settings(outcomes: Sequence[TrialOutcome]) -> list[str]:
 
 def write_trial_table(path: Path, outcomes: Sequence[TrialOutcome]) -> None:
     """Write all trials as CSV: varied settings, status, figures of the best validation, error and MLflow run."""
-    figures = sorted({name for o in outcomes for name in o.best if "/" not in name or name.startswith("ndcg")})
+    figures = sorted({name for o in outcomes for name in o.best if "/" not in name or name.startswith(TABLE_FIGURES)})
     settings = list_varied_settings(outcomes)
     buffer = io.StringIO()
     writer = csv.writer(buffer)

@@ -22,7 +22,7 @@ from retreever.errors import ConfigError
 from retreever.sweeps import search_space as spaces
 from retreever.sweeps.domains import Domain
 from retreever.sweeps.search_space import SEED_SETTING, SweepTrial
-from retreever.sweeps.space_grammar import OBJECTIVE_DIRECTIONS, SearchSpace
+from retreever.sweeps.space_grammar import SearchSpace, look_up_direction
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 MAX_REJECTED_SUGGESTIONS = 100
@@ -153,7 +153,7 @@ class OptunaSearch:
 
 def create_study(objectives: Sequence[str]) -> optuna.Study:
     """An empty study in memory with the direction of each objective."""
-    return optuna.create_study(directions=[OBJECTIVE_DIRECTIONS[name] for name in objectives])
+    return optuna.create_study(directions=[look_up_direction(name) for name in objectives])
 
 
 def freeze_point(domains: Sequence[Domain], ends: Sequence[TrialEnd], objectives: int) -> FrozenTrial:
@@ -220,7 +220,7 @@ def find_pareto_points(points: Sequence[Sequence[float]], objectives: Sequence[s
     >>> find_pareto_points([(0.5, 64), (0.4, 64), (0.6, 256), (0.5, 256)], ["ndcg_at_10", "bytes_per_document"])
     [0, 2]
     """
-    signs = np.array([1 if OBJECTIVE_DIRECTIONS[name] == "maximize" else -1 for name in objectives])
+    signs = np.array([1 if look_up_direction(name) == "maximize" else -1 for name in objectives])
     worth = np.asarray(points, float).reshape(len(points), len(objectives)) * signs
     dominated = [bool(((worth >= one).all(axis=1) & (worth > one).any(axis=1)).any()) for one in worth]
     return list(itertools.compress(range(len(points)), np.logical_not(dominated)))

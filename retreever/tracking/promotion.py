@@ -1,8 +1,9 @@
 """Which run becomes the champion: a named run, or the best on dev within limits, if `promotion_gates.py` accepts it."""
 
+import dataclasses
 import json
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from mlflow.entities import Run
@@ -27,12 +28,13 @@ from retreever.tracking.promotion_gates import GATE_LATENCY, BundleMeasurement, 
 from retreever.tracking.run_record import BYTES_METRIC, RUN_RECORD
 from retreever.tracking.tracker import Tracker
 from retreever.trained_tree import load_model
+from retreever.training.guard_set import GUARD_METRIC, describe_guards
 
 MAX_TIMED_CANDIDATES = 10
 """How many candidates are timed, best first, when no run is named."""
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Promotion:
     """A version that an alias points at now.
 
@@ -57,7 +59,8 @@ def promote_run(
 ) -> Promotion:
     """Promote a run if it meets the limits and is significantly better than the version `alias` points at.
 
-    Nothing changes if `alias` points at the run already. A run without a bundle is indexed first.
+    On a corpus without judgements the first version needs no test, and a later one needs `force`. Nothing changes if
+    `alias` points at the run already. A run without a bundle is indexed first.
 
     Args:
         name: of a run in the workspace, or a run's id or name in MLflow (for example, a trial of a sweep).
@@ -76,9 +79,12 @@ def promote_run(
             f"models:/{REGISTERED_MODEL}/{present.version}", f"it is models:/{REGISTERED_MODEL}@{alias} already"
         )
     config = load_model(bundle)[1]
-    candidate = promotion_gates.measure_bundle(bundle, config, workspace, split, track)
+    measured = promotion_gates.measure_bundle(bundle, config, workspace, split, track)
+    guards = promotion_gates.measure_guards(bundle, workspace, track)
+    candidate = dataclasses.replace(measured, figures=measured.figures | guards)
     promotion_gates.check_limits(limits or Limits(), candidate, name)
-    finding = _check_against_champion(name, candidate, present, workspace, split, force, track)
+    findings = [_check_against_champion(name, candidate, present, workspace, split, force, track)]
+    finding = "; ".join(findings + ([describe_guards(guards)] if guards else []))
     tags = _version_tags(bundle, candidate, split, finding, run)
     return Promotion(register_bundle(bundle, run.info.run_id, tracker, alias=alias, tags=tags), finding)
 
@@ -93,15 +99,20 @@ def pick_run(
 ) -> str:
     """The id of the finished run with the largest dev `metric` among those that meet the limits.
 
-    MLflow holds recall (on dev) and size; latency is measured, one candidate after the other.
+    MLflow holds recall (on dev), size and the ratio on guard sets, where there are any; latency is measured, one
+    candidate after the other.
 
     Raises:
         TrackingError: no run meets the limits on recall and size.
-        PromotionError: none of the first candidates is fast enough.
+        PromotionError: none of these keeps enough on its guard sets, or none of the first candidates is fast enough.
     """
     tracker, limits = Tracker.of(workspace), limits or Limits()
     within = {k: v for k, v in (("recall_at_10", limits.recall), (BYTES_METRIC, limits.bytes)) if v is not None}
-    candidates = run_catalog.rank_runs(run_catalog.list_runs(tracker, workspace, space=space), metric, within)
+    ranked = run_catalog.rank_runs(run_catalog.list_runs(tracker, workspace, space=space), metric, within)
+    candidates = [run for run in ranked if _read_guard_ratio(run) >= limits.guard]
+    if not candidates:
+        kept = ", ".join(f"{run.info.run_name} {_read_guard_ratio(run):.3g}" for run in ranked[:MAX_TIMED_CANDIDATES])
+        raise PromotionError(f"{GUARD_METRIC}: below --min-guard {limits.guard:g}: {kept}")
     if limits.latency_ms is None:
         return str(candidates[0].info.run_id)
     slow: list[str] = []
@@ -113,6 +124,12 @@ def pick_run(
             return str(run.info.run_id)
         slow.append(f"{run.info.run_name} {took:.3g} ms")
     raise PromotionError(f"{GATE_LATENCY}: above --max-latency-ms {limits.latency_ms:g}: {', '.join(slow)}")
+
+
+def _read_guard_ratio(run: Run) -> float:
+    """The smallest ratio on guard sets at a run's best validation; infinite without a guard set."""
+    ratio = run_catalog.read_figure(run, GUARD_METRIC)
+    return math.inf if ratio is None else ratio
 
 
 def _find_or_make_bundle(name: str, workspace: Workspace, tracker: Tracker, track: Track) -> tuple[Path, Run]:
@@ -154,12 +171,15 @@ def _check_against_champion(
         PromotionError: the candidate may not replace it.
     """
     if present is None:
-        return f"the first version; NDCG@10 {candidate.figures[METRIC]:.4f} on {split}"
+        judged = f"NDCG@10 {candidate.figures[METRIC]:.4f} on {split}" if len(candidate.scores) else "not judged"
+        return f"the first version; {judged}"
     uri = f"models:/{REGISTERED_MODEL}/{present.version}"
     bundle = locate_model(uri, workspace)
     served = load_model(bundle)[1].data.name
     if served != candidate.config.data.name:
         better, finding = False, f"{uri} serves data set {served}, the candidate {candidate.config.data.name}"
+    elif not len(candidate.scores):
+        better, finding = False, f"{uri} and the candidate serve data set {served}, which has no judgements"
     else:
         better, finding = promotion_gates.compare_to_champion(
             candidate, promotion_gates.measure_bundle(bundle, candidate.config, workspace, split, track)
@@ -191,4 +211,5 @@ def _version_tags(bundle: Path, candidate: BundleMeasurement, split: str, findin
 
 def _figures(candidate: BundleMeasurement, split: str) -> Iterator[tuple[str, str]]:
     for name, value in candidate.figures.items():
-        yield (name if name in (BYTES_METRIC, GATE_LATENCY) else f"{split}/{name}"), f"{value:.6g}"
+        own_name = name in (BYTES_METRIC, GATE_LATENCY) or name.startswith("guard")
+        yield (name if own_name else f"{split}/{name}"), f"{value:.6g}"

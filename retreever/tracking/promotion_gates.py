@@ -1,6 +1,7 @@
 """The gates of promotion: limits that a bundle must meet, and a paired test against the champion.
 
-A candidate was picked on dev. Here it is compared once with the champion, on queries that chose neither of them.
+A candidate was picked on dev. Here it is compared once with the champion, on queries that chose neither of them. On the
+guard sets of its configuration it is compared with the frozen encoder. On a corpus alone there is nothing to compare.
 """
 
 from dataclasses import dataclass, field
@@ -9,9 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from retreever.bundle.retriever import Retreever
-from retreever.config import Config
+from retreever.config import MIN_GUARD_RATIO, Config
+from retreever.data.dataset import DATASET_SPLITS
 from retreever.encoding.encoding_store import open_encoded_dataset
-from retreever.errors import DataError, PromotionError
+from retreever.errors import PromotionError
 from retreever.evaluation.latency import limit_to_one_thread, measure_query_latency
 from retreever.evaluation.level_judgement import judge_levels, name_level_metric
 from retreever.evaluation.metrics import METRIC, METRICS, group_judgements
@@ -20,6 +22,7 @@ from retreever.system.progress import Track, track_silently
 from retreever.system.workspace import Workspace
 from retreever.tracking.run_record import BYTES_METRIC, index_bytes_per_document
 from retreever.trained_tree import load_model, route_encodings
+from retreever.training.guard_set import GuardSet, judge_guard_sets, list_guard_ratios
 
 PROMOTION_SIGNIFICANCE_LEVEL = 0.05
 """Two-sided p-value below which a candidate counts as better."""
@@ -34,11 +37,13 @@ class Limits:
         recall: lowest R@10 at the last level.
         bytes: largest document at the last level, in bytes.
         latency_ms: longest median search of one text, in milliseconds.
+        guard: lowest NDCG@10 at the last level on every guard set, as a share of the frozen encoder's; 0: no limit.
     """
 
     recall: float | None = None
     bytes: float | None = None
     latency_ms: float | None = None
+    guard: float = MIN_GUARD_RATIO
 
 
 @dataclass(frozen=True)
@@ -46,8 +51,9 @@ class BundleMeasurement:
     """A bundle's figures on one split.
 
     Attributes:
-        figures: means over queries by name and level, bytes a document, milliseconds a query.
-        scores: NDCG@10 of every query at the last level.
+        figures: means over queries by name and level, bytes a document, milliseconds a query; of a candidate, figures
+            on guard sets. Without any judgement there are no means.
+        scores: NDCG@10 of every query at the last level; none where the data set has no judgement.
     """
 
     config: Config
@@ -64,32 +70,51 @@ def measure_bundle(
         data_of: the configuration whose data set is used, encoded by the bundle's own encoder.
 
     Raises:
-        DataError: the data set has no such split.
+        DataError: the data set has judgements, but no such split.
     """
     tree, own = load_model(bundle)
     config = own.model_copy(update={"data": data_of.data})
     data = open_encoded_dataset(config, workspace, track)
-    queries, relevant = group_judgements(data.dataset.qrels.get(split, np.empty((0, 3), np.int64)))
-    if not len(queries):
-        raise DataError(f"data set {data.dataset.name}: qrels/{split}.tsv is missing or empty")
+    is_judged = any(map(data.dataset.has_pairs, DATASET_SPLITS))
+    if is_judged:
+        data.dataset.require_pairs(split, "promotion judges on it")
+    figures = {
+        BYTES_METRIC: float(index_bytes_per_document(config)),
+        GATE_LATENCY: measure_bundle_latency(bundle, workspace),
+    }
+    if not is_judged:
+        return BundleMeasurement(config, figures, np.empty(0))
+    queries, relevant = group_judgements(data.dataset.qrels[split])
     q = np.concatenate(list(route_encodings(tree, config, data.queries, queries)))
     p = np.concatenate(list(route_encodings(tree, config, data.passages)))
     depth = tree.tree.depth
     scores = judge_levels(q, p, relevant, depth, config.loss.similarity)
-    figures = {name: float(values.mean()) for name, values in scores.items()}
+    figures |= {name: float(values.mean()) for name, values in scores.items()}
     figures |= {metric: figures[name_level_metric(metric, depth)] for metric in METRICS}
-    figures |= {
-        BYTES_METRIC: float(index_bytes_per_document(config)),
-        GATE_LATENCY: measure_bundle_latency(bundle, workspace),
-    }
     return BundleMeasurement(config, figures, scores[name_level_metric(METRIC, depth)])
 
 
+def measure_guards(bundle: Path, workspace: Workspace, track: Track = track_silently) -> dict[str, float]:
+    """Figures of a bundle's tree on the guard sets of its configuration, as at a validation; none without a guard set.
+
+    Raises:
+        DataError: a guard set cannot be read, or has nothing to be judged on.
+    """
+    tree, config = load_model(bundle)
+    guards = [
+        GuardSet(name, open_encoded_dataset(guard, workspace, track), config) for name, guard in config.guards.items()
+    ]
+    return judge_guard_sets(guards, tree)
+
+
 def measure_bundle_latency(bundle: Path, workspace: Workspace) -> float:
-    """Median milliseconds to search ten passages for one query text, on one thread, encoding included."""
+    """Median milliseconds to search ten passages for one query text, on one thread, encoding included.
+
+    In a corpus without queries its passages are the texts, cut to the length of a query.
+    """
     retreever = Retreever.load(bundle)
-    queries = open_encoded_dataset(retreever.config, workspace).dataset.queries
-    texts = [query.text for query in queries[:LATENCY_QUERIES]]
+    dataset = open_encoded_dataset(retreever.config, workspace).dataset
+    texts = (dataset.query_texts() or dataset.passage_texts())[:LATENCY_QUERIES]
     with limit_to_one_thread():
         return measure_query_latency(lambda text: retreever.search([text], k=10), texts).median
 
@@ -102,7 +127,9 @@ def check_limits(limits: Limits, found: BundleMeasurement, name: str) -> None:
     """
     min_recall, figures = limits.recall, found.figures
     missed = []
-    if min_recall is not None and figures["recall_at_10"] < min_recall:
+    if min_recall is not None and "recall_at_10" not in figures:
+        missed.append(f"recall_at_10 is unknown without judgements, --min-recall is {min_recall:g}")
+    elif min_recall is not None and figures["recall_at_10"] < min_recall:
         missed.append(f"recall_at_10 {figures['recall_at_10']:.4g} is below --min-recall {min_recall:g}")
     for figure, maximum, option in (
         (BYTES_METRIC, limits.bytes, "bytes"),
@@ -110,6 +137,11 @@ def check_limits(limits: Limits, found: BundleMeasurement, name: str) -> None:
     ):
         if maximum is not None and figures[figure] > maximum:
             missed.append(f"{figure} {figures[figure]:.4g} is above --max-{option} {maximum:g}")
+    for guard, ratio in list_guard_ratios(figures).items():
+        if ratio < limits.guard:
+            missed.append(
+                f"guard set {guard}: {ratio:.4g} of the frozen encoder's NDCG@10 is below --min-guard {limits.guard:g}"
+            )
     if missed:
         raise PromotionError(f"run {name}: {'; '.join(missed)}")
 

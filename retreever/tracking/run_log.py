@@ -12,7 +12,6 @@ from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from retreever.encoding.encoding_store import EncodedDataset
 from retreever.errors import BundleError
 from retreever.evaluation import training_plots
-from retreever.evaluation.metrics import METRIC
 from retreever.tracking.tracker import Tracker
 from retreever.trained_tree import load_model, route_encodings
 from retreever.training import checkpoint
@@ -61,7 +60,7 @@ class RunLog:
             history = checkpoint.read_training_state(self.folder / "checkpoint").history
         except BundleError:
             return
-        logged = {point.step for point in self.tracker.client.get_metric_history(self.run_id, METRIC)}
+        logged = {point.step for point in self.tracker.client.get_metric_history(self.run_id, "step")}
         for epoch, figures in enumerate(history, 1):
             if int(figures["step"]) not in logged:
                 self._log_validation(figures, epoch)
@@ -91,23 +90,31 @@ class RunLog:
         self._log_best()
 
     def _log_best(self) -> None:
-        """Log the figures of the best validation: means, and a file with every query's."""
-        if not (self.folder / QUERY_SCORES_FILE).is_file():
+        """Log the figures of the best validation: means, and a file with every query's, where dev has any."""
+        try:
+            best = checkpoint.read_training_state(self.folder / "checkpoint").best
+        except BundleError:
             return  # stopped before the first one
-        best = checkpoint.read_training_state(self.folder / "checkpoint").best
-        self.tracker.log(self.run_id, {f"best/{k}": v for k, v in best.items()}, int(best["step"]))
-        self.tracker.log_artifact(self.run_id, self.folder / QUERY_SCORES_FILE)
+        if best:
+            self.tracker.log(self.run_id, {f"best/{k}": v for k, v in best.items()}, int(best["step"]))
+        if (self.folder / QUERY_SCORES_FILE).is_file():
+            self.tracker.log_artifact(self.run_id, self.folder / QUERY_SCORES_FILE)
 
     def _draw_plots(self, history: list[dict[str, float]], data: EncodedDataset, folder: Path) -> list[Path]:
-        """Plot the training's curves, the similarities of positives and negatives, and the routing at every level."""
-        files = [folder / f"{name}.png" for name in ("training", "similarities", "routing")]
-        training_plots.plot_training(history, files[0])
-        names = ("step", "similarity/positive", "similarity/negative")
-        steps, positives, negatives = ([figures[name] for figures in history] for name in names)
-        training_plots.plot_similarities(steps, positives, negatives, files[1])
+        """Plot the curves of a training, the similarities of its pairs, and the routing at every level.
+
+        A tree that was not trained has no curves.
+        """
+        files = [folder / "routing.png"]
+        if "loss" in history[0]:
+            files += [folder / "training.png", folder / "similarities.png"]
+            training_plots.plot_training(history, files[1])
+            names = ("step", "similarity/positive", "similarity/negative")
+            steps, positives, negatives = ([figures[name] for figures in history] for name in names)
+            training_plots.plot_similarities(steps, positives, negatives, files[2])
         tree, config = load_model(self.folder / "model")
         nodes = np.concatenate(
             list(route_encodings(tree, config, data.passages, np.arange(min(1024, len(data.passages)))))
         )
-        training_plots.plot_routing({d: nodes[:, tree.tree.level(d)] for d in range(1, tree.tree.depth + 1)}, files[2])
+        training_plots.plot_routing({d: nodes[:, tree.tree.level(d)] for d in range(1, tree.tree.depth + 1)}, files[0])
         return files

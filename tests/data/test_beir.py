@@ -134,6 +134,26 @@ def test_missing_files_are_always_refused(tmp_path: Path, missing: str, message:
         beir.read_beir(write_files(tmp_path, **{missing: None}), on_bad)
 
 
+def test_a_corpus_alone_is_read_and_written(tmp_path: Path):
+    folder = tmp_path / "alone"
+    folder.mkdir()
+    (folder / "corpus.jsonl").write_bytes(b"\n".join(CORPUS))
+    dataset = beir.read_beir(folder)
+    assert len(dataset.corpus) == 2 and dataset.queries == () and dataset.qrels == {}
+    assert not any(map(dataset.has_pairs, DATASET_SPLITS))
+    beir.write_beir(dataset, tmp_path / "again" / "alone")
+    assert [path.name for path in (tmp_path / "again" / "alone").iterdir()] == ["corpus.jsonl.gz"]
+    again = beir.read_beir(tmp_path / "again" / "alone")
+    assert again == dataset and again.digest == dataset.digest
+
+
+@pytest.mark.parametrize("on_bad", ["refuse", "skip"])
+def test_a_corpus_without_a_passage_is_refused(tmp_path: Path, on_bad: Any):
+    (tmp_path / "corpus.jsonl").write_bytes(b"\n" if on_bad == "refuse" else b'{"_id": "p0", "text": ""}\n')
+    with pytest.raises(DataError, match=r"corpus\.jsonl: no usable passage"):
+        beir.read_beir(tmp_path, on_bad)
+
+
 def test_a_file_both_plain_and_gzipped_is_refused(tmp_path: Path):
     folder = write_files(tmp_path)
     (folder / "corpus.jsonl.gz").write_bytes(gzip.compress(CORPUS[0]))

@@ -31,6 +31,16 @@ def test_pairs_of_a_missing_split_name_the_existing_ones():
         dataset().pairs("dev")
 
 
+def test_a_split_needs_a_relevant_pair():
+    dataset = RetrievalDataset(
+        "tiny", (Passage("p", "x"),), (Query("q", "y"),), {"train": np.array([[0, 0, 1]]), "dev": np.array([[0, 0, 0]])}
+    )
+    assert [dataset.has_pairs(split) for split in ("train", "dev", "test")] == [True, False, False]
+    dataset.require_pairs("train", "training learns from them")
+    with pytest.raises(DataError, match=r"data set tiny: qrels/dev\.tsv is missing or empty; it is needed"):
+        dataset.require_pairs("dev", "it is needed")
+
+
 def test_equality_sees_texts_and_judgements_but_not_what_was_skipped():
     assert dataset() == dataset(skipped={"corpus.jsonl: empty text": 1})
     assert dataset() != dataset(qrels={"train": np.array([[0, 0, 1]])})

@@ -81,3 +81,15 @@ def test_widths_must_agree(place, tmp_path):
     narrow.passages.pooled = narrow.passages.pooled[:, :8]
     with pytest.raises(EncoderError, match="8, 32 dimensions"):
         JoinedEncodings([wide.passages, narrow.passages])
+
+
+def test_a_corpus_alone_joins_a_data_set_with_pairs(place):
+    alone = dataclasses.replace(tiny.tiny_dataset(40, 2), queries=(), qrels={})
+    beir.write_beir(alone, place.dataset_folder("alone"))
+    joined, one = open_dataset(place, "alone+one"), open_dataset(place, "one")
+    assert len(joined.passages) == 80 and joined.dataset.corpus[0].id == "alone/p0000"
+    assert joined.dataset.pairs("dev").tolist() == (one.dataset.pairs("dev") + np.array([0, 40])).tolist()
+    rows = np.array([3, 0])
+    for tokens in (False, True):
+        for ours, theirs in zip(joined.queries.batch(rows, tokens), one.queries.batch(rows, tokens), strict=True):
+            assert ours is theirs is None or torch.equal(ours, theirs)

@@ -34,7 +34,7 @@ DRAW = {
     ),
     "importances": lambda path: trial_plots.plot_importances({"tree.depth": 0.9, "train.lr": 0.1}, path),
     "pareto": lambda path: trial_plots.plot_pareto(
-        [(0.3, 64), (0.4, 256), (0.2, 256)], [0, 1], ["ndcg_at_10", "bytes_per_document"], path
+        [(0.3, 64), (0.4, 256), (0.2, 256)], [0, 1], ["ndcg_at_10", "bytes_per_document"], ["a", "b", "c" * 99], path
     ),
     "comparison": lambda path: trial_plots.plot_comparison(
         [trial_plots.LevelCurve(name, [16, 64], [0.1, 0.2], [0.0, 0.0]) for name in ("a", "b")],

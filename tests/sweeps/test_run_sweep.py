@@ -11,6 +11,7 @@ import ray
 
 from retreever.cluster.launch_training import train_run
 from retreever.cluster.ray_runtime import join_cluster
+from retreever.data import beir
 from retreever.errors import ConfigError, TrainingError
 from retreever.sweeps.run_sweep import run_sweep
 from retreever.sweeps.space_grammar import AshaConfig, Budget, SearchSpace
@@ -102,6 +103,23 @@ def kill_the_process_of(label):
                     process.kill()
 
     return watch
+
+
+def test_a_grid_of_several_objectives_ends_with_a_front_of_what_is_learned_and_what_is_kept(workspace, ray_cluster):
+    beir.write_beir(tiny.tiny_dataset(seed=7), workspace.dataset_folder("other"))
+    space = grid(workspace, "kept", tree__depth=[3, 4]).model_copy(
+        update={"scheduler": "none", "objectives": ("ndcg_at_10", "guard_of_frozen", "routing_agreement/level_03")}
+    )
+    space.config["train"]["guard"] = ["other"]
+    result = run_sweep(space, workspace)
+    assert [o.status for o in result.outcomes] == ["finished", "finished"], result.outcomes
+    assert {o.key for o in result.pareto_front} <= {o.key for o in result.outcomes} and result.pareto_front
+    assert all(o.best["guard_of_frozen"] == o.best["guard/other/of_frozen"] for o in result.outcomes)
+    header = (result.folder / "trials.csv").read_text().splitlines()[0].split(",")
+    assert {"guard_of_frozen", "guard/other/ndcg_at_10", "routing_agreement/level_03"} <= set(header)
+    assert (result.folder / "pareto.png").is_file()
+    history = Tracker.of(workspace).client.get_metric_history(result.best.run_id, "guard_of_frozen")
+    assert [point.step for point in history] == [10, 20, 30]
 
 
 @pytest.mark.slow

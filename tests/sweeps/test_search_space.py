@@ -20,7 +20,7 @@ def written(folder, text):
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_every_shipped_space_is_valid_and_names_its_question_and_cost(path):
-    space = spaces.load_space(path)
+    space = spaces.load_space(path, {"train.guard": ["scifact"]} if path.stem == "anchor" else None)
     trials = spaces.list_trials(space) if space.search != "optuna" else spaces.list_corner_trials(space)
     header = path.read_text().split("\nname:")[0]
     assert "# Question:" in header and "# Cost:" in header
@@ -73,7 +73,13 @@ def test_faults_of_all_trials_are_reported_once_each(tmp_path):
         ("name: t\nconfig: {train: {lr: {uniform: [0.1, 1]}}}", "config.train.lr: uniform: search: grid takes {grid"),
         ("name: t\nsearch: random", "budget.trials: search: random needs it"),
         ("name: t\nbudget: {trials: 3}", "budget.trials: a grid has as many as it has"),
-        ("name: t\nobjectives: [ndcg_at_10, seconds]", "objectives: search: grid takes one"),
+        ("name: t\nobjectives: [ndcg_at_10, guard_of_frozen]", "t: objectives: guard_of_frozen needs a guard set"),
+        (
+            "name: t\nobjectives: [routing_agreement/level_06]\nconfig: {tree: {depth: {grid: [4, 8]}}}",
+            "t: objectives: routing_agreement/level_06 needs a tree of that depth, got tree.depth=4",
+        ),
+        ("name: t\nobjectives: [routing_agreement]", "objectives: ['routing_agreement'] must be among ndcg_at_10"),
+        ("name: t\nobjectives: [recall_at_10/level_04]", "must be among ndcg_at_10"),
         ("name: t\nobjectives: [beauty]", "objectives: ['beauty'] must be among ndcg_at_10"),
         ("name: t\nseeds: 0", "seeds: must be one or more"),
         ("name: t\nseeds: 2\nconfig: {train: {seed: {grid: [0, 1]}}}", "seeds: config.train.seed varies already"),
@@ -96,6 +102,17 @@ def test_broken_spaces_name_the_fault(tmp_path, text, fault):
     with pytest.raises(ConfigError) as caught:
         spaces.load_space(written(tmp_path, text))
     assert fault in str(caught.value)
+
+
+def test_a_space_whose_objective_needs_a_guard_set_says_how_to_name_one():
+    with pytest.raises(ConfigError) as caught:
+        spaces.load_space(Path("search_spaces/anchor.yaml"))
+    (fault,) = caught.value.faults
+    assert fault.endswith("add --set train.guard=[NAME]")
+    space = spaces.load_space(Path("search_spaces/anchor.yaml"), {"train.guard": ["scifact"]})
+    assert {trial.config.train.guard for trial in spaces.list_trials(space)} == {("scifact",)}
+    with pytest.raises(ConfigError, match=r"train\.guard: must be a set that is not trained on, data\.name has doc"):
+        spaces.load_space(Path("search_spaces/anchor.yaml"), {"train.guard": ["docstrings"]})
 
 
 def test_overrides_fix_a_setting_for_all_trials(tmp_path):

@@ -32,7 +32,8 @@ def trial(folder, scores, *, failed=False, **varied):
         writer.writerow(["query", *columns])
         writer.writerows([f"q{i}", *(values[i] for values in columns.values())] for i in range(len(scores)))
     best = {name: float(values.mean()) for name, values in columns.items()}
-    routing = {"health/effective_leaves": 20.0, "health/top_leaf_probability": 0.3, "health/empty_leaves": 1.0}
+    routing = {"effective_nodes/level_06": 20.0, "health/top_leaf_probability": 0.3, "health/empty_leaves": 1.0}
+    routing |= {"routing_agreement/level_06": 0.41}
     best |= {"ndcg_at_10": float(scores.mean()), "recall_at_100": 0.7, **routing}
     return TrialOutcome(config.digest, settings, "finished", "run", best), config
 
@@ -92,6 +93,17 @@ def test_seeds_are_averaged_and_their_spread_is_shown(tmp_path, scores):
     mean = scores.mean()
     assert "and 2 seeds:" in text and f"mlp {mean + 0.1:.3f}" in text
     assert f"| linear | {mean / 2:.3f} ± 0.010 | {mean:.3f} ± 0.020 |" in text
+
+
+def test_the_table_tells_of_routing_and_of_guard_sets_where_there_are_any(tmp_path, scores):
+    (plain, config), (guarded, other) = (trial(tmp_path, scores, tree__split=split) for split in ("mlp", "linear"))
+    text = answer_of(tmp_path, "tree.split", [(plain, config)])
+    assert "| R@100 | effective leaves | top leaf | empty leaves | agreement |\n" in text
+    assert "| 0.700 | 20 | 0.3 | 1 | 0.41 |" in text
+    guarded.best["guard_of_frozen"] = 0.975
+    text = answer_of(tmp_path, "tree.split", [(plain, config), (guarded, other)])
+    assert "| agreement | of frozen |" in text
+    assert "| 0.41 | 0.975 |" in text and "| 0.41 |  |" in text
 
 
 def test_what_failed_is_named(tmp_path, scores):

@@ -110,6 +110,13 @@ def test_several_objectives_span_a_front():
     assert all(ends[i].values[0] == best[ends[i].values[1]] for i in front)
 
 
+def test_a_front_knows_which_way_every_objective_is_better():
+    points = [(0.5, 0.9), (0.6, 0.8), (0.4, 0.85)]
+    assert find_pareto_points(points, ["ndcg_at_10", "guard_of_frozen"]) == [0, 1]
+    assert find_pareto_points(points, ["ndcg_at_10", "routing_agreement/level_06"]) == [0, 1]
+    assert find_pareto_points(points, ["ndcg_at_10", "effective_nodes/level_06"]) == [1]
+
+
 def test_a_point_that_no_configuration_allows_is_replaced():
     space = SearchSpace.model_validate(
         {

@@ -208,6 +208,30 @@ def test_a_limit_that_is_missed_is_named(place, tracker):
     assert model_registry.find_version(tracker, "strict") is None and model_registry.find_version(tracker) == before
 
 
+def test_a_tree_that_forgot_its_encoder_is_not_promoted(place, tracker, capsys):
+    beir.write_beir(tiny.tiny_dataset(seed=7), place.dataset_folder("other"))
+    config = tiny.tiny_config(place.root / "bert", train__guard=["other"], train__steps=2, train__eval_every=2)
+    train_run(config, place, "guarded")
+    run = run_catalog.find_run(tracker, place, "guarded")
+    kept = run_catalog.read_figure(run, "guard_of_frozen")
+    assert kept == run.data.metrics["best/guard/other/of_frozen"]
+    above, below = kept + 0.01, kept - 0.01
+    with pytest.raises(
+        PromotionError, match=rf"run guarded: guard set other: {kept:.4g} of .* below --min-guard {above:g}"
+    ):
+        promote_run("guarded", place, alias="kept", force=True, limits=Limits(guard=above))
+    assert model_registry.find_version(tracker, "kept") is None
+    with pytest.raises(PromotionError, match="guard_of_frozen: below --min-guard 9: guarded"):
+        pick_run(place, metric="guard_of_frozen", limits=Limits(guard=9))
+    code, found, err = call(
+        capsys, place, "promote", "guarded", "--alias", "kept", "--force", "--min-guard", str(below)
+    )
+    assert code == 0 and f"{kept:.3f} of the frozen encoder on other" in found["found"], err
+    tags = model_registry.find_version(tracker, "kept").tags
+    assert float(tags["guard/other/of_frozen"]) == pytest.approx(kept, abs=1e-5)
+    assert f"{kept:.3f} of the frozen encoder on other" in tags["gate"]
+
+
 def test_without_a_name_the_best_within_the_limits_is_picked(place, tracker):
     assert run_catalog.find_run(tracker, place, pick_run(place)).info.run_name in ("good", "twin")
     assert run_catalog.find_run(tracker, place, pick_run(place, limits=Limits(bytes=16))).info.run_name == "weak"
