@@ -6,18 +6,24 @@ import torch
 
 from retreever.baselines import AttentiveMatryoshka, FrozenEncoder, Matryoshka
 from retreever.baselines.baseline import evaluate_on_dev
+from retreever.baselines.fitted_files import save_fitted_files
+from retreever.baselines.matryoshka import matryoshka_head
 from retreever.baselines.matryoshka.matryoshka_head import HEAD_SETTINGS_GRID
 from retreever.baselines.matryoshka.prefix_head import (
     AttentionHead,
     HeadSettings,
     LinearHead,
     info_nce,
+    initialize_as_frame,
     initialize_from_principal_directions,
     train_head,
 )
+from retreever.comparison.judge import describe_fit_protocol
+from retreever.config import Config
 from retreever.data.dataset import Passage, Query, RetrievalDataset
 from retreever.encoding.encoding_store import EncodedDataset
 from retreever.errors import DataError
+from retreever.system.files import digest_json
 from tests.baselines.conftest import Vectors
 
 
@@ -60,6 +66,83 @@ def test_start_is_a_rotation_by_spread(data):
     assert (np.diff(spread) <= 1e-6).all()
     assert weight.shape == (60, 40)
     assert initialize_from_principal_directions(data.passages.pooled, 8, torch.Generator()).shape == (8, 40)
+
+
+def test_frame_ranks_as_the_encodings_and_its_first_outputs_are_principal_directions(data):
+    passages = data.passages.pooled
+    weight = initialize_as_frame(passages, 100, torch.Generator().manual_seed(0)).numpy()
+    np.testing.assert_allclose(weight.T @ weight, np.eye(40), atol=1e-4)
+    principal = initialize_from_principal_directions(passages, 100, torch.Generator().manual_seed(0)).numpy()
+    np.testing.assert_array_equal(weight[:40], principal[:40])
+    wide = np.random.default_rng(0).normal(size=(300, 80)).astype(np.float32)
+    weight = initialize_as_frame(wide, 160, torch.Generator().manual_seed(0)).numpy()
+    np.testing.assert_allclose(weight.T @ weight, np.eye(80), atol=1e-4)
+    spread = (wide @ weight[:64].T).var(axis=0)
+    assert (np.diff(spread) <= 1e-4).all()
+    assert not np.allclose(weight[64:], 0)
+
+
+def train_head_from_start(data, head, steps=20, **settings):
+    """How far each output's row lies from its start after training, and its length."""
+    start = head.weight.detach().clone()
+    train_head(
+        head, data, data.dataset.pairs("train"), HeadSettings(**settings),
+        prefixes=(2, 4, 8, 16), steps=steps, batch_size=32, seed=0,
+    )  # fmt: skip
+    weight = head.weight.detach()
+    return (weight - start).norm(dim=-1), weight.norm(dim=-1)
+
+
+@pytest.mark.parametrize("heads", [0, 2])
+def test_anchor_holds_the_outputs_of_each_prefix_at_its_own_strength(data, heads):
+    weight = initialize_from_principal_directions(data.passages.pooled, 16, torch.Generator().manual_seed(0))
+
+    def train_with(anchor):
+        head = AttentionHead(weight.clone(), heads) if heads else LinearHead(weight.clone())
+        return train_head_from_start(data, head, lr=0.01, anchor=anchor)[0].reshape(-1, 16)
+
+    loose, firm = train_with((0.1,) * 4), train_with((0.1, 0.1, 1e9, 0.0))
+    assert (firm[:, 4:8] == 0).all(), "a pull by more than all of the way ends at the start"
+    assert (firm[:, [*range(4), *range(8, 16)]] > 0.01).all()
+    assert (loose > 0.01).all()
+
+
+def test_without_anchor_the_outputs_shrink_and_with_it_they_keep_their_length(data):
+    weight = initialize_from_principal_directions(data.passages.pooled, 16, torch.Generator().manual_seed(0))
+    settings = {"lr": 0.01, "steps": 100, "weight_decay": 20.0}
+    shrunk = train_head_from_start(data, LinearHead(weight.clone()), **settings)[1]
+    held = train_head_from_start(data, LinearHead(weight.clone()), anchor=(20.0,) * 4, **settings)[1]
+    assert (held > shrunk + 0.2).all()
+
+
+def test_anchor_with_another_number_of_strengths_than_prefixes_is_refused(data):
+    with pytest.raises(ValueError, match="anchor: 2 strengths; must be one for each of 4"):
+        train(data, anchor=(1.0, 2.0))
+
+
+def test_heads_of_the_time_before_anchors_still_load(data, tmp_path):
+    head = Matryoshka(steps=2, batch_size=16)
+    head.grid = [HeadSettings(start="frame", anchor=(1.0, 1.0, 2.0, 2.0))]
+    head.fit(data)
+    head.save(tmp_path / "new")
+    again = Matryoshka()
+    again.load(tmp_path / "new")
+    assert again.settings == head.settings
+    older = {"lr": 0.002, "input_dropout": 0.2, "weight_decay": 2.0, "scales": [10.0, 16.0, 20.0, 25.0]}
+    arrays = {"weight": head._head.weight.detach().numpy()}
+    save_fitted_files(tmp_path / "old", "matryoshka", older, arrays)
+    again.load(tmp_path / "old")
+    assert again.settings == HeadSettings(lr=0.002, input_dropout=0.2)
+
+
+def test_heads_tuned_otherwise_are_other_heads(data, monkeypatch):
+    before = describe_fit_protocol("matryoshka", Config(), data)
+    monkeypatch.setattr(Matryoshka, "grid", HEAD_SETTINGS_GRID[:1])
+    fewer = describe_fit_protocol("matryoshka", Config(), data)
+    monkeypatch.setattr(matryoshka_head, "TUNING_SHARE", 0.5)
+    longer = describe_fit_protocol("matryoshka", Config(), data)
+    assert before != fewer != longer
+    assert digest_json(fewer) != digest_json(before)
 
 
 def test_training_repeats_itself_and_leaves_the_global_seed_alone(data):

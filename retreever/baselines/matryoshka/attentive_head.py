@@ -1,12 +1,13 @@
 """Matryoshka head on attention-pooled token states, the same input as cross-attention."""
 
+from itertools import product
 from typing import ClassVar
 
 import torch
 from jaxtyping import Float
 
 from retreever.baselines.baseline import read_train_pairs
-from retreever.baselines.matryoshka.matryoshka_head import Matryoshka
+from retreever.baselines.matryoshka.matryoshka_head import ANCHORS, Matryoshka
 from retreever.baselines.matryoshka.prefix_head import AttentionHead, Head, HeadSettings
 from retreever.encoding.encoding_store import EncodedDataset
 from retreever.errors import DataError
@@ -18,11 +19,13 @@ ATTENTION_HEADS = 4
 class AttentiveMatryoshka(Matryoshka):
     """As `Matryoshka`; the head is linear on four attention-weighted means of a text's token states.
 
-    Its grid varies the learning rate alone, as a step on tokens costs as much as ten on pooled encodings.
+    Its grid varies learning rate and anchor alone, as a step on tokens costs as much as ten on pooled encodings.
     """
 
     name = "matryoshka_attention"
-    grid: ClassVar[list[HeadSettings]] = [HeadSettings(lr=lr) for lr in (1e-3, 2e-3, 4e-3)]
+    grid: ClassVar[list[HeadSettings]] = [
+        HeadSettings(lr=lr, anchor=anchor) for lr, anchor in product((1e-3, 2e-3, 4e-3), ANCHORS)
+    ]
 
     def fit(self, data: EncodedDataset, track: Track = track_silently) -> None:
         """Fit as `Matryoshka` does.

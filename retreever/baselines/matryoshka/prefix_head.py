@@ -5,11 +5,13 @@ After Kusupati 2022:
     L = mean over prefixes m of symmetric InfoNCE over scale_m * cos(h(q)[:m], h(p)[:m])
 
 where h is a linear map of the pooled encoding, or attention pooling of the token states and then a linear map. Pairs,
-batches and number of steps are the tree's. `matryoshka_head.py` chooses the settings.
+batches and number of steps are the tree's, and so are the kinds of start and anchor: the map starts where it ranks as
+the encoder does, and may be held there. `matryoshka_head.py` chooses the settings.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -20,9 +22,11 @@ from torch import Tensor, nn
 from retreever.data.training_pairs import draw_batch_rows
 from retreever.encoding.encoding_store import EncodedDataset
 from retreever.model.loss import negatives_mask
+from retreever.model.rows.frame import complete_frame
 from retreever.system.progress import Track, track_silently
 
 WARMUP_FRACTION = 0.05
+DIRECTIONS_OF_FRAME = 64
 
 
 @dataclass(frozen=True)
@@ -32,14 +36,21 @@ class HeadSettings:
     Attributes:
         lr: peak learning rate of AdamW, after linear warm-up and before linear decay to zero.
         input_dropout: dropout rate on encodings, in [0, 1).
-        weight_decay: of AdamW, on the head's weights.
+        weight_decay: decay to zero of the weights without anchor, as a share times the learning rate.
         scales: initial inverse temperature of each prefix; learned from there.
+        start: of the linear map. `principal`: all principal directions, then random rows; `frame`: principal directions
+            for the first `DIRECTIONS_OF_FRAME` outputs, then random rows with W'W = I, so that the whole vector ranks
+            as the encoding.
+        anchor: decay of the linear map towards its start, as a share times the learning rate: of the outputs of the
+            first prefix, of those that the second adds, and so on; 0: these decay to zero.
     """
 
     lr: float = 4e-3
     input_dropout: float = 0.1
     weight_decay: float = 2.0
     scales: tuple[float, ...] = (10.0, 16.0, 20.0, 25.0)
+    start: Literal["principal", "frame"] = "principal"
+    anchor: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0)
 
 
 class LinearHead(nn.Module):
@@ -98,13 +109,21 @@ def train_head(
 
     Args:
         pairs: query row and passage row of each training pair.
-        prefixes: sizes, as many as `settings.scales`; none above the head's outputs.
+        prefixes: ascending sizes, as many as `settings.scales` and as the strengths of an anchor; the last is the
+            number of the head's outputs.
+
+    Raises:
+        ValueError: the anchor has another number of strengths.
     """
     draw = torch.Generator().manual_seed(seed)
     scales = torch.tensor(settings.scales).log().requires_grad_()
+    weight, others = head.weight, [p for p in head.parameters() if p is not head.weight]
+    anchor = _list_strengths(settings.anchor, prefixes)
+    strength = torch.where(anchor > 0, anchor, settings.weight_decay).expand_as(weight)
+    target = weight.detach() * (anchor > 0)
     groups = [
-        {"params": list(head.parameters()), "weight_decay": settings.weight_decay},
-        {"params": [scales], "weight_decay": 0},
+        {"params": [weight, scales], "weight_decay": 0},
+        {"params": others, "weight_decay": settings.weight_decay},
     ]
     optimizer = torch.optim.AdamW(groups, lr=settings.lr, fused=True)
     for step in track(range(steps), "training the head", total=steps):
@@ -115,11 +134,22 @@ def train_head(
         )
         keep = negatives_mask(torch.from_numpy(rows[:, 1].copy()), torch.from_numpy(rows[:, 0].copy()))
         losses = [info_nce(q[:, :m], p[:, :m], scale, keep) for m, scale in zip(prefixes, scales.exp(), strict=True)]
+        lr = settings.lr * _lr_factor(step, steps)
         for group in optimizer.param_groups:
-            group["lr"] = settings.lr * _lr_factor(step, steps)
+            group["lr"] = lr
         optimizer.zero_grad()
         torch.stack(losses).mean().backward()
         optimizer.step()
+        with torch.no_grad():
+            weight.lerp_(target, (lr * strength).clamp_max(1))
+
+
+def _list_strengths(anchor: Sequence[float], prefixes: Sequence[int]) -> Float[Tensor, "outputs 1"]:
+    """The anchor's strength for each output, from one for each prefix."""
+    if len(anchor) != len(prefixes):
+        raise ValueError(f"anchor: {len(anchor)} strengths; must be one for each of {len(prefixes)} prefixes")
+    added = torch.tensor(prefixes).diff(prepend=torch.tensor([0]))
+    return torch.tensor(anchor).repeat_interleave(added)[:, None]
 
 
 def _compute_outputs(head: Head, batch: tuple[Tensor, Tensor | None], dropout: float, draw: torch.Generator) -> Tensor:
@@ -136,6 +166,14 @@ def initialize_from_principal_directions(
     _, directions = torch.linalg.eigh(torch.cov(vectors.T))
     extra = torch.randn(max(0, outputs - vectors.shape[1]), vectors.shape[1], generator=draw) / vectors.shape[1] ** 0.5
     return torch.cat([directions.T.flip(0), extra])[:outputs].contiguous()
+
+
+def initialize_as_frame(
+    encodings: Float[np.ndarray, "n dim"], outputs: int, draw: torch.Generator
+) -> Float[Tensor, "outputs dim"]:
+    """Make weights with W'W = I, so that all outputs together rank as the encodings; the first ones start as PCA."""
+    first = initialize_from_principal_directions(encodings, min(DIRECTIONS_OF_FRAME, encodings.shape[1]), draw)
+    return complete_frame(first[:outputs], outputs, draw)
 
 
 def info_nce(
