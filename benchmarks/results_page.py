@@ -73,18 +73,26 @@ def fill_page(page: str, reports: dict[str, Report]) -> str:
 def _headline_table(reports: dict[str, Report]) -> str:
     rows = [["data set", *(SYSTEMS[name] for name in HEADLINE_SYSTEMS), "tree / frozen encoder"]]
     for name, report in reports.items():
-        figures = [_ndcg(_largest(report, system)) for system in HEADLINE_SYSTEMS]
-        highest = max(figures)
-        cells = [f"**{figure:.3f}**" if figure == highest else f"{figure:.3f}" for figure in figures]
+        largest = [_largest(report, system) for system in HEADLINE_SYSTEMS]
+        figures = [_ndcg(entry) if entry else None for entry in largest]
+        highest = max(figure for figure in figures if figure is not None)
+        cells = [_format_figure(figure, highest) for figure in figures]
         label = f"{name}, trained on {report['protocol']['trained_on']}" if _is_zero_shot(report) else name
         rows.append([label, *cells, _against_frozen(report)])
     return _format_table(rows, left=1)
 
 
-def _largest(report: Report, system: str) -> dict[str, Any]:
-    """A system's float32 form of most dimensions."""
+def _format_figure(figure: float | None, highest: float) -> str:
+    """Three decimals, bold where nothing is higher; empty for a system that the report does not have."""
+    if figure is None:
+        return ""
+    return f"**{figure:.3f}**" if figure == highest else f"{figure:.3f}"
+
+
+def _largest(report: Report, system: str) -> dict[str, Any] | None:
+    """A system's float32 form of most dimensions; None where the report does not have the system."""
     entries = [e for e in report["entries"] if e["name"] == system and e["code"] == "float32"]
-    return dict(max(entries, key=lambda e: e["dimensions"] or 0))
+    return max(entries, key=lambda e: e["dimensions"] or 0, default=None)
 
 
 def _against_frozen(report: Report) -> str:
@@ -141,12 +149,13 @@ def plot_headline(reports: dict[str, Report], path: Path) -> None:
     title = "NDCG@10 on the test split, same frozen encoder"
     with draw_figure(path, 1, title, width=9.5) as (_, (ax,)):
         for i, system in enumerate(HEADLINE_SYSTEMS):
-            entries = [_largest(report, system) for report in reports.values()]
+            found = [(place, _largest(report, system)) for place, report in enumerate(reports.values())]
+            entries = [entry for _, entry in found if entry]
             means = [_ndcg(entry) for entry in entries]
             ends = [entry["metrics"]["ndcg_at_10"]["interval"] for entry in entries]
             errors = [[m - low for m, (low, _) in zip(means, ends, strict=True)],
                       [high - m for m, (_, high) in zip(means, ends, strict=True)]]  # fmt: skip
-            places = [place + 0.2 * (i - 1.5) for place in range(len(means))]
+            places = [place + 0.2 * (i - 1.5) for place, entry in found if entry]
             color = PALETTE[1] if system == "retreever" else ("#BBBBBB", PALETTE[4], PALETTE[0])[i]
             ax.bar(places, means, 0.19, color=color, label=SYSTEMS[system].strip("*"), yerr=errors, ecolor=TEXT_COLOR)
         ax.set_xticks(range(len(reports)), [_label(name, report) for name, report in reports.items()])
