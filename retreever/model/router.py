@@ -150,6 +150,8 @@ class RoutingTree(nn.Module):
     def turn(self, queries: Float[Tensor, "pairs dim"], passages: Float[Tensor, "pairs dim"], seed: int) -> None:
         """Turn the rows of the first levels so that a query and its passage go the same way; see `rows/turn.py`.
 
+        A tree without `turned_groups` stays as it is.
+
         Args:
             queries, passages: pooled encodings of training pairs.
         """

@@ -9,6 +9,7 @@ uses, and what its nodes mean, is not known here.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
@@ -17,7 +18,7 @@ from torch import Tensor
 from retreever.model.arguments import require_positive
 
 BETA_RANGE = (1.0, 1e4)  # factors that `find_sharpness` chooses from
-BISECTIONS = 30  # halvings of that range, on a logarithmic scale
+BISECTIONS = 30  # halvings of a range, on a logarithmic scale
 
 
 def sharpen(
@@ -38,7 +39,7 @@ def sharpen(
     >>> sharpen(torch.tensor([[0.4, 0.1, 0.3, 0.2]]), 3.0).round(decimals=2)
     tensor([[1.0000, 0.5000, 0.5000, 0.4900, 0.0100, 0.3900, 0.1100]])
     """
-    return torch.cat(_multiply_branches(_read_scores(probabilities, least), require_positive("beta", beta)), 1)
+    return torch.cat(multiply_branches(_read_scores(probabilities, least), require_positive("beta", beta)), 1)
 
 
 def count_effective_nodes(probabilities: Float[Tensor, "texts nodes"]) -> Float[Tensor, " texts"]:
@@ -65,12 +66,16 @@ def find_sharpness(probabilities: Float[Tensor, "texts leaves"], effective: floa
     """
     if effective < 1:
         raise ValueError(f"effective: must be at least 1, got {effective}")
-    scores = _read_scores(probabilities, least=1e-30)
-    low, high = map(math.log, BETA_RANGE)
-    if _measure_mean_effective(scores, BETA_RANGE[0]) <= effective:
-        return BETA_RANGE[0]
-    if _measure_mean_effective(scores, BETA_RANGE[1]) > effective:
-        return BETA_RANGE[1]
+    return find_factor(_read_scores(probabilities, least=1e-30), effective, BETA_RANGE)
+
+
+def find_factor(scores: Sequence[Float[Tensor, "texts _"]], effective: float, within: tuple[float, float]) -> float:
+    """As `find_sharpness`, from the scores of each level of splits and for any range of factors."""
+    if _measure_mean_effective(scores, within[0]) <= effective:
+        return within[0]
+    if _measure_mean_effective(scores, within[1]) > effective:
+        return within[1]
+    low, high = map(math.log, within)
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
         if _measure_mean_effective(scores, math.exp(middle)) > effective:
@@ -94,8 +99,8 @@ def _read_scores(probabilities: Float[Tensor, "texts leaves"], least: float) -> 
     return scores
 
 
-def _multiply_branches(scores: list[Tensor], beta: float) -> list[Tensor]:
-    """Probabilities of all levels, the root's first."""
+def multiply_branches(scores: Sequence[Float[Tensor, "texts _"]], beta: float) -> list[Float[Tensor, "texts _"]]:
+    """Probabilities of all levels, the root's first, from the scores of each level of splits times `beta`."""
     nodes = [torch.ones_like(scores[0])]
     for level in scores:
         left = nodes[-1] * torch.sigmoid(beta * level)
@@ -103,5 +108,5 @@ def _multiply_branches(scores: list[Tensor], beta: float) -> list[Tensor]:
     return nodes
 
 
-def _measure_mean_effective(scores: list[Tensor], beta: float) -> float:
-    return float(count_effective_nodes(_multiply_branches(scores, beta)[-1]).mean())
+def _measure_mean_effective(scores: Sequence[Tensor], beta: float) -> float:
+    return float(count_effective_nodes(multiply_branches(scores, beta)[-1]).mean())

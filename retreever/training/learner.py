@@ -32,7 +32,8 @@ class Learner(nn.Module):
         micro_batch: texts whose activations are held at once; None: all.
         decay: the loss of level d weighs 1 / d**decay.
         distill: share of soft targets at the first level, see `level_shares`.
-        anchor: strengths of the decay to the start, see `Anchor`; None: weights decay to zero.
+        anchor: strengths of the decay to the start, see `Anchor`; None: weights decay to zero in the optimiser.
+        decay_to_zero: strength of that decay where an anchor's own is 0.
     """
 
     def __init__(

@@ -285,7 +285,7 @@ class _TrainingRun:
 
     def _turned_tree(self) -> RoutingTree:
         """The tree as it is judged and exported: a copy with its rows turned, the same on every worker."""
-        if not (self.config.tree.turn and self.config.train.steps):
+        if not (self.config.tree.turn and self.config.train.steps and self.learner.tree.turned_groups):
             return self.learner.tree
         tree = copy.deepcopy(self.learner.tree)
         if distributed.rank() == 0:

@@ -41,17 +41,6 @@ def fitted():
     return fit_level_relevance(scores[:, :50], relevant[:, :50])
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("place")
-    return folder, tiny_workspace(folder)
-
-
-@pytest.fixture(scope="module")
-def bundle(place):
-    return tiny_bundle(*place)
-
-
 def test_relevance_is_the_true_probability(fitted):
     scores, relevant, truth = draw_lists(4000, 1)
     predicted, truth, relevant = fitted.predict(scores)[:, :10], truth[:, :10], relevant[:, :10]

@@ -22,7 +22,7 @@ from retreever.model import get_similarity
 from retreever.system.files import seal_folder, write_json
 from retreever.trained_tree import digest_model, load_model, route_encodings, save_model
 from tests.support import tiny
-from tests.support.bundles import tiny_bundle, tiny_workspace
+from tests.support.bundles import tiny_bundle
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -31,17 +31,6 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("place")
-    return folder, tiny_workspace(folder)
-
-
-@pytest.fixture(scope="module")
-def bundle(place):
-    return tiny_bundle(*place)
 
 
 @pytest.fixture(scope="module")

@@ -16,11 +16,11 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from retreever.model.sharp_reading import count_effective_nodes
+from retreever.model.sharp_reading import find_factor, multiply_branches
 
 TURNED_LEVELS = 6  # levels of splits that are turned: deeper nodes hold too few texts to be topics
 TURN_STEPS, TURN_BATCH, TURN_RATE = 200, 2_048, 0.05  # of Adam, its rate falling to zero
-SHARPNESS_RANGE, SHARPNESS_HALVINGS = (0.1, 100.0), 20
+SHARPNESS_RANGE = (0.1, 100.0)  # of the factor at which a text fills 2**(depth / 2) nodes of the last level
 SMALLEST_JOINT_PROBABILITY = 1e-9  # of two nodes, so that its logarithm is finite
 
 
@@ -40,14 +40,15 @@ def find_turns(
     sides = [_scale_groups(scores.float(), groups) for scores in (queries, passages)]
     depth = (queries.shape[1] + 1).bit_length() - 1
     levels = sorted({*range(2, depth, 2), depth})
-    beta = _find_beta(sides[1][:TURN_BATCH], 2 ** (depth / 2))
+    beta = find_factor(_split_by_level(sides[1][:TURN_BATCH]), 2 ** (depth / 2), SHARPNESS_RANGE)
     sizes = [group.stop - group.start for group in groups]
     angles = [torch.zeros(size, size, dtype=torch.float32, requires_grad=True) for size in sizes]
     optimizer = torch.optim.Adam(angles, lr=TURN_RATE)
     for step in range(TURN_STEPS):
         rows = torch.randint(len(queries), (min(TURN_BATCH, len(queries)),), generator=generator)
         turns = [_rotate(angle) for angle in angles]
-        nodes = [_route(beta * turn_scores(scores[rows], groups, turns)) for scores in sides]
+        turned = [_split_by_level(turn_scores(scores[rows], groups, turns)) for scores in sides]
+        nodes = [multiply_branches(levels_of_side, beta) for levels_of_side in turned]
         loss = -torch.stack([_measure_information(*(side[level] for side in nodes)) for level in levels]).sum()
         optimizer.param_groups[0]["lr"] = TURN_RATE * (1 - step / TURN_STEPS)
         optimizer.zero_grad()
@@ -72,26 +73,8 @@ def _rotate(angle: Tensor) -> Tensor:
     return torch.linalg.matrix_exp(angle - angle.T)
 
 
-def _route(scores: Tensor) -> list[Tensor]:
-    """Probabilities of the nodes of every level, the root first."""
-    levels, start = [torch.ones_like(scores[:, :1])], 0
-    while start < scores.shape[1]:
-        left = torch.sigmoid(scores[:, start : 2 * start + 1])
-        levels.append(torch.stack([levels[-1] * left, levels[-1] * (1 - left)], 2).flatten(1))
-        start = 2 * start + 1
-    return levels
-
-
-def _find_beta(scores: Tensor, effective: float) -> float:
-    """The factor of the scores at which the average text has so many effective nodes at the last level."""
-    low, high = SHARPNESS_RANGE
-    for _ in range(SHARPNESS_HALVINGS):
-        middle = (low * high) ** 0.5
-        if count_effective_nodes(_route(middle * scores)[-1]).mean() > effective:
-            low = middle
-        else:
-            high = middle
-    return low
+def _split_by_level(scores: Tensor) -> tuple[Tensor, ...]:
+    return scores.split([2**d for d in range(scores.shape[1].bit_length())], 1)
 
 
 def _measure_information(queries: Tensor, passages: Tensor) -> Tensor:
