@@ -193,7 +193,7 @@ def count_work(config: Config, batch: int, levels: tuple[int, ...]) -> tuple[flo
 @functools.cache
 def measure_matrix_rate(size: int = 2048) -> float:
     """Floating-point operations per second of a large matrix product, in bfloat16 where the processor supports it."""
-    dtype = resolve_dtype(EncoderConfig())
+    dtype = getattr(torch, resolve_dtype(EncoderConfig()))
     a, b = torch.randn(size, size).to(dtype), torch.randn(size, size).to(dtype)
     a[:64] @ b
     return max(2 * size**3 / _time_call(lambda: a @ b) for _ in range(3))

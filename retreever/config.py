@@ -72,6 +72,11 @@ class EncoderConfig(ConfigSection):
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="auto: bfloat16 on a GPU, and on a CPU that multiplies it faster; else float32"
     )
+    runtime: Literal["auto", "torch", "openvino", "onnx"] = Field(
+        "auto",
+        description="what computes the encoder on a CPU; auto: the fastest on this machine by a short measurement that "
+        "is kept; a GPU is always torch's",
+    )
     batch_tokens: int = Field(4_096, ge=512, description="padded tokens in one forward pass")
     tokens: bool | None = Field(
         None, description="also keep the states of all tokens; null: where the split function attends to them"
@@ -245,6 +250,7 @@ class IndexConfig(ConfigSection):
 
 
 VALUES_BEFORE: Mapping[str, Mapping[str, Any]] = {
+    "encoder": {"runtime": "auto"},  # it computes the same vectors, and stored bundles gain its speed
     "tree": {"start": "random", "start_levels": 6, "anchor": 0.0, "turn": False, "norm_levels": 1},
     "train": {"guard": []},
     "index": {"explain_nodes": 4.0},

@@ -1,4 +1,4 @@
-"""A trained tree on disk, and the routing of texts through it.
+"""A trained tree on disk, and the routing of encodings through it.
 
 A *model* folder holds `model.safetensors` (weights) and `model.json` (the arguments that rebuild the tree, and the
 whole configuration); no pickle. The encoder is named, not copied: it is frozen. Corpora and indexes are not known here,
@@ -9,21 +9,19 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from safetensors.torch import load_file, save_file
 
 from retreever import config as configs
 from retreever.config import VALUES_BEFORE, Config
-from retreever.encoding.encoder import Encoder
 from retreever.encoding.text_encodings import Encodings
-from retreever.encoding.tokenized_texts import TextKind
 from retreever.errors import BundleError, ConfigError
 from retreever.index.index_layout import Layout
-from retreever.model import RoutingTree
 from retreever.system.files import read_json, seal_folder, verify_sealed_folder, write_atomically, write_json
+
+if TYPE_CHECKING:  # a bundle is searched without torch
+    from retreever.model import RoutingTree
 
 BUNDLE_FORMAT = 1
 MODEL_FILES = ("model.safetensors", "model.json")
@@ -39,7 +37,7 @@ class TrainedTree:
         folder: where the model's files lie.
     """
 
-    tree: RoutingTree
+    tree: "RoutingTree"
     config: Config
     digest: str
     folder: Path
@@ -68,8 +66,10 @@ def load_trained_tree(folder: Path) -> TrainedTree:
     return TrainedTree(tree, config, digest_model(folder), folder)
 
 
-def save_model(tree: RoutingTree, config: Config, folder: Path) -> None:
+def save_model(tree: "RoutingTree", config: Config, folder: Path) -> None:
     """Write a model folder, whole or not at all."""
+    from safetensors.torch import save_file
+
     with write_atomically(folder) as aside:
         aside.mkdir()
         weights = {name: value.detach().cpu().contiguous() for name, value in tree.state_dict().items()}
@@ -81,28 +81,50 @@ def save_model(tree: RoutingTree, config: Config, folder: Path) -> None:
         seal_folder(aside, {"format": BUNDLE_FORMAT})
 
 
-def load_model(folder: Path) -> tuple[RoutingTree, Config]:
+def load_model(folder: Path) -> "tuple[RoutingTree, Config]":
     """Read tree and configuration of a model folder, or of the model of a bundle.
 
     Raises:
         BundleError: a file is missing, damaged, or not of this format.
     """
+    from safetensors.torch import load_file
+
+    from retreever.model import RoutingTree
+
+    config, arguments = _read_model_file(folder)
+    try:
+        tree = RoutingTree(**{"norm_levels": VALUES_BEFORE["tree"]["norm_levels"]} | arguments)
+        tree.load_state_dict(load_file(folder / "model.safetensors"))
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise BundleError(f"{folder}: not a model of this version: {error}") from None
+    return tree.eval(), config
+
+
+def read_model_config(folder: Path) -> Config:
+    """Read the configuration of a model folder, or of the model of a bundle, and check both of its files.
+
+    Raises:
+        BundleError: a file is missing, damaged, or not of this format.
+    """
+    return _read_model_file(folder)[0]
+
+
+def _read_model_file(folder: Path) -> tuple[Config, dict[str, Any]]:
+    """Configuration, and the arguments that rebuild the tree."""
     verify_sealed_folder(folder, checksums=MODEL_FILES)
     values = read_json(folder / "model.json")
     if values.get("format") != BUNDLE_FORMAT:
         raise BundleError(f"{folder / 'model.json'}: format {values.get('format')}, this version reads {BUNDLE_FORMAT}")
     try:
-        config = configs.build_config(_complete_settings(values["config"]))
-        tree = RoutingTree(**{"norm_levels": VALUES_BEFORE["tree"]["norm_levels"]} | values["arguments"])
-        tree.load_state_dict(load_file(folder / "model.safetensors"))
-    except (KeyError, TypeError, ValueError, RuntimeError, ConfigError) as error:
+        return configs.build_config(_complete_settings(values["config"])), dict(values["arguments"])
+    except (KeyError, TypeError, ValueError, ConfigError) as error:
         raise BundleError(f"{folder}: not a model of this version: {error}") from None
-    return tree.eval(), config
 
 
 def _complete_settings(stored: Mapping[str, Any]) -> dict[str, Any]:
     """A stored configuration with the settings that did not exist then, at the values that describe that time."""
-    before = {"encoder": {"words": 0.0}, **VALUES_BEFORE}  # without lexical features: the last layer alone
+    # Without lexical features: the last layer alone.
+    before = {**VALUES_BEFORE, "encoder": {"words": 0.0, **VALUES_BEFORE["encoder"]}}
     return {section: {**before.get(section, {}), **settings} for section, settings in stored.items()}
 
 
@@ -114,27 +136,12 @@ def digest_model(folder: Path) -> str:
     return hashed.hexdigest()
 
 
-def route_texts(
-    tree: RoutingTree, config: Config, encoder: Encoder, texts: Sequence[str], kind: TextKind = "query"
-) -> np.ndarray:
-    """Probabilities of all nodes in heap order, float32 (texts, nodes).
+def check_texts(texts: Sequence[str]) -> None:
+    """Check texts that are to be routed.
 
     Raises:
         ValueError: `texts` is not a list of texts, or one of them is empty or not valid Unicode.
-        EncoderError: the encoder finds no token in a text.
     """
-    _check_texts(texts)
-    if config.tree.split == "cross_attention":
-        x, mask = encoder.encode_tokens(texts, kind)
-    else:
-        x, mask = torch.from_numpy(encoder.encode_pooled(texts, kind)), None
-    device = next(tree.parameters()).device
-    with torch.inference_mode():
-        nodes = tree(x.to(device), None if mask is None else mask.to(device))
-    return cast(np.ndarray, nodes.float().exp().cpu().numpy())
-
-
-def _check_texts(texts: Sequence[str]) -> None:
     if isinstance(texts, str):
         raise ValueError(f"texts: must be a list of texts, got the one text {texts[:60]!r}")
     for i, text in enumerate(texts):
@@ -145,13 +152,15 @@ def _check_texts(texts: Sequence[str]) -> None:
 
 
 def route_encodings(
-    tree: RoutingTree, config: Config, encodings: Encodings, rows: np.ndarray | None = None, device: str = "cpu"
+    tree: "RoutingTree", config: Config, encodings: Encodings, rows: np.ndarray | None = None, device: str = "cpu"
 ) -> Iterator[np.ndarray]:
     """Route stored encodings, without gradient; yields node probabilities in heap order, float32 (chunk, nodes).
 
     Args:
         rows: the texts to route; all of them where it is None.
     """
+    import torch
+
     tokens = config.tree.split == "cross_attention"
     chosen = np.arange(len(encodings)) if rows is None else rows
     tree.eval()

@@ -9,6 +9,7 @@ import pytest
 CACHE = tempfile.mkdtemp(prefix="retreever-tests-")
 for name in ("MPLCONFIGDIR", "HF_HOME", "IR_DATASETS_HOME"):
     os.environ.setdefault(name, CACHE)
+os.environ.setdefault("RETREEVER_WORKSPACE", f"{CACHE}/workspace")  # exports of encoders, which all tests share
 os.environ |= {"HF_HUB_OFFLINE": "1", "RAY_USAGE_STATS_ENABLED": "0", "MLFLOW_DISABLE_TELEMETRY": "true"}
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads that wait for a busy core spin
 

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float, Int
 
 from retreever.bundle.document_store import DocumentStore
@@ -28,7 +27,6 @@ from retreever.bundle.node_words import (
 )
 from retreever.errors import BundleError
 from retreever.index.tree_index import TreeIndex
-from retreever.model.sharp_reading import find_sharpness, sharpen
 from retreever.model.tree import Tree
 from retreever.system.files import read_json, seal_folder, verify_sealed_folder, write_atomically, write_json
 
@@ -41,6 +39,8 @@ SAME_BEGINNING = 60  # characters in which one of two examples says too little n
 WORDLESS_TYPICALITY = 0.02  # of a passage without a word of the node, so that its probability decides
 SHORTEST_TEXT = 8  # words; the words of a shorter text weigh as those of one of this length
 SHARP_BLOCK = 2**22  # probabilities read at a time: passages times nodes
+MAX_EXPONENT = np.float32(80)  # of a branch; beyond it a float32 is infinite, and nothing goes there anyway
+LEAST_PROBABILITY = np.float32(1e-30)  # smaller ones count as this much, so that a branch that nobody takes is even
 
 
 @dataclass(frozen=True)
@@ -162,8 +162,18 @@ def read_stored_sharply(
 
 
 def _sharpen_rows(leaves: np.ndarray, sharpness: float) -> np.ndarray:
-    nodes: np.ndarray = sharpen(torch.from_numpy(np.ascontiguousarray(leaves, np.float32)), sharpness).numpy()
-    return nodes
+    """As `sharpen` of the model, in numpy: a served bundle is read without torch."""
+    finer = np.maximum(leaves.astype(np.float32), LEAST_PROBABILITY)
+    scores: list[np.ndarray] = []
+    while finer.shape[1] > 1:
+        left, right = finer[:, 0::2], finer[:, 1::2]
+        scores.insert(0, np.log(left) - np.log(right))
+        finer = left + right
+    nodes = [np.ones((len(leaves), 1), np.float32)]
+    for level in scores:
+        left = nodes[-1] / (1 + np.exp(np.minimum(-np.float32(sharpness) * level, MAX_EXPONENT)))
+        nodes.append(np.stack([left, nodes[-1] - left], axis=2).reshape(len(leaves), -1))
+    return np.concatenate(nodes, axis=1)
 
 
 def _explain_nothing(tree: Tree) -> Explanation:
@@ -180,6 +190,10 @@ def _sample_numbers(numbers: np.ndarray, seed: int) -> np.ndarray:
 
 def _fit_sharpness(index: TreeIndex, numbers: np.ndarray, effective: float) -> float:
     """The factor at which the average passage has so many effective nodes at the level where they are counted."""
+    import torch
+
+    from retreever.model.sharp_reading import find_sharpness
+
     depth = index.layout.depth
     level = min(depth, SHARPNESS_LEVEL)
     block = max(1, SHARP_BLOCK // 2**depth)

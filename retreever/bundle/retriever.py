@@ -6,6 +6,7 @@ pickle. The encoder is named, not copied: it is frozen. How a bundle is made, an
 
 import functools
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from numbers import Integral
@@ -17,12 +18,15 @@ import numpy as np
 from retreever.bundle.document_store import DocumentStore
 from retreever.bundle.node_explanation import Explanation, load_or_explain
 from retreever.bundle.relevance import COMPARED_HITS, Relevance
+from retreever.bundle.text_router import TextRouter
+from retreever.config import Config
 from retreever.data.dataset import Passage
 from retreever.encoding.encoder import Encoder
 from retreever.encoding.tokenized_texts import TextKind
 from retreever.errors import BundleError
 from retreever.index.tree_index import IndexFilter, NumbersAndScores, TreeIndex
-from retreever.trained_tree import TrainedTree, load_trained_tree, route_texts
+from retreever.model.tree import Tree
+from retreever.trained_tree import digest_model, read_model_config
 
 EXPLANATION_FOLDER = "explanation"
 MAX_SEARCH_K = 1000
@@ -47,52 +51,72 @@ class Hit:
 
 
 class Retreever:
-    """A trained tree with its corpus.
+    """A trained tree with its corpus. Several threads may search it at a time.
 
     Attributes:
-        encoder: None where the bundle was opened without it.
+        tree: the nodes; `load_trained_tree` loads what is learned.
         digest: of weights and settings; the index stores the same.
         folder: of the bundle.
+        router: encoder and tree; None where the bundle was opened without its encoder.
         relevance: what turns scores into the relevance of hits; None where the bundle was made without dev queries.
     """
 
     def __init__(
         self,
-        trained: TrainedTree,
-        encoder: Encoder | None,
+        folder: Path,
+        config: Config,
+        digest: str,
+        router: TextRouter | None,
         index: TreeIndex,
         documents: DocumentStore,
         relevance: Relevance | None,
     ):
-        self.tree, self.config, self.digest, self.folder = trained.tree, trained.config, trained.digest, trained.folder
-        self.encoder, self.index, self.documents, self.relevance = encoder, index, documents, relevance
+        self.folder, self.config, self.digest, self.tree = folder, config, digest, Tree(config.tree.depth)
+        self.router, self.index, self.documents, self.relevance = router, index, documents, relevance
 
     @classmethod
-    def load(cls, folder: Path | str, device: str = "cpu", mmap: bool = True, encoder: bool = True) -> "Retreever":
+    def load(
+        cls,
+        folder: Path | str,
+        device: str = "cpu",
+        mmap: bool = True,
+        encoder: bool = True,
+        threads: int | None = None,
+        exports: Path | None = None,
+    ) -> "Retreever":
         """Open a bundle: check the model's checksums and the sizes of all files, map the index.
+
+        Encoder and tree run without torch where the machine has their exports; else these are made now, with torch.
 
         Args:
             device: of torch, for tree and encoder.
             mmap: map the index instead of reading it, so that processes of a machine share one copy.
             encoder: load it too; without it, no text can be routed.
+            threads: CPU threads of encoder and tree; None: those of torch where it is loaded, else all processors.
+            exports: folder of exports; the default workspace's where it is None.
 
         Raises:
             BundleError: a file is missing, damaged, or made for another model.
             EncoderError: the encoder that the bundle names cannot be loaded.
         """
         folder = Path(folder)
-        trained = load_trained_tree(folder)
+        config, digest = read_model_config(folder), digest_model(folder)
         for part in ("index", "documents"):
             if not (folder / part).is_dir():
                 raise BundleError(f"{folder / part}: is missing; `retreever index` makes a bundle of a model")
-        index = TreeIndex.load(folder / "index", trained.digest, mmap)
-        documents = DocumentStore(folder / "documents")
-        documents.require(index.next_number)
-        relevance = Relevance.load(folder, trained.digest)
-        trained.tree.to(device)
-        return cls(
-            trained, Encoder.load(trained.config.encoder, device) if encoder else None, index, documents, relevance
-        )
+        with ThreadPoolExecutor(1) as pool:  # libraries of both sides take half a second to start
+            opening = pool.submit(TextRouter.load, folder, device, threads, exports) if encoder else None
+            index = TreeIndex.load(folder / "index", digest, mmap)
+            documents = DocumentStore(folder / "documents")
+            documents.require(index.next_number)
+            relevance = Relevance.load(folder, digest)
+            router = opening.result() if opening else None
+        return cls(folder, config, digest, router, index, documents, relevance)
+
+    @property
+    def encoder(self) -> Encoder | None:
+        """The encoder; None where the bundle was opened without it."""
+        return self.router.encoder if self.router else None
 
     @cached_property
     def explanation(self) -> Explanation:
@@ -107,7 +131,7 @@ class Retreever:
             ValueError: `texts` is not a list of texts, one of them is empty, or the level is out of range.
         """
         chosen = self._check_level(level)
-        return self.route(texts, kind)[:, self.tree.tree.level(chosen)]
+        return self.route(texts, kind)[:, self.tree.level(chosen)]
 
     def search(self, texts: Sequence[str], k: int | None = None, level: int | None = None) -> list[list[Hit]]:
         """The exact k best passages for each text; of a compact index, the best by estimate.
@@ -153,7 +177,7 @@ class Retreever:
         return found, fitted.predict(scores)[:, :k].tolist()
 
     def _check_level(self, level: int | None) -> int:
-        depth = self.tree.tree.depth
+        depth = self.tree.depth
         if level is not None and (not isinstance(level, Integral) or not 1 <= level <= depth):
             raise ValueError(f"level: must be a whole number in [1, {depth}], got {level!r}")
         return depth if level is None else level
@@ -169,9 +193,9 @@ class Retreever:
             ValueError: `texts` is not a list of texts, one of them is empty, or the bundle was opened without its
                 encoder.
         """
-        if self.encoder is None:
+        if self.router is None:
             raise ValueError("texts: this bundle was opened without its encoder and routes no text")
-        return route_texts(self.tree, self.config, self.encoder, texts, kind)
+        return self.router.route(texts, kind)
 
     def add(self, passages: Sequence[Passage]) -> None:
         """Add passages. When this returns, they are on disk and the next search finds them.

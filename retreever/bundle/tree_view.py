@@ -119,7 +119,7 @@ def make_tree_view(retreever: Retreever) -> TreeView:
     """
     explanation, names = retreever.explanation, _read_names(retreever)
     return TreeView(
-        depth=retreever.tree.tree.depth,
+        depth=retreever.tree.depth,
         passages=explanation.passages,
         sampled=explanation.sampled,
         sharpness=explanation.sharpness,
@@ -134,7 +134,7 @@ def make_node_view(retreever: Retreever, id: int) -> NodeView:
         KeyError: the tree has no such node.
         BundleError: the file of names is damaged.
     """
-    tree, explanation = retreever.tree.tree, retreever.explanation
+    tree, explanation = retreever.tree, retreever.explanation
     if not 0 <= id < tree.nodes:
         raise KeyError(f"node {id}: must be a whole number in [0, {tree.nodes - 1}]")
     return NodeView(
@@ -183,7 +183,7 @@ def explain_hits(
         BundleError: the file of names is damaged.
     """
     names, numbers = _read_names(retreever), retreever.index.find_numbers(ids)
-    chosen = retreever.tree.tree.depth if level is None else level
+    chosen = retreever.tree.depth if level is None else level
     query = _sharpen_query(retreever, query_distribution)
     return [
         _explain_hit(retreever, names, query, passage, chosen) if number >= 0 else NO_PATH
@@ -200,7 +200,7 @@ def _explain_hit(
     Args:
         query, passage: sharp probabilities of all nodes.
     """
-    tree = retreever.tree.tree
+    tree = retreever.tree
     common = np.minimum(query, passage)
 
     def describe(node: int) -> dict[str, Any]:
@@ -232,7 +232,7 @@ def _list_path(nodes: np.ndarray, level: slice) -> list[int]:
 
 
 def _sharpen_query(retreever: Retreever, distribution: np.ndarray) -> np.ndarray:
-    tree = retreever.tree.tree
+    tree = retreever.tree
     nodes: np.ndarray = retreever.explanation.read_sharply(distribution[None, tree.level(tree.depth)])[0]
     return nodes
 

@@ -126,7 +126,7 @@ def search(
     from retreever.tracking.model_registry import locate_model
 
     place, screen = open_workspace(workspace, json)
-    retreever = Retreever.load(locate_model(model, place))
+    retreever = Retreever.load(locate_model(model, place), exports=place.exports)
     try:
         hits = retreever.search([query], k=k, level=level)[0]
     except ValueError as error:
@@ -197,7 +197,7 @@ def _rename_nodes(retreever: "Retreever", names: dict[int, str]) -> None:
     from retreever.bundle.node_names import rename_nodes
 
     try:
-        rename_nodes(retreever.folder, retreever.digest, retreever.tree.tree, names)
+        rename_nodes(retreever.folder, retreever.digest, retreever.tree, names)
     except ValueError as error:
         raise RetreeverError(f"--rename: {error}") from None
 
@@ -209,7 +209,7 @@ def _generate_names(retreever: "Retreever", levels: int, namer: str, screen: "Sc
     from retreever.encoding.text_generator import TextGenerator
 
     known = read_names(retreever.folder, retreever.digest)
-    tree = retreever.tree.tree
+    tree = retreever.tree
     nodes = range(1, tree.level(min(levels, tree.depth)).stop)
     unnamed = [node for node in nodes if node not in known or known[node].generated]
     generate = TextGenerator(namer, MAX_PROMPT_TOKENS, MAX_NAME_TOKENS)

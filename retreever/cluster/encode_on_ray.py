@@ -41,7 +41,7 @@ def encode_with_actors(
     shards = [(entry, number) for entry in entries for number in entry.find_missing_shards()]
     if shards:
         with join_cluster(workspace):
-            done = _encode_shards(shards, config.encoding, workers, gpu)
+            done = _encode_shards(shards, config.encoding, workspace.exports, workers, gpu)
             for _ in track(done, f"encoding on {workers} actors, shards", total=len(shards)):
                 pass
     for entry in entries:
@@ -63,7 +63,7 @@ def _find_missing_entries(config: Config, workspace: Workspace) -> list[PendingE
 
 
 def _encode_shards(
-    shards: list[tuple[PendingEncodings, int]], config: EncoderConfig, workers: int, gpu: bool
+    shards: list[tuple[PendingEncodings, int]], config: EncoderConfig, exports: Path, workers: int, gpu: bool
 ) -> Iterator[int]:
     """Encode and write every shard; yield its number of texts."""
     rows = [
@@ -82,17 +82,21 @@ def _encode_shards(
         compute=ActorPoolStrategy(size=min(workers, len(rows))),
         num_cpus=1,
         num_gpus=1 if gpu else 0,
-        fn_constructor_kwargs={"config": config.model_dump(mode="json"), "device": "cuda" if gpu else "cpu"},
+        fn_constructor_kwargs={
+            "config": config.model_dump(mode="json"),
+            "device": "cuda" if gpu else "cpu",
+            "exports": str(exports),
+        },
     )
     for row in written.iter_rows():
         yield row["texts"]
 
 
 class _ShardEncoder:
-    """An actor that holds an encoder."""
+    """An actor that holds an encoder, which uses the one CPU that the actor has."""
 
-    def __init__(self, config: dict[str, Any], device: str):
-        self.encoder = Encoder.load(EncoderConfig(**config), device)
+    def __init__(self, config: dict[str, Any], device: str, exports: str):
+        self.encoder = Encoder.load(EncoderConfig(**config), device, threads=1, exports=Path(exports))
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Encode and write the one shard of a batch."""

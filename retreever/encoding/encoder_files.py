@@ -7,15 +7,13 @@ so a process whose encodings are all in the store stays light.
 import functools
 import importlib.util
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import torch
+from typing import Any, Literal, NamedTuple
 
 from retreever.config import EncoderConfig
 from retreever.encoding.tokenized_texts import TextKind
 from retreever.errors import EncoderError
 from retreever.system.files import digest_json, hash_file
-from retreever.system.precision import bfloat16_is_fast
+from retreever.system.precision import bfloat16_is_fast, find_device
 
 HUB_FILE_PATTERNS = ("*.json", "*.txt", "*.model", "*.safetensors")
 
@@ -57,18 +55,20 @@ def locate_encoder(name: str, revision: str | None = None) -> Path:
 def describe_encoding(config: EncoderConfig, kind: TextKind) -> dict[str, Any]:
     """All that the encodings of `kind` depend on except the texts: weights, settings, numeric type.
 
+    The runtime is left out: all of them agree.
+
     Raises:
         EncoderError: there is no such encoder.
     """
     prefix, length = prefix_and_length(config, kind)
     dependencies = {
-        "files": _fingerprint_files(locate_encoder(config.name, config.revision)),
+        "files": fingerprint_files(locate_encoder(config.name, config.revision)),
         "pooling": config.pooling,
         "normalize": config.normalize,
         "prefix": prefix,
         "max_length": length,
         "truncation": config.query_truncation if kind == "query" else "right",
-        "dtype": str(resolve_dtype(config)),
+        "dtype": f"torch.{resolve_dtype(config)}",  # as torch writes it, so that stored encodings keep their keys
     }
     return dependencies | ({"words": config.words, "words_of": "whole texts"} if config.words else {})
 
@@ -80,12 +80,11 @@ def prefix_and_length(config: EncoderConfig, kind: TextKind) -> tuple[str, int]:
     return config.passage_prefix, config.passage_max_length
 
 
-def resolve_dtype(config: EncoderConfig) -> torch.dtype:
+def resolve_dtype(config: EncoderConfig) -> Literal["bfloat16", "float32"]:
     """The numeric type of the forward pass; `auto` is bfloat16 where that is faster, else float32."""
     if config.dtype == "auto":
-        fast = bfloat16_is_fast("cuda" if torch.cuda.is_available() else "cpu")
-        return torch.bfloat16 if fast else torch.float32
-    return torch.bfloat16 if config.dtype == "bfloat16" else torch.float32
+        return "bfloat16" if bfloat16_is_fast(find_device()) else "float32"
+    return config.dtype
 
 
 def _find_packaged_files(packaged: PackagedEncoder) -> Path | None:
@@ -122,7 +121,8 @@ def _explain_absence(name: str) -> str:
     )
 
 
-def _fingerprint_files(folder: Path) -> str:
+def fingerprint_files(folder: Path) -> str:
+    """Digest of the files that make an encoder."""
     files = [path for path in sorted(folder.iterdir()) if path.suffix in (".json", ".txt", ".safetensors", ".model")]
     return digest_json(
         [[p.name, _hash_content(p, p.stat().st_size, p.stat().st_mtime_ns)] for p in files if p.is_file()]

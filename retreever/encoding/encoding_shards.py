@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from retreever.encoding.encoder import EncodedBatch, Encoder
 from retreever.encoding.tokenized_texts import TextKind
@@ -127,8 +126,8 @@ def encode_shard(texts: Sequence[str], kind: TextKind, encoder: Encoder, folder:
             np.save(aside / TOKEN_OFFSETS_FILE, tokenized.offsets)
             shape = (int(tokenized.offsets[-1]), encoder.dim)
             states = np.lib.format.open_memmap(aside / TOKEN_STATES_FILE, "w+", np.uint16, shape)
-        for encoded in encoder.encode_batches(tokenized):
-            pooled[encoded.rows] = encoded.pooled.cpu().numpy()
+        for encoded in encoder.encode_batches(tokenized, states=tokens):
+            pooled[encoded.rows] = encoded.pooled
             if states is not None:
                 _write_states(encoded, states, tokenized.offsets)
             yield from encoded.rows.tolist()
@@ -139,9 +138,21 @@ def encode_shard(texts: Sequence[str], kind: TextKind, encoder: Encoder, folder:
 
 
 def _write_states(encoded: EncodedBatch, states: np.ndarray, offsets: np.ndarray) -> None:
-    bits = encoded.states.bfloat16().view(torch.int16).cpu().numpy().view(np.uint16)
+    assert encoded.states is not None
+    bits = round_to_bfloat16(encoded.states)
     for own, start, end in zip(bits, offsets[encoded.rows], offsets[encoded.rows + 1], strict=True):
         states[start:end] = own[: end - start]
+
+
+def round_to_bfloat16(values: np.ndarray) -> np.ndarray:
+    """The bits of the nearest bfloat16 numbers, uint16, half to even, of finite float32 numbers.
+
+    >>> [hex(bits) for bits in round_to_bfloat16(np.array([1.0, 1.00390625, 1.01171875, -2.0], np.float32))]
+    ['0x3f80', '0x3f80', '0x3f82', '0xc000']
+    """
+    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
+    rounded: np.ndarray = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+    return rounded
 
 
 def _is_whole(shard: Path) -> bool:

@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-
 from retreever.config import Config, EncoderConfig
 from retreever.data import beir
 from retreever.data.dataset import RetrievalDataset
@@ -26,6 +24,7 @@ from retreever.encoding.text_encodings import EmptyEncodings, Encodings, JoinedE
 from retreever.encoding.tokenized_texts import TextKind
 from retreever.errors import EncoderError
 from retreever.system.files import digest_json
+from retreever.system.precision import find_device
 from retreever.system.progress import Track, track_silently
 from retreever.system.workspace import Workspace
 
@@ -67,7 +66,13 @@ def open_encoded_dataset(
     """
     parts = [
         encode_dataset(
-            dataset, config.encoding, workspace.encodings, track, storage=workspace.open_storage(), verify=verify
+            dataset,
+            config.encoding,
+            workspace.encodings,
+            track,
+            storage=workspace.open_storage(),
+            verify=verify,
+            exports=workspace.exports,
         )
         for dataset in read_configured_datasets(config, workspace)
     ]
@@ -104,14 +109,16 @@ def encode_dataset(
     *,
     storage: "Storage | None" = None,
     verify: bool = False,
+    exports: Path | None = None,
 ) -> EncodedDataset:
     """Encodings of a data set's queries and passages; the encoder is loaded only where one is missing.
 
     Args:
         storage: shared storage, searched before a text is encoded; new entries are pushed to it.
         verify: compare the checksums of stored encodings.
+        exports: folder of the encoder's export; the default workspace's where it is None.
     """
-    encoder = functools.cache(lambda: Encoder.load(config, "cuda" if torch.cuda.is_available() else "cpu"))
+    encoder = functools.cache(lambda: Encoder.load(config, find_device(), exports=exports))
 
     def open_encodings(texts: Sequence[str], kind: TextKind) -> Encodings:
         found = _load_or_encode(texts, kind, config, store, encoder, track, storage, verify)

@@ -7,16 +7,19 @@ It decides how token states are read from disk. It does not know which texts the
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from retreever.encoding.encoder import Encoder
 from retreever.encoding.encoding_shards import POOLED_VECTORS_FILE, TOKEN_OFFSETS_FILE, token_file_name
 from retreever.encoding.tokenized_texts import TextKind, TokenizedTexts
 from retreever.errors import BundleError, EncoderError
 from retreever.system.files import verify_sealed_folder
+
+if TYPE_CHECKING:  # a bundle is searched without torch
+    import torch
+    from torch import Tensor
 
 
 class Encodings:
@@ -77,14 +80,14 @@ class Encodings:
         return np.diff(self._offsets)
 
     def batch(
-        self, rows: np.ndarray, tokens: bool = False, dtype: torch.dtype = torch.float32
-    ) -> tuple[Tensor, Tensor | None]:
+        self, rows: np.ndarray, tokens: bool = False, dtype: "torch.dtype | None" = None
+    ) -> "tuple[Tensor, Tensor | None]":
         """Encodings of some texts.
 
         Args:
             rows: int64 (batch,).
             tokens: read the states of all tokens instead of pooled vectors.
-            dtype: type of the token states; they are stored in bfloat16.
+            dtype: type of the token states, float32 where it is None; they are stored in bfloat16.
 
         Returns:
             (batch, dim) and None; or (batch, length, dim), zero where there is no token, and a mask (batch, length).
@@ -92,14 +95,18 @@ class Encodings:
         Raises:
             BundleError: token states were not kept.
         """
+        import torch
+
         if not tokens:
             return torch.from_numpy(self.pooled[rows]), None
         self._require_tokens()
         states, lengths = self._read_states(rows)
-        return states.to(dtype), torch.arange(states.shape[1]) < torch.from_numpy(lengths)[:, None]
+        return states.to(dtype or torch.float32), torch.arange(states.shape[1]) < torch.from_numpy(lengths)[:, None]
 
-    def _read_states(self, rows: np.ndarray) -> tuple[Tensor, np.ndarray]:
+    def _read_states(self, rows: np.ndarray) -> "tuple[Tensor, np.ndarray]":
         """Token states bfloat16 (batch, length, dim), and the number of tokens of each text."""
+        import torch
+
         lengths = self.lengths[rows]
         starts = self._offsets[rows] - self._offsets[rows - rows % self._shard]
         bits = np.zeros((len(rows), int(lengths.max(initial=0)), self.dim), np.int16)
@@ -148,9 +155,11 @@ class LiveEncodings(Encodings):
         """Tokens kept of each text, int64 (texts,)."""
         return self._token_ids.lengths
 
-    def _read_states(self, rows: np.ndarray) -> tuple[Tensor, np.ndarray]:
+    def _read_states(self, rows: np.ndarray) -> "tuple[Tensor, np.ndarray]":
+        import torch
+
         chosen = self._token_ids.select(rows)
-        return self._encoder().encode_states(chosen)[0].bfloat16(), chosen.lengths
+        return torch.from_numpy(self._encoder().encode_states(chosen)[0]).bfloat16(), chosen.lengths
 
 
 class EmptyEncodings(Encodings):
@@ -188,7 +197,9 @@ class JoinedEncodings(Encodings):
         """Tokens kept of each text, int64 (texts,)."""
         return np.concatenate([part.lengths for part in self._parts])
 
-    def _read_states(self, rows: np.ndarray) -> tuple[Tensor, np.ndarray]:
+    def _read_states(self, rows: np.ndarray) -> "tuple[Tensor, np.ndarray]":
+        import torch
+
         of = np.searchsorted(self._starts, rows, side="right") - 1
         places = [np.flatnonzero(of == i) for i in range(len(self._parts))]
         found = [
@@ -197,7 +208,7 @@ class JoinedEncodings(Encodings):
         ]
         lengths = np.zeros(len(rows), np.int64)
         longest = max(states.shape[1] for states, _ in found)
-        joined = torch.zeros(len(rows), longest, self.dim, dtype=torch.bfloat16, device=found[0][0].device)
+        joined = torch.zeros(len(rows), longest, self.dim, dtype=torch.bfloat16)
         for own, (states, known) in zip(places, found, strict=True):
             joined[own, : states.shape[1]], lengths[own] = states, known
         return joined, lengths

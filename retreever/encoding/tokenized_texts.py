@@ -1,5 +1,6 @@
 """Texts as an encoder reads them: their kind, and their token ids. It knows no tokenizer."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,6 +23,14 @@ class TokenizedTexts:
     offsets: np.ndarray
     untruncated: "TokenizedTexts | None" = None
 
+    @classmethod
+    def join(cls, parts: "Sequence[TokenizedTexts]") -> "TokenizedTexts":
+        """The texts of all parts, in order, without `untruncated`."""
+        lengths = [np.zeros(1, np.int64), *(part.lengths for part in parts)]
+        return cls(
+            np.concatenate([np.empty(0, np.int32), *(part.ids for part in parts)]), np.cumsum(np.concatenate(lengths))
+        )
+
     @property
     def lengths(self) -> np.ndarray:
         """Tokens of each text, int64 (texts,)."""
@@ -32,6 +41,10 @@ class TokenizedTexts:
         parts = [self.ids[self.offsets[row] : self.offsets[row + 1]] for row in rows.tolist()]
         ids, offsets = np.concatenate([np.empty(0, np.int32), *parts]), np.cumsum([0, *self.lengths[rows]])
         return TokenizedTexts(ids, offsets, self.untruncated and self.untruncated.select(rows))
+
+    def split(self) -> list[list[int]]:
+        """Token ids of each text."""
+        return [ids.tolist() for ids in np.split(self.ids, self.offsets[1:-1])]
 
     def pad_rows(self, rows: np.ndarray, pad: int) -> tuple[np.ndarray, np.ndarray]:
         """Token ids of some texts, int64 (batch, length), with `pad` after a text's last; and their mask, bool."""

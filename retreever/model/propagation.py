@@ -193,6 +193,15 @@ class LearnedPropagation(Propagation):
         levels = logits.split([2**d for d in range(depth + 1)], 1)
         return torch.cat([level.log_softmax(1) for level in levels], 1)
 
+    def score_nodes(self, scores: Float[Tensor, "batch scores"]) -> Float[Tensor, "batch nodes"]:
+        """Logits of all nodes, or of the leaves where parents are sums, of few enough texts to need no blocks."""
+        return self.mlp.score_paths(scores, self._softmax_nodes) * self._temperature()
+
+    @property
+    def _softmax_nodes(self) -> slice:
+        """Nodes whose logits a softmax takes."""
+        return slice(0, self.tree.nodes)
+
     def _temperature(self) -> Tensor:
         """e^tau within its range. The gradient ignores the clamp, so that tau can come back from outside."""
         clamped = self.tau.clamp(log(TEMPERATURE_RANGE[0]), log(TEMPERATURE_RANGE[1]))
@@ -214,8 +223,12 @@ class ConsistentPropagation(LearnedPropagation):
         return self.tree.nodes
 
     def _propagate(self, scores: Tensor, depth: int) -> Tensor:
-        leaves = self.mlp(scores, self.tree.level(self.tree.depth)) * self._temperature()
+        leaves = self.mlp(scores, self._softmax_nodes) * self._temperature()
         return _sum_upwards(leaves.log_softmax(1), depth)
+
+    @property
+    def _softmax_nodes(self) -> slice:
+        return self.tree.level(self.tree.depth)
 
 
 class PathMLP(nn.Module):
@@ -240,9 +253,10 @@ class PathMLP(nn.Module):
 
     def forward(self, scores: Float[Tensor, "batch scores"], nodes: slice) -> Float[Tensor, "batch nodes"]:
         """One logit for each of `nodes`, whose paths must lie within `scores`."""
-        return torch.cat([self._logits(part, nodes) for part in scores.split(TEXTS_PER_PATH_BLOCK)])
+        return torch.cat([self.score_paths(part, nodes) for part in scores.split(TEXTS_PER_PATH_BLOCK)])
 
-    def _logits(self, scores: Tensor, nodes: slice) -> Tensor:
+    def score_paths(self, scores: Float[Tensor, "batch scores"], nodes: slice) -> Float[Tensor, "batch nodes"]:
+        """As `forward`, of texts whose paths are looked up at once."""
         padded = F.pad(scores, (1, 0)).T.contiguous()
         # (1 + scores, batch): row 0 is the padding
         path = F.embedding(self.paths[nodes], padded)

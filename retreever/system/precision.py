@@ -1,6 +1,24 @@
-"""Devices that multiply bfloat16 faster than float32: GPUs, and CPUs with wide instructions for it."""
+"""Devices, and which of them multiply bfloat16 faster than float32: GPUs, and CPUs with wide instructions for it.
 
-import torch
+Both are told without torch on a machine that has no GPU.
+"""
+
+import functools
+import os
+import sys
+from pathlib import Path
+
+PROCESSOR_FILE = Path("/proc/cpuinfo")
+GPU_DRIVER_FILES = ("/dev/nvidiactl", "/dev/nvmap", "/dev/dxg", "/dev/kfd")  # NVIDIA, Jetson, WSL, AMD
+
+
+def find_device() -> str:
+    """`cuda` where torch finds such a device, else `cpu`; torch is imported only where a GPU's driver is."""
+    if os.name == "posix" and "torch" not in sys.modules and not any(map(os.path.exists, GPU_DRIVER_FILES)):
+        return "cpu"
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def bfloat16_is_fast(device: str) -> bool:
@@ -12,6 +30,16 @@ def bfloat16_is_fast(device: str) -> bool:
     """
     if device != "cpu":
         return True
-    has = torch.cpu.get_capabilities()
-    amd = str(has.get("cpu_name", "")).startswith("AMD")
-    return bool(has.get("amx_bf16", False) or (amd and has.get("avx512_bf16", False)))
+    has = read_processor()
+    flags = has.get("flags", "").split()
+    return "amx_bf16" in flags or (has.get("vendor_id") == "AuthenticAMD" and "avx512_bf16" in flags)
+
+
+@functools.cache
+def read_processor() -> dict[str, str]:
+    """What the Linux kernel tells of the first processor, by its names, e.g. `model name`; nothing on other systems."""
+    if not PROCESSOR_FILE.is_file():
+        return {}
+    first = PROCESSOR_FILE.read_text(encoding="utf-8", errors="replace").partition("\n\n")[0]
+    pairs = (line.partition(":") for line in first.splitlines())
+    return {name.strip(): value.strip() for name, _, value in pairs}

@@ -63,6 +63,11 @@ class Workspace:
         return self.root / "encodings"
 
     @property
+    def exports(self) -> Path:
+        """Encoders and trees in the form that runs without torch, one folder each; made anew where they are missing."""
+        return self.root / "exports"
+
+    @property
     def runs(self) -> Path:
         """Training runs (checkpoints, curves), one folder a run name."""
         return self.root / "runs"

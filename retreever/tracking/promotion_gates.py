@@ -112,7 +112,7 @@ def measure_bundle_latency(bundle: Path, workspace: Workspace) -> float:
 
     In a corpus without queries its passages are the texts, cut to the length of a query.
     """
-    retreever = Retreever.load(bundle)
+    retreever = Retreever.load(bundle, threads=1, exports=workspace.exports)
     dataset = open_encoded_dataset(retreever.config, workspace).dataset
     texts = (dataset.query_texts() or dataset.passage_texts())[:LATENCY_QUERIES]
     with limit_to_one_thread():

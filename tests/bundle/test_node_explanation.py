@@ -1,5 +1,6 @@
 """What the nodes of a tree mean: words, sizes that add up, typical examples, all by the sharp reading."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -239,3 +240,12 @@ def test_an_unwritable_folder_raises_no_error(tmp_path, corpus, explanation):
 def test_every_node_word_is_of_the_vocabulary(corpus, explanation):
     terms, _ = node_words.extract_word_presence([corpus[1][i].full_text for i in range(PASSAGES)])
     assert {word for words in explanation.words for word in words} <= set(terms.tolist())
+
+
+@pytest.mark.parametrize("sharpness", [1.0, 7.5, 1e4])
+def test_the_sharp_reading_without_torch_is_that_of_the_model(explanation, sharpness):
+    draw = np.random.default_rng(2)
+    leaves = draw.dirichlet(np.full(8, 0.3), size=50).astype(np.float32)
+    leaves[0], leaves[1, :4], leaves[2] = 0.125, 0, np.eye(8)[3]
+    sharp = dataclasses.replace(explanation, sharpness=sharpness).read_sharply(leaves)
+    np.testing.assert_allclose(sharp, sharpen(torch.from_numpy(leaves), sharpness), rtol=2e-3, atol=1e-6)

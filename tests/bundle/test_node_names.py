@@ -76,12 +76,12 @@ def test_a_damaged_file_is_named(tmp_path, stored):
 def test_names_survive_a_new_explanation_and_a_bundle_made_anew(served, tmp_path):
     folder = shutil.copytree(served[1], tmp_path / "live")
     retreever = Retreever.load(folder)
-    rename_nodes(folder, retreever.digest, retreever.tree.tree, {21: "mine"})
+    rename_nodes(folder, retreever.digest, retreever.tree, {21: "mine"})
     (folder / EXPLANATION_FOLDER / "words.json").write_text("[]")  # damaged, so that nodes are explained anew
     assert Retreever.load(folder).explanation.words[3] == Retreever.load(served[1]).explanation.words[3]
     assert read_names(folder, retreever.digest) == {21: NodeName("mine", False)}
     make_bundle(served[1].parent / "model", folder, served[0])
     assert read_names(folder, retreever.digest) == {21: NodeName("mine", False)}
-    rename_nodes(folder, retreever.digest, retreever.tree.tree, {21: "changed"})
+    rename_nodes(folder, retreever.digest, retreever.tree, {21: "changed"})
     verify_sealed_folder(folder)  # a name may change without breaking the seal
     assert json.loads((folder / NAMES_FILE).read_text())["names"]["21"] == {"name": "changed", "generated": False}

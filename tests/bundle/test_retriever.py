@@ -51,7 +51,7 @@ def test_search_agrees_with_the_similarity_of_the_model(place, settings):
     name = "-".join(map(str, settings.values())) or "defaults"
     opened = Retreever.load(tiny_bundle(*place, name, **settings))
     corpus, query = tiny.tiny_dataset().corpus, tiny.tiny_dataset().queries[3].text
-    level = opened.tree.tree.depth - 1
+    level = opened.tree.depth - 1
     logs = [
         torch.from_numpy(opened.embed(texts, kind, level)).clamp_min(1e-30).log()
         for texts, kind in (([query], "query"), ([passage.full_text for passage in corpus], "passage"))

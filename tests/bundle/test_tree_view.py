@@ -113,7 +113,7 @@ def test_a_name_is_shown_wherever_its_node_is(served, tmp_path):
     retreever = Retreever.load(shutil.copytree(served[1], tmp_path / "live"))
     query = retreever.route(["ba be bi"])[0]
     node = explain_hits(retreever, query, ["p0007"])[0].path[-1].id
-    rename_nodes(retreever.folder, retreever.digest, retreever.tree.tree, {node: "Vowels"})
+    rename_nodes(retreever.folder, retreever.digest, retreever.tree, {node: "Vowels"})
     assert make_tree_view(retreever).nodes[node].name == make_node_view(retreever, node).name == "Vowels"
     (why,) = explain_hits(retreever, query, ["p0007"])
     assert why.path[-1].name == "Vowels" and why.path[0].name is None

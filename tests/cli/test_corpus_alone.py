@@ -99,7 +99,7 @@ def test_the_first_day_of_a_team_without_queries(call, place, monkeypatch):
 def check_exactness(bundle, query, hits):
     """The hits are the first of all passages, ranked one by one by what the tree makes of them."""
     retreever = Retreever.load(bundle)
-    leaves = retreever.tree.tree.level(retreever.tree.tree.depth)
+    leaves = retreever.tree.level(retreever.tree.depth)
     sides = (retreever.route([query], "query"), retreever.route([p.text for p in CORPUS], "passage"))
     vectors = [side[:, leaves] for side in sides]
     rows, scores = (found[0] for found in top_k(*map(np.ascontiguousarray, vectors), len(CORPUS), "bhattacharyya"))

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoModel, AutoTokenizer
 
 from retreever.config import EncoderConfig
 from retreever.encoding.encoder import Encoder
@@ -26,17 +27,19 @@ def folder(request: pytest.FixtureRequest, folders: dict[str, Path]) -> Path:
 
 
 def config(folder: Path | str, **changes: object) -> EncoderConfig:
-    return EncoderConfig(**{"name": str(folder), "dtype": "float32", "words": 0.0, **changes})
+    runtime = "torch" if "longformer" in str(folder) else "auto"  # it has no graph, and takes seconds to show it
+    return EncoderConfig(**{"name": str(folder), "runtime": runtime, "dtype": "float32", "words": 0.0, **changes})
 
 
 def copy_folder(folder: Path, target: Path) -> Path:
     return Path(shutil.copytree(folder, target))
 
 
-def encode_one_text(encoder: Encoder, text: str, pooling: str) -> torch.Tensor:
+def encode_one_text(folder: Path, text: str, pooling: str) -> torch.Tensor:
     """One text without padding, by `transformers` alone."""
+    model, tokenizer = AutoModel.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     with torch.inference_mode():
-        states = encoder.model(**encoder.tokenizer(text, return_tensors="pt")).last_hidden_state[0]
+        states = model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0]
     pooled = states[0] if pooling == "cls" else states.mean(dim=0)
     return pooled / pooled.norm()
 
@@ -44,7 +47,7 @@ def encode_one_text(encoder: Encoder, text: str, pooling: str) -> torch.Tensor:
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
 def test_pooled_equals_one_text_at_a_time(folder: Path, pooling: str) -> None:
     encoder = Encoder.load(config(folder, pooling=pooling))
-    expected = torch.stack([encode_one_text(encoder, text, pooling) for text in TEXTS])
+    expected = torch.stack([encode_one_text(folder, text, pooling) for text in TEXTS])
     got = encoder.encode_pooled(TEXTS, "passage")
     assert got.dtype == np.float32 and got.shape == (5, encoder.dim)
     np.testing.assert_allclose(got, expected, atol=1e-5)
@@ -62,11 +65,11 @@ def test_batch_composition_and_order_do_not_matter(folder: Path) -> None:
 def test_mean_of_token_states_is_the_pooled_vector(folder: Path) -> None:
     encoder = Encoder.load(config(folder))
     states, mask = encoder.encode_tokens(TEXTS, "passage")
-    assert mask.sum(dim=1).tolist() == [len(text.split()) + 2 for text in TEXTS]  # [CLS] and [SEP] are tokens
+    assert mask.sum(axis=1).tolist() == [len(text.split()) + 2 for text in TEXTS]  # [CLS] and [SEP] are tokens
     assert not states[~mask].any()
-    mean = states.sum(dim=1) / mask.sum(dim=1, keepdim=True)
+    mean = states.sum(axis=1) / mask.sum(axis=1, keepdims=True)
     np.testing.assert_allclose(mean, encoder.encode_pooled(TEXTS, "passage"), atol=1e-5)
-    np.testing.assert_allclose(mean.norm(dim=1), np.ones(5), atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(mean, axis=1), np.ones(5), atol=1e-5)
 
 
 def test_first_token_state_is_the_pooled_vector_of_cls(folder: Path) -> None:
@@ -82,7 +85,7 @@ def test_without_normalize_states_are_those_of_the_model(folders: dict[str, Path
     norms = np.linalg.norm(long, axis=1, keepdims=True)
     assert np.abs(norms - 1).min() > 0.01
     np.testing.assert_allclose(long / norms, unit.encode_pooled(TEXTS, "passage"), atol=1e-5)
-    scaled = raw.encode_tokens(TEXTS, "passage")[0].numpy() / norms[:, :, None]
+    scaled = raw.encode_tokens(TEXTS, "passage")[0] / norms[:, :, None]
     np.testing.assert_allclose(scaled, unit.encode_tokens(TEXTS, "passage")[0], atol=1e-5)
 
 
@@ -100,7 +103,9 @@ def test_queries_lose_tokens_on_the_chosen_side_and_keep_special_ones(folder: Pa
     encoder = Encoder.load(config(folder, query_max_length=8, passage_max_length=5, query_truncation=side))
 
     def words(kind: str) -> list[str]:
-        return encoder.tokenizer.convert_ids_to_tokens(encoder.tokenize([" ".join(WORDS)], kind).ids.tolist())
+        return AutoTokenizer.from_pretrained(folder).convert_ids_to_tokens(
+            encoder.tokenize([" ".join(WORDS)], kind).ids.tolist()
+        )
 
     assert words("query") == ["[CLS]", *kept, "[SEP]"]
     assert words("passage") == ["[CLS]", *WORDS[:3], "[SEP]"]
@@ -122,7 +127,7 @@ def test_texts_beyond_one_tokenizer_call_keep_their_rows(
 ) -> None:
     encoder = Encoder.load(config(folders["bert"]))
     whole = encoder.tokenize(TEXTS, "passage")
-    monkeypatch.setattr("retreever.encoding.encoder.TEXTS_PER_TOKENIZER_CALL", 2)
+    monkeypatch.setattr("retreever.encoding.text_tokenizer.TEXTS_PER_TOKENIZER_CALL", 2)
     parts = encoder.tokenize(TEXTS, "passage")
     np.testing.assert_array_equal(parts.ids, whole.ids)
     np.testing.assert_array_equal(parts.offsets, whole.offsets)
@@ -131,7 +136,7 @@ def test_texts_beyond_one_tokenizer_call_keep_their_rows(
 def test_the_empty_text_has_its_special_tokens_and_no_texts_have_no_rows(folder: Path) -> None:
     encoder = Encoder.load(config(folder))
     states, mask = encoder.encode_tokens([""], "query")
-    assert mask.sum() == 2 and bool(states.isfinite().all())
+    assert mask.sum() == 2 and np.isfinite(states).all()
     assert encoder.encode_pooled([], "query").shape == (0, 32)
     assert encoder.encode_tokens([], "query")[0].shape == (0, 0, 32)
 
@@ -147,8 +152,8 @@ def test_a_text_without_any_token_is_named(folders: dict[str, Path], tmp_path: P
 
 
 def test_bfloat16_stays_near_float32(folder: Path) -> None:
-    half = Encoder.load(config(folder, dtype="bfloat16"))
-    assert half.model.dtype == torch.bfloat16
+    half = Encoder.load(config(folder, dtype="bfloat16", runtime="torch"))
+    assert half.runtime.module.model.dtype == torch.bfloat16
     cosine = (half.encode_pooled(TEXTS, "passage") * Encoder.load(config(folder)).encode_pooled(TEXTS, "passage")).sum(
         axis=1
     )

@@ -12,6 +12,8 @@ from retreever.config import EncoderConfig
 from retreever.encoding.encoder import Encoder
 from retreever.encoding.encoder_files import describe_encoding, locate_encoder, resolve_dtype
 from retreever.errors import EncoderError
+from retreever.system import precision
+from retreever.system.precision import bfloat16_is_fast
 
 BFLOAT16_IS_FAST = "retreever.encoding.encoder_files.bfloat16_is_fast"
 FIND_SPEC = "importlib.util.find_spec"
@@ -116,16 +118,35 @@ def test_a_hugging_face_id_is_taken_from_the_cache_first(
 def test_auto_is_bfloat16_where_it_is_fast(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     auto = EncoderConfig(name=str(folders["bert"]), dtype="auto")
-    for fast, expected in ((True, torch.bfloat16), (False, torch.float32)):
+    for fast, expected in ((True, "bfloat16"), (False, "float32")):
         monkeypatch.setattr(BFLOAT16_IS_FAST, lambda _, fast=fast: fast)
         assert resolve_dtype(auto) == expected
-        assert describe_encoding(auto, "query")["dtype"] == str(expected)
-    assert resolve_dtype(EncoderConfig(dtype="bfloat16")) == torch.bfloat16
+        assert describe_encoding(auto, "query")["dtype"] == str(getattr(torch, expected))
+    assert resolve_dtype(EncoderConfig(dtype="bfloat16")) == "bfloat16"
 
 
 @pytest.mark.skipif(not Path("/proc/cpuinfo").is_file(), reason="no /proc to compare with")
-def test_torch_and_the_kernel_agree_on_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    words = Path("/proc/cpuinfo").read_text().split()
-    known = "amx_bf16" in words or ("avx512_bf16" in words and "AuthenticAMD" in words)
-    assert (resolve_dtype(EncoderConfig()) == torch.bfloat16) == known
+def test_torch_and_the_kernel_agree_on_the_processor() -> None:
+    has = torch.cpu.get_capabilities()
+    amd = str(has.get("cpu_name", "")).startswith("AMD")
+    assert bfloat16_is_fast("cpu") == bool(has.get("amx_bf16") or (amd and has.get("avx512_bf16")))
+
+
+@pytest.mark.parametrize(
+    ("vendor", "flags", "fast"),
+    [
+        ("GenuineIntel", "avx512f avx512_bf16", False),
+        ("GenuineIntel", "avx512_bf16 amx_bf16 amx_tile", True),
+        ("AuthenticAMD", "avx512f avx512_bf16", True),
+        ("AuthenticAMD", "avx512f avx2", False),
+    ],
+)
+def test_processors_that_multiply_bfloat16_fast(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vendor: str, flags: str, fast: bool
+) -> None:
+    told = f"processor\t: 0\nvendor_id\t: {vendor}\nmodel name\t: Some CPU\nflags\t\t: fpu {flags}\n\nprocessor\t: 1\n"
+    (tmp_path / "cpuinfo").write_text(told)
+    monkeypatch.setattr(precision, "PROCESSOR_FILE", tmp_path / "cpuinfo")
+    precision.read_processor.cache_clear()
+    assert bfloat16_is_fast("cpu") == fast and bfloat16_is_fast("cuda")
+    precision.read_processor.cache_clear()

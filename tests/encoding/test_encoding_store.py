@@ -41,6 +41,11 @@ def stored(encoder: Encoder, tmp_path: Path) -> Encodings:
     return encode_texts(TEXTS, "passage", encoder, tmp_path / "store")
 
 
+def change(encoder: Encoder, **settings: object) -> Encoder:
+    """The same encoder with other settings."""
+    return Encoder(encoder.config.model_copy(update=settings), encoder.export, encoder.runtime)
+
+
 def entries(store: Path) -> list[str]:
     return sorted(path.name for path in store.iterdir())
 
@@ -66,7 +71,7 @@ def test_token_states_are_those_of_the_encoder_in_bfloat16(stored: Encodings, en
     expected, tokens = encoder.encode_tokens([TEXTS[row] for row in rows], "passage")
     assert mask is not None and x.dtype == torch.float32 and mask.dtype == torch.bool
     np.testing.assert_array_equal(mask, tokens)
-    np.testing.assert_array_equal(x, expected.bfloat16().float())
+    np.testing.assert_array_equal(x, torch.from_numpy(expected).bfloat16().float())
     np.testing.assert_array_equal(stored.lengths, [11, 3, 102, 5, 19])
 
 
@@ -92,7 +97,7 @@ def test_batches_may_be_written_to(stored: Encodings) -> None:
 def test_a_second_call_encodes_nothing(config: EncoderConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = []
     load = Encoder.load
-    monkeypatch.setattr(Encoder, "load", lambda *given: loaded.append(given) or load(*given))
+    monkeypatch.setattr(Encoder, "load", lambda *given, **more: loaded.append(given) or load(*given, **more))
     first = encode_dataset(dataset(), config, tmp_path)
     assert len(loaded) == 1 and (len(first.passages), len(first.queries), first.dim) == (5, 2, 32)
     second = encode_dataset(dataset(), config, tmp_path)
@@ -105,19 +110,22 @@ def test_titles_are_encoded_with_their_passages(config: EncoderConfig, encoder: 
     np.testing.assert_array_equal(passages.pooled, encoder.encode_pooled([f"ba {text}" for text in TEXTS], "passage"))
 
 
-def test_a_process_that_finds_everything_does_not_load_transformers(config: EncoderConfig, tmp_path: Path) -> None:
+def test_a_process_that_finds_everything_loads_no_torch(config: EncoderConfig, tmp_path: Path) -> None:
     encode_dataset(dataset(), config, tmp_path)
     script = (
         "import sys\nfrom pathlib import Path\nfrom retreever.config import EncoderConfig\n"
         "from retreever.encoding.encoding_store import encode_dataset\n"
         "from retreever.encoding.encoder_files import describe_encoding\n"
-        "from tests.encoding.test_encoding_store import dataset\n"
+        "from retreever.data.dataset import Passage, Query, RetrievalDataset\n"
         "config, store = EncoderConfig.model_validate_json(sys.argv[1]), Path(sys.argv[2])\n"
-        "assert len(encode_dataset(dataset(), config, store).passages) == 5\n"
+        "texts = sys.argv[3:]\n"
+        "corpus = tuple(Passage(f'p{i}', text, title='ba') for i, text in enumerate(texts))\n"
+        "dataset = RetrievalDataset('five', corpus, (Query('q0', 'be'), Query('q1', 'bi bo')), {})\n"
+        "assert len(encode_dataset(dataset, config, store).passages) == 5\n"
         "describe_encoding(EncoderConfig(), 'query')\n"
-        "print({'transformers', 'sentence_transformers', 'ray', 'mlflow'} & set(sys.modules))\n"
+        "print({'torch', 'transformers', 'sentence_transformers', 'ray', 'mlflow'} & set(sys.modules))\n"
     )
-    command = [sys.executable, "-c", script, config.model_dump_json(), str(tmp_path)]
+    command = [sys.executable, "-c", script, config.model_dump_json(), str(tmp_path), *TEXTS]
     done = subprocess.run(command, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "set()\n"), done.stderr
 
@@ -126,13 +134,13 @@ def test_other_texts_kinds_and_settings_are_other_entries(encoder: Encoder, tmp_
     def name(texts: list[str], kind: str = "passage", encoder: Encoder = encoder) -> str:
         return encode_texts(texts, kind, encoder, tmp_path).folder.name
 
-    long = Encoder(encoder.model, encoder.tokenizer, encoder.config.model_copy(update={"passage_max_length": 9}), "cpu")
+    long = change(encoder, passage_max_length=9)
     names = [name(["ba be"]), name(["ba", " be"]), name(["ba be"], "query"), name(["ba be"], encoder=long)]
     assert len(set(names)) == 4 and entries(tmp_path) == sorted(names)
 
 
 def test_without_tokens_only_pooled_vectors_are_kept(encoder: Encoder, tmp_path: Path) -> None:
-    bare = Encoder(encoder.model, encoder.tokenizer, encoder.config.model_copy(update={"tokens": False}), "cpu")
+    bare = change(encoder, tokens=False)
     stored = encode_texts(TEXTS, "passage", bare, tmp_path)
     assert not stored.has_tokens and entries(stored.folder) == ["manifest.json", "pooled.npy"]
     np.testing.assert_array_equal(stored.batch(np.arange(5))[0], encoder.encode_pooled(TEXTS, "passage"))
@@ -143,7 +151,7 @@ def test_without_tokens_only_pooled_vectors_are_kept(encoder: Encoder, tmp_path:
 
 
 def test_an_entry_with_tokens_also_serves_without_them(stored: Encodings, encoder: Encoder) -> None:
-    bare = Encoder(encoder.model, encoder.tokenizer, encoder.config.model_copy(update={"tokens": False}), "cpu")
+    bare = change(encoder, tokens=False)
     assert encode_texts(TEXTS, "passage", bare, stored.folder.parent).folder == stored.folder
 
 

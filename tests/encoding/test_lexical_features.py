@@ -5,17 +5,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from retreever.baselines.dense.frozen_encoder import FrozenEncoder
 from retreever.baselines.matryoshka.matryoshka_head import Matryoshka
+from retreever.bundle.text_router import TextRouter
 from retreever.config import EncoderConfig
 from retreever.encoding.encoder import Encoder
 from retreever.encoding.encoder_files import describe_encoding
 from retreever.encoding.encoding_store import EncodedDataset, encode_dataset, encode_texts
 from retreever.encoding.lexical_features import RARITY_OFFSET, LexicalFeatures
+from retreever.encoding.tokenized_texts import TokenizedTexts
 from retreever.errors import EncoderError
-from retreever.trained_tree import load_model, route_encodings, route_texts
+from retreever.trained_tree import load_model, route_encodings
 from retreever.training.training_loop import fit
 from tests.support.architectures import ARCHITECTURES, build_encoder
 from tests.support.tiny import WORDS, tiny_bert, tiny_config, tiny_dataset
@@ -35,17 +36,15 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def config(folder: Path, **changes: object) -> EncoderConfig:
-    return EncoderConfig(**{"name": str(folder), "dtype": "float32", "words": WEIGHT, **changes})
+    runtime = "torch" if "longformer" in str(folder) else "auto"  # it has no graph, and takes seconds to show it
+    return EncoderConfig(**{"name": str(folder), "runtime": runtime, "dtype": "float32", "words": WEIGHT, **changes})
 
 
 def lexical_features_by_definition(encoder: Encoder, text: str) -> np.ndarray:
     """Sum over words of root of count, times rarity, times embedding; scaled to length one."""
-    table = encoder.model.get_input_embeddings().weight
-    special = set(encoder.tokenizer.all_special_ids)
-    counts = Counter(token for token in encoder.tokenizer(text)["input_ids"] if token not in special)
-    total = sum(
-        count**0.5 * np.log(1 + token / RARITY_OFFSET) * table[token].numpy() for token, count in counts.items()
-    )
+    table, special = encoder.export.map_words(), encoder.export.facts.special
+    counts = Counter(token for token in encoder.tokenize([text], "passage").ids.tolist() if token not in special)
+    total = sum(count**0.5 * np.log(1 + token / RARITY_OFFSET) * table[token] for token, count in counts.items())
     return total / np.linalg.norm(total)
 
 
@@ -66,7 +65,7 @@ def test_the_mean_of_token_states_is_still_the_pooled_vector(folder: Path, norma
     encoder = Encoder.load(config(folder, normalize=normalize))
     states, mask = encoder.encode_tokens(TEXTS, "query")
     pooled = encoder.encode_pooled(TEXTS, "query")
-    np.testing.assert_allclose(states.sum(dim=1) / mask.sum(dim=1, keepdim=True), pooled, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(states.sum(axis=1) / mask.sum(axis=1, keepdims=True), pooled, rtol=1e-4, atol=1e-5)
     last, words = np.split(pooled, 2, axis=1)
     ratio = np.linalg.norm(words, axis=1) / np.linalg.norm(last, axis=1)
     np.testing.assert_allclose(ratio, WEIGHT, rtol=1e-4)
@@ -83,7 +82,7 @@ def test_words_beyond_the_tokens_that_the_encoder_reads_count_too(folder: Path, 
     rows = np.array([3, 0])  # a batch of other texts in another order
     states, mask = cut.encode_states(tokenized.select(rows))
     words = states[..., cut.dim // 2 :]
-    np.testing.assert_allclose(words.sum(dim=1) / mask.sum(dim=1, keepdim=True), own[rows], atol=1e-6)
+    np.testing.assert_allclose(words.sum(axis=1) / mask.sum(axis=1, keepdims=True), own[rows], atol=1e-6)
 
 
 def test_a_text_without_words_has_zeros_for_them(bert: Path) -> None:
@@ -92,14 +91,39 @@ def test_a_text_without_words_has_zeros_for_them(bert: Path) -> None:
 
 
 def test_rarer_words_weigh_more_and_special_tokens_nothing() -> None:
-    table = torch.eye(5)
-    words = LexicalFeatures(table.repeat(200, 1)[:1000], special=[3], weight=1.0)
-    ids, mask = torch.tensor([[10, 996, 3, 0]]), torch.tensor([[True, True, True, False]])
-    whole = ids[mask], mask.sum(dim=1)
-    _, pooled = words.concatenate(torch.zeros(1, 4, 2), torch.tensor([[0.6, 0.8]]), ids, mask, *whole)
-    common, rare, _, special, _ = (pooled[0, 2:] / pooled[0, 2:].norm()).tolist()
+    words = LexicalFeatures(np.tile(np.eye(5, dtype=np.float32), (200, 1)), special=[3], weight=1.0)
+    ids = np.array([[10, 996, 3, 0]])
+    whole = TokenizedTexts(ids[0, :3].astype(np.int32), np.array([0, 3]))
+    pooled, _ = words.concatenate(np.array([[0.6, 0.8]], np.float32), None, ids, np.array([3]), whole)
+    common, rare, _, special, _ = pooled[0, 2:] / np.linalg.norm(pooled[0, 2:])
     assert special == 0
     assert rare / common == pytest.approx(np.log(1 + 996 / RARITY_OFFSET) / np.log(1 + 10 / RARITY_OFFSET), rel=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_features_of_tokens_are_those_of_a_loop_over_words(seed: int) -> None:
+    draw = np.random.default_rng(seed)
+    table, special = draw.normal(size=(40, 6)).astype(np.float32), (0, 1, 2)
+    lengths = draw.integers(1, 30, 7)
+    texts = [draw.integers(0, 40, length).astype(np.int32) for length in lengths]
+    read = np.minimum(lengths, 8)  # the encoder reads the first tokens
+    ids, states = np.zeros((7, 8), np.int64), draw.normal(size=(7, 8, 6)).astype(np.float32)
+    for row, text in enumerate(texts):
+        ids[row, : read[row]] = text[:8]
+    pooled = draw.normal(size=(7, 6)).astype(np.float32)
+    whole = TokenizedTexts(np.concatenate(texts), np.cumsum([0, *lengths]))
+    both, spread = LexicalFeatures(table, special, WEIGHT).concatenate(pooled, states, ids, read, whole)
+    assert spread is not None
+    for row, text in enumerate(texts):
+        weights = {t: 0.0 if t in special else np.log(1 + t / RARITY_OFFSET) for t in text.tolist()}
+        counts = Counter(text.tolist())
+        total = sum((counts[t] ** 0.5 * weights[t] * table[t] for t in counts), np.zeros(6))
+        own = np.stack([weights[t] / counts[t] ** 0.5 * table[t] for t in text.tolist()])[: read[row]]
+        own += (total - own.sum(axis=0)) / read[row]
+        scale = WEIGHT * np.linalg.norm(pooled[row]) / max(np.linalg.norm(total), 1e-12) / np.sqrt(1 + WEIGHT**2)
+        np.testing.assert_allclose(both[row, 6:], total * scale, atol=1e-5)
+        np.testing.assert_allclose(spread[row, : read[row], 6:], own * scale * read[row], atol=1e-4, rtol=1e-5)
+        np.testing.assert_allclose(spread[row, :, :6] * np.sqrt(1 + WEIGHT**2), states[row], atol=1e-5)
 
 
 def test_the_store_gives_the_last_layer_alone(bert: Path, tmp_path: Path) -> None:
@@ -134,14 +158,12 @@ def test_a_tree_trains_on_lexical_features_and_routes_texts_with_them(bert: Path
     trained = tiny_config(bert, encoder__words=WEIGHT, tree__split=split)
     dataset = tiny_dataset()
     data = encode_dataset(dataset, trained.encoding, tmp_path / "store")
-    tree, known = load_model(fit(trained, data, tmp_path / "run").model)
+    model = fit(trained, data, tmp_path / "run").model
+    tree, known = load_model(model)
     texts = dataset.passage_texts()[:20]
-    asked = route_texts(tree, known, Encoder.load(known.encoder), texts, "passage")
+    asked = TextRouter.load(model).route(texts, "passage")
     stored = np.concatenate(list(route_encodings(tree, known, data.passages, np.arange(20))))
     np.testing.assert_allclose(asked, stored, atol=2e-3)
-    without_words = known.encoder.model_copy(update={"words": 0.0})
-    with pytest.raises(RuntimeError):  # half as wide
-        route_texts(tree, known, Encoder.load(without_words), texts, "passage")
 
 
 def test_words_of_another_width_than_the_states_are_refused(tmp_path: Path) -> None:
