@@ -1,4 +1,4 @@
-"""Baseline of the service: FastAPI, uvicorn, the same encoder and faiss's flat index.
+"""Baseline of the service: FastAPI, uvicorn, the same encoder in the same runtime, and faiss's flat index.
 
     python -m benchmarks.plain_service BUNDLE PORT
 
@@ -30,7 +30,7 @@ class PlainSearchRequest(BaseModel):
 
 def build_plain_app(bundle: Path) -> FastAPI:
     """Build the application."""
-    loaded = Retreever.load(bundle)
+    loaded = Retreever.load(bundle, encoder=False)
     encoder = Encoder.load(loaded.config.encoder.model_copy(update={"words": 0.0}))
     vectors = np.random.default_rng(0).standard_normal((len(loaded.index), encoder.dim), np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)

@@ -68,14 +68,22 @@ def main() -> None:
 
 
 def _measure_encoder(bundle: Path) -> float:
-    """Queries per second of the encoder alone."""
+    """Queries per second of the encoder alone, on one thread, in the runtime that the service takes."""
     from retreever.encoding.encoder import Encoder
-    from retreever.trained_tree import load_model
+    from retreever.trained_tree import read_model_config
 
-    encoder = Encoder.load(load_model(bundle)[1].encoder)
-    single = statistics.median(_time_encoding(encoder, LOAD_QUERIES[i : i + 1]) for i in range(40))
-    batch = statistics.median(_time_encoding(encoder, LOAD_QUERIES[:64]) for _ in range(10))
-    print(f"encoder alone: one query {single * 1000:.1f} ms; batches of 64: {64 / batch:.0f} queries per second")
+    config, singles = read_model_config(bundle).encoder, []
+    for asked in ("torch", "auto"):
+        encoder = Encoder.load(config.model_copy(update={"runtime": asked}), threads=1)
+        single = statistics.median(_time_encoding(encoder, LOAD_QUERIES[i : i + 1]) for i in range(60))
+        batch = statistics.median(_time_encoding(encoder, LOAD_QUERIES[:64]) for _ in range(10))
+        singles.append(single)
+        print(
+            f"encoder alone, {encoder.runtime.name}, one thread: one query {single * 1000:.1f} ms; "
+            f"batches of 64: {64 / batch:.0f} queries per second",
+            flush=True,
+        )
+    print(f"  one query is {singles[0] / singles[1]:.1f} times as fast as in torch", flush=True)
     return 64 / batch
 
 
@@ -144,8 +152,8 @@ def _measure_bulk(url: str, alone: float) -> None:
 def _measure_service(bundle: Path, place: Workspace, seconds: float, overload: float, alone: float) -> None:
     from ray import serve
 
-    from retreever.cluster.ray_runtime import join_cluster
-    from retreever.service.app import start_service
+    from retreever.cluster.ray_runtime import join_cluster, list_replica_ports
+    from retreever.service.run_service import run_service
     from retreever.service.settings import ServiceSettings
     from retreever.tracking.model_registry import register_bundle, roll_back_alias
     from retreever.tracking.tracker import Tracker
@@ -154,15 +162,16 @@ def _measure_service(bundle: Path, place: Workspace, seconds: float, overload: f
     run = tracker.start(tracker.get_experiment(place), "load")
     register_bundle(bundle, run, tracker, tags={})
     settings = ServiceSettings(workspace=str(place.root), poll_s=0.5)
-    with join_cluster(place, serving=True):
-        url = start_service(settings, port=_find_free_port())
-        print("\nours: proxy, ingress, and one replica each of retriever and encoder")
+    with join_cluster(place, serving=1), run_service(settings, port=_find_free_port()) as url:
+        print("\nours: one replica behind HAProxy")
+        print(f"  memory, idle: {_describe_memory()}")
         alone_rate = _measure_capacity(url, seconds)
         _measure_bulk(url, alone)
-        serve.shutdown()
-    with join_cluster(place, serving=True):
-        url = start_service(settings.model_copy(update={"max_replicas": 2}), port=_find_free_port())
-        print("\nours: 1 to 2 replicas of retriever and encoder")
+        print(f"  memory, after it: {_describe_memory()}")
+        _measure_start(list_replica_ports())
+    settings = settings.model_copy(update={"max_replicas": 2})
+    with join_cluster(place, serving=2), run_service(settings, port=_find_free_port()) as url:
+        print("\nours: 1 to 2 replicas")
         capacity = max(_measure_capacity(url, seconds, SCALE_UP_S), alone_rate, 10)
         _measure_bulk(url, alone)
         _wait_until_settled(serve)
@@ -173,8 +182,43 @@ def _measure_service(bundle: Path, place: Workspace, seconds: float, overload: f
         with_second = lambda: register_bundle(bundle, run, tracker, tags={})  # noqa: E731
         _measure_change("a hot swap", url, capacity / 2, with_second, "models:/retreever/2")
         _measure_change("a rollback", url, capacity / 2, lambda: roll_back_alias(tracker), "models:/retreever/1")
-        for kind in ("Encoder", "Retriever", "Ingress"):
+        for kind in (":Retriever", ":Controller", "ServeController", "ProxyActor", "haproxy.cfg"):
             _measure_kill(kind, url, capacity / 2)
+
+
+def _measure_start(ports: list[int]) -> None:
+    """Kill the only replica; print the seconds from the start of the next one's process to its first answer."""
+    (old,) = _list_processes(":Retriever")
+    old.kill()
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        for port in ports:
+            try:
+                ready = httpx.get(f"http://127.0.0.1:{port}/readyz", timeout=0.5).status_code == 200
+            except httpx.TransportError:
+                continue
+            if ready:
+                answered = time.time()
+                (new,) = _list_processes(":Retriever")
+                return print(f"  start of a replica, process to first answer: {answered - new.create_time():.1f} s")
+        time.sleep(0.02)
+
+
+def _describe_memory() -> str:
+    """Private memory of the service's own processes, and of all processes, Ray's among them."""
+    everything = psutil.Process().children(recursive=True)
+    own = [p for p in everything if "ServeReplica:" in _read_command_line(p) or "haproxy.cfg" in _read_command_line(p)]
+    return f"{_sum_private(own):.0f} MiB, with Ray's processes {_sum_private(everything):.0f} MiB"
+
+
+def _sum_private(processes: list[psutil.Process]) -> float:
+    total = 0.0
+    for process in processes:
+        try:
+            total += process.memory_full_info().uss / 2**20
+        except psutil.Error:  # it has ended
+            continue
+    return total
 
 
 def _wait_until_settled(serve) -> float:
@@ -186,40 +230,27 @@ def _wait_until_settled(serve) -> float:
 
 
 def _count_replicas(serve) -> int:
-    """Running replicas of the encoder, of the version that has the most."""
-    found = [1]
-    for name, app in serve.status().applications.items():
-        if name.startswith("retreever-"):
-            found.append(app.deployments["Encoder"].replica_states.get("RUNNING", 0))
-    return max(found)
+    """Running replicas that answer."""
+    (app,) = serve.status().applications.values()
+    return app.deployments["Retriever"].replica_states.get("RUNNING", 0)
 
 
 def _measure_overload(url: str, rate: float, seconds: float) -> None:
     from benchmarks.open_loop import LoadGenerator
 
-    before, replicas = _measure_memory(), len(_list_processes("ServeReplica"))
+    before, replicas = _describe_memory(), len(_list_processes(":Retriever"))
     outcome = asyncio.run(LoadGenerator(url, LOAD_QUERIES).run_open_loop(rate, seconds))
     print(f"\noverload, {rate:.0f} per second for {seconds:.0f} s: {outcome}")
     print(
-        f"  memory of the service: {before:.0f} MiB before, {_measure_memory():.0f} MiB after; "
-        f"replicas of all kinds {replicas}, then {len(_list_processes('ServeReplica'))} {outcome.faults}",
+        f"  memory before: {before}; after: {_describe_memory()}; "
+        f"replicas {replicas}, then {len(_list_processes(':Retriever'))} {outcome.faults}",
         flush=True,
     )
 
 
-def _measure_memory() -> float:
-    """Private memory of the service's processes in MiB; pages that forks share count for each of them."""
-    encoding = [p for p in psutil.process_iter() if "retreever.service.encoder.fork_server" in _read_command_line(p)]
-    return sum(p.memory_info().rss - p.memory_info().shared for p in _list_processes("") + encoding) / 2**20
-
-
-def _list_processes(kind: str) -> list[psutil.Process]:
-    found = []
-    for process in psutil.Process().children(recursive=True):
-        line = _read_command_line(process)
-        if line.startswith("ray::") and ("ServeReplica:" in line or "ProxyActor" in line) and kind in line:
-            found.append(process)
-    return found
+def _list_processes(words: str) -> list[psutil.Process]:
+    """Processes of the service whose command holds these words."""
+    return [p for p in psutil.Process().children(recursive=True) if words in _read_command_line(p)]
 
 
 def _read_command_line(process: psutil.Process) -> str:
@@ -285,12 +316,12 @@ def _measure_kill(kind: str, url: str, rate: float) -> None:
     async def play(retries: int):
         load = asyncio.create_task(LoadGenerator(url, LOAD_QUERIES, retries=retries).run_open_loop(rate, 20))
         await asyncio.sleep(3)
-        for process in _list_processes(f":{kind}"):
+        for process in _list_processes(kind):
             process.send_signal(signal.SIGKILL)
         return await load
 
     outcome, patient = asyncio.run(play(0)), asyncio.run(play(15))
-    print(f"\n{rate:.0f} per second while the only {kind} is killed: {outcome}")
+    print(f"\n{rate:.0f} per second while {kind.strip(':')} is killed: {outcome}")
     print(f"  failed: {outcome.failures} {outcome.faults}")
     print(f"  with clients that retry: {patient}; failed: {patient.failures}", flush=True)
 

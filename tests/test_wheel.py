@@ -43,6 +43,7 @@ def test_it_holds_retreever_alone_and_its_data(wheel):
     assert {name.partition("/")[0] for name in names} == {"retreever", wheel.name.rsplit("-", 3)[0] + ".dist-info"}
     assert {f"retreever/search_spaces/{path.name}" for path in (ROOT / "search_spaces").glob("*.yaml")} <= set(names)
     assert "retreever/service/http/page/index.html" in names
+    assert "retreever/service/haproxy.cfg" in names
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ The only module that knows `rich`.
 
 import json
 import math
+import signal
 import sys
 import threading
 import time
@@ -130,8 +131,12 @@ def _replace_non_finite(value: Any) -> Any:
 
 
 def wait_for_interrupt() -> None:
-    """Sleep until Ctrl-C."""
+    """Sleep until Ctrl-C or SIGTERM."""
+    interrupted = threading.Event()
+    before = signal.signal(signal.SIGTERM, lambda *_: interrupted.set())
     try:
-        threading.Event().wait()
+        interrupted.wait()
     except KeyboardInterrupt:
         return
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -24,7 +24,7 @@ from retreever.comparison.verdict import Verdict
 from retreever.config import Config
 from retreever.data import beir, docstrings
 from retreever.encoding.encoding_store import EncodedDataset, open_encoded_dataset
-from retreever.service.app import start_service
+from retreever.service.run_service import run_service
 from retreever.service.settings import ServiceSettings
 from retreever.sweeps import search_space as spaces
 from retreever.sweeps.run_sweep import SweepResult, run_sweep
@@ -62,13 +62,13 @@ def run_demo(space_file: Path, workspace: Workspace, screen: Screen, *, port: in
     screen.say(
         f"  {len(data.passages):,} passages and {len(data.queries):,} queries, {data.dim} dimensions, memory-mapped"
     )
-    with join_cluster(workspace, serving=True):
+    with join_cluster(workspace, serving=1):
         sweep_result = _run_demo_sweep(space, workspace, screen)
         name, config, run_id = _train_final(space, sweep_result, workspace, screen)
         verdict = _judge_final(name, config, data, run_id, workspace, screen)
         uri = _promote(name, workspace, screen)
         seconds = time.monotonic() - started
-        with _run_service(uri, port, workspace, screen) as (url, latency):
+        with _ask_service(uri, port, workspace, screen) as (url, latency):
             screen.say(f"  done in {seconds:.0f} s; MLflow: mlflow ui --backend-store-uri {workspace.mlflow_uri}")
             if stay:
                 screen.say(f"  serving at {url} (docs at {url}/docs); Ctrl-C ends it")
@@ -159,17 +159,19 @@ def _promote(name: str, workspace: Workspace, screen: Screen) -> str:
 
 
 @contextmanager
-def _run_service(uri: str, port: int, workspace: Workspace, screen: Screen) -> Iterator[tuple[str, float]]:
+def _ask_service(uri: str, port: int, workspace: Workspace, screen: Screen) -> Iterator[tuple[str, float]]:
     """Serve the champion over HTTP; yield its address and the median latency of the sample queries in milliseconds."""
     screen.print_heading("7/7  Service: Ray Serve answers over HTTP")
-    url = start_service(ServiceSettings(model=uri, workspace=str(workspace.root)), port=port)
-    with httpx.Client(base_url=url, timeout=30) as client:
+    with (
+        run_service(ServiceSettings(model=uri, workspace=str(workspace.root)), port=port) as url,
+        httpx.Client(base_url=url, timeout=30) as client,
+    ):
         for question in SAMPLE_QUESTIONS:
             hits = _ask(client, question)["hits"]
             result_tables.show_hits(screen, question, hits)
         latency = statistics.median(_time_query(client, SAMPLE_QUESTIONS[i % len(SAMPLE_QUESTIONS)]) for i in range(15))
-    screen.say(f"  median of 15 queries: {latency:.1f} ms, HTTP and encoding included")
-    yield url, latency
+        screen.say(f"  median of 15 queries: {latency:.1f} ms, HTTP and encoding included")
+        yield url, latency
 
 
 def _ask(client: httpx.Client, question: str) -> Any:

@@ -17,31 +17,44 @@ def serve(
         str | None, typer.Option(help="version to try on some searches, e.g. models:/retreever@challenger")
     ] = None,
     canary_share: Annotated[float, typer.Option(min=0, max=1, help="share of the searches for the canary")] = 0.1,
-    max_replicas: Annotated[int, typer.Option(min=1, help="replicas of encoder and of retriever, at most")] = 1,
+    max_replicas: Annotated[int, typer.Option(min=1, help="replicas, at most; each answers, encodes and searches")] = 1,
+    trace_share: Annotated[
+        float, typer.Option(min=0, max=1, help="share of the searches, with their texts, that MLflow keeps as traces")
+    ] = 0,
+    check: Annotated[
+        bool, typer.Option("--check", help="do not serve; check model, index, encoder, ports and memory")
+    ] = False,
     workspace: WorkspaceOption = None,
 ) -> None:
-    """Serve a version over HTTP until Ctrl-C, and follow its alias.
+    """Serve a version over HTTP until Ctrl-C or SIGTERM, and follow its alias.
 
     Writes need the token in RETREEVER_WRITE_TOKEN; without one nobody can write.
 
     Example: RETREEVER_WRITE_TOKEN=secret retreever serve --port 8000
     """
     from retreever.cluster.ray_runtime import join_cluster
-    from retreever.service.app import start_service
+    from retreever.service.dry_start import check_service
+    from retreever.service.run_service import run_service
     from retreever.service.settings import ServiceSettings
+    from retreever.system.ports import check_port
     from retreever.tracking.model_registry import locate_model
 
     place, screen = open_workspace(workspace, False)
-    locate_model(model, place)
     settings = ServiceSettings(
         model=model,
         workspace=str(place.root),
         canary=canary,
         canary_share=canary_share,
         max_replicas=max_replicas,
+        trace_share=trace_share,
     )
-    with join_cluster(place, serving=True):
-        url = start_service(settings, host=host, port=port)
+    if check:
+        for finding in check_service(settings, host, port):
+            screen.say(f"{finding.subject:8} {finding.detail}")
+        return
+    check_port(host, port)
+    locate_model(model, place)
+    with join_cluster(place, serving=max_replicas), run_service(settings, host=host, port=port) as url:
         screen.say(f"serving {model} at {url}  (docs at {url}/docs, Ctrl-C ends it)")
         wait_for_interrupt()
 

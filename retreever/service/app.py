@@ -1,181 +1,169 @@
-"""Assembles the Ray Serve application: the ingress, which answers HTTP, and the controller, which starts versions.
+"""Assembles the Ray Serve application: replicas that answer HTTP, encode and search, and the controller.
 
-    caller -> Ingress -> Retriever (index, texts) -> Encoder (transformer, tree)      one such pair for each version
+    caller -> Retriever (HTTP, encoder, tree, memory-mapped index)      one to many replicas, all alike
                   \\-> Controller: follows the alias, hands over; only it changes the corpus
 
-`serve run` and `serve deploy` import `build_application`; `start_service` runs it in the cluster of this process.
+`serve run` and `serve deploy` import `build_application`; `run_service.py` runs it on one machine.
 """
 
 import asyncio
-import contextlib
+import logging
 import os
+import random
 import time
+import warnings
+from collections.abc import Set
 from contextvars import Context
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any
 
-import httpx
 from fastapi import FastAPI
 from ray import serve
-from ray.serve.config import BackpressureConfig
+from ray.serve.config import AutoscalingConfig, BackpressureConfig
 from ray.serve.handle import DeploymentHandle
 
-from retreever.errors import RetreeverError
-from retreever.service.contract import ControlPlane
+from retreever.bundle.text_router import prepare_exports_apart
+from retreever.service.contract import SearchAnswer
 from retreever.service.controller.controller import Controller
-from retreever.service.controller.version_table import DesiredVersions, ServingVersion, VersionTable
-from retreever.service.encoder.text_router import WARM_UP_TEXT
-from retreever.service.gateway import Gateway, LiveVersion
-from retreever.service.http.http_api import make_api
-from retreever.service.http.prometheus_metrics import ServiceMetrics, merge_metrics
-from retreever.service.refusal import RefusalError
-from retreever.service.replicas.deployment_options import DEPLOYMENT_OPTIONS
-from retreever.service.replicas.remote_version import RemoteCaller, connect_version
-from retreever.service.replicas.version_starter import QUIET_LOGGING, RayStarter
+from retreever.service.controller.version_table import DesiredVersions, VersionTable
+from retreever.service.gateway import Gateway
+from retreever.service.http.http_api import RecordFunction, make_api
+from retreever.service.http.own_requests import OwnRequests
+from retreever.service.http.service_metrics import ServiceMetrics
+from retreever.service.remote_controller import RemoteController
 from retreever.service.schema import SearchRequest
 from retreever.service.settings import ServiceSettings
+from retreever.service.version.engine import Engine
+from retreever.service.version_follower import VersionFollower
 from retreever.system.workspace import Workspace
 
-APPLICATION_NAME = "retreever"
 WRITE_TOKEN_VARIABLE = "RETREEVER_WRITE_TOKEN"
-CONTROLLER_POLL_S = 0.5  # seconds between an ingress's looks at which versions serve
-DRAIN_S = 5  # seconds that a replaced version still runs
-METRICS_EXPIRY_S = 30  # seconds after which the metrics of a silent ingress are dropped
+FOLLOW_S = 0.5  # seconds between a replica's looks at which versions serve
+DEPLOYMENT_OPTIONS: dict[str, Any] = {
+    "health_check_period_s": 3,
+    "health_check_timeout_s": 30,
+    "graceful_shutdown_wait_loop_s": 0.5,
+    "graceful_shutdown_timeout_s": 45,  # longer than a search may take
+    "max_surge_percent": 100,
+}
+_log = logging.getLogger(__name__)
 
 
 @serve.deployment(name="Controller", num_replicas=1, ray_actor_options={"num_cpus": 0}, **DEPLOYMENT_OPTIONS)
 class ControllerReplica(Controller):
-    """The controller in a process of its own, with the metrics of all ingresses."""
+    """The controller in a process of its own."""
 
     def __init__(self, arguments: dict[str, Any]):
         settings = ServiceSettings(**arguments)
         desired = DesiredVersions(settings.model, settings.canary, settings.canary_share if settings.canary else 0.0)
-        super().__init__(desired, Workspace.at(Path(settings.workspace)), RayStarter(settings), DRAIN_S)
+        place = Workspace.at(Path(settings.workspace))
+        super().__init__(desired, place, partial(_prepare_and_open, place.exports))
         self._poll_s = settings.poll_s
-        self._ingress_metrics: dict[str, tuple[float, str]] = {}
-        self._poll_task: asyncio.Task[None] | None = None
+        self._polling: asyncio.Task[None] | None = None
+
+    async def sync(self, replica: str, copies: Set[str]) -> VersionTable:
+        """See `Controller`; the first call starts the polling of aliases."""
+        if self._polling is None:
+            self._polling = asyncio.create_task(self._poll_versions(), context=Context())
+        return await super().sync(replica, copies)
 
     async def _poll_versions(self) -> None:
         while True:
             await self.reconcile()
+            await self.retire_unused()
             await asyncio.sleep(self._poll_s)
 
-    async def sync_ingress(self, ingress: str, metrics: str) -> VersionTable:
-        """Tell an ingress which versions serve, and store its metrics. The first call starts the polling of aliases."""
-        if self._poll_task is None:
-            self._poll_task = asyncio.create_task(self._poll_versions(), context=Context())
-        self._ingress_metrics[ingress] = time.monotonic(), metrics
-        return self.table
 
-    async def collect_metrics(self, ingress: str, metrics: str) -> str:
-        """Join the metrics of all ingresses, in Prometheus' text format."""
-        await self.sync_ingress(ingress, metrics)
-        oldest = time.monotonic() - METRICS_EXPIRY_S
-        return merge_metrics(
-            {name: text for name, (sent_at, text) in self._ingress_metrics.items() if sent_at > oldest}
-        )
-
-
-class ControllerClient(ControlPlane, Protocol):
-    """The controller, as an ingress calls it."""
-
-    async def sync_ingress(self, ingress: str, metrics: str) -> VersionTable:
-        """See `ControllerReplica`."""
-
-    async def collect_metrics(self, ingress: str, metrics: str) -> str:
-        """See `ControllerReplica`."""
+def _prepare_and_open(exports: Path, folder: Path, version: str) -> Engine:
+    """Open a version for writing; what all processes need for it is made first, in one that ends: it takes torch."""
+    prepare_exports_apart(folder, exports)
+    return Engine.open(folder, version, exports)
 
 
 @serve.deployment(
-    name="Ingress",
-    ray_actor_options={"num_cpus": 0.125},
+    name="Retriever",
+    max_ongoing_requests=256,
     max_queued_requests=256,
     backpressure_config=BackpressureConfig(status_code=429, retry_after_s=1),
-    **(DEPLOYMENT_OPTIONS | {"max_ongoing_requests": 512}),
+    **DEPLOYMENT_OPTIONS,
 )
 @serve.ingress()
-class Ingress:
-    """A gateway and its HTTP interface in a process of their own."""
+class RetrieverReplica:
+    """A gateway, its HTTP interface and the versions that it asks, in one process."""
 
     def __init__(self, arguments: dict[str, Any], controller: DeploymentHandle):
         self._settings = ServiceSettings(**arguments)
-        self._controller = cast("ControllerClient", RemoteCaller(controller))
-        self._name = serve.get_replica_context().replica_id.unique_id
-        self._gateway = Gateway(self._controller, ServiceMetrics(), self._collect_metrics, self._update_versions)
-        self._table = VersionTable()
-        self._poll_task: asyncio.Task[None] | None = None
+        remote, name = RemoteController(controller), serve.get_replica_context().replica_id.unique_id
+        self._gateway = Gateway(remote, ServiceMetrics(), self._settings.waiting, self._update_versions)
+        open_version = partial(
+            Engine.open,
+            exports=Workspace.at(Path(self._settings.workspace)).exports,
+            threads=self._settings.threads_each,
+            device=self._settings.device,
+        )
+        self._follower = VersionFollower(self._gateway, partial(remote.sync, name), open_version)
+        self._following: asyncio.Task[None] | None = None
 
     async def __serve_build_asgi_app__(self) -> FastAPI:
-        with contextlib.suppress(RefusalError):  # a replacement serves from its first request on
-            await self._update_versions()
-        self._poll_task = asyncio.get_running_loop().create_task(self._poll_controller())
-        return make_api(self._gateway, os.environ.get(WRITE_TOKEN_VARIABLE) or None, self._settings.timeout_s)
+        await self._try_update()  # a replacement serves from its first request on
+        self._following = asyncio.get_running_loop().create_task(self._follow_controller())
+        token, record = os.environ.get(WRITE_TOKEN_VARIABLE) or None, self._make_recorder()
+        api = make_api(self._gateway, token, self._settings.timeout_s, record_search=record)
+        api.add_middleware(OwnRequests, application=serve.get_replica_context().app_name)
+        return api
 
-    async def _collect_metrics(self) -> str:
-        return await self._controller.collect_metrics(self._name, self._gateway.metrics.render_text())
+    def _make_recorder(self) -> RecordFunction | None:
+        """Make the function that sends a share of the searches to MLflow; None where that share is 0."""
+        if not self._settings.trace_share:
+            return None
+        from retreever.tracking.search_traces import SearchTrace, SearchTracer  # mlflow takes a second to import
 
-    async def _poll_controller(self) -> None:
-        while True:
-            with contextlib.suppress(RefusalError):  # while the controller is replaced, versions keep serving
-                await self._update_versions()
-            await asyncio.sleep(CONTROLLER_POLL_S)
+        tracer = SearchTracer(Workspace.at(Path(self._settings.workspace)))
+
+        def record(asked: SearchRequest, answer: SearchAnswer, trace_id: str) -> None:
+            if random.random() < self._settings.trace_share:
+                stages, ids = answer.stages, answer.ids
+                tracer.record(
+                    SearchTrace(asked.texts, ids, answer.version, answer.level, stages, trace_id, time.time())
+                )
+
+        return record
 
     async def _update_versions(self) -> None:
-        """Fetch which versions serve, and connect to new ones."""
-        table = await self._controller.sync_ingress(self._name, self._gateway.metrics.render_text())
-        if table.champion is None and self._table.champion is not None:
-            table = replace(table, champion=self._table.champion)  # a new controller that has not looked yet
-        self._gateway.faults = table.faults
-        champion = await self._connect_version(table.champion, self._table.champion, self._gateway.champion)
-        canary = await self._connect_version(table.canary, self._table.canary, self._gateway.canary)
-        self._gateway.champion, self._gateway.canary, self._table = champion, canary, table
+        await self._follower.update()
 
-    async def _connect_version(
-        self, new: ServingVersion | None, old: ServingVersion | None, current: LiveVersion | None
-    ) -> LiveVersion | None:
-        if new is None:
-            return None
-        if current is None or old is None or new.app != old.app:
-            version = connect_version(new.app)
-            await version.search([SearchRequest(query=WARM_UP_TEXT)])  # opens the connection before callers need it
-            max_concurrent = self._settings.max_replicas + 1  # a batch for each replica, and one on its way
-            return LiveVersion(new.info, version, self._gateway.metrics, self._settings.waiting, max_concurrent)
-        current.info = new.info
-        return current
+    async def _try_update(self) -> None:
+        try:
+            await self._follower.update()
+        except Exception as error:  # of the controller or of files: what served before goes on serving
+            _log.warning("the versions that serve cannot be followed: %s", error)
+
+    async def _follow_controller(self) -> None:
+        while True:
+            await asyncio.sleep(FOLLOW_S)
+            await self._try_update()
 
 
 def build_application(arguments: ServiceSettings) -> serve.Application:
     """Build the application, as for `serve run serve.app:build model=FOLDER` and Serve configurations."""
-    values = arguments.model_dump()
-    ingress = Ingress.options(num_replicas=arguments.ingress_replicas)  # type: ignore[attr-defined]
-    application: serve.Application = ingress.bind(values, ControllerReplica.bind(values))  # type: ignore[attr-defined]
-    return application
-
-
-def start_service(arguments: ServiceSettings, *, host: str = "127.0.0.1", port: int = 8000) -> str:
-    """Serve in the Ray cluster that this process has joined; return the address once it answers searches.
-
-    Raises:
-        RetreeverError: the desired version does not load; the message says why.
-    """
-    serve.start(http_options={"host": host, "port": port, "request_timeout_s": 8 * arguments.timeout_s})
-    serve.run(
-        build_application(arguments),
-        name=APPLICATION_NAME,
-        route_prefix="/",
-        blocking=False,
-        logging_config=QUIET_LOGGING,
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore", DeprecationWarning
+        )  # of metrics_interval_s, which still bounds look_back_period_s
+        autoscaling = AutoscalingConfig(
+            min_replicas=arguments.min_replicas,
+            max_replicas=arguments.max_replicas,
+            target_ongoing_requests=8,
+            upscale_delay_s=0.5,
+            downscale_delay_s=20,
+            look_back_period_s=1,
+            metrics_interval_s=0.5,
+        )
+    replicas = RetrieverReplica.options(  # type: ignore[attr-defined]
+        ray_actor_options={"num_cpus": arguments.replica_cpus, "num_gpus": arguments.replica_gpus},
+        autoscaling_config=autoscaling,
     )
-    public_host = "127.0.0.1" if host == "0.0.0.0" else host
-    url = f"http://[{public_host}]:{port}" if ":" in public_host else f"http://{public_host}:{port}"
-    with httpx.Client(base_url=url, timeout=arguments.start_s, trust_env=False) as client:
-        while True:
-            reply = client.get("/readyz")
-            if reply.status_code == 200:
-                return url
-            fault = reply.json().get("fault") if "json" in reply.headers.get("content-type", "") else None
-            if fault:
-                serve.delete(APPLICATION_NAME)
-                raise RetreeverError(fault)
-            time.sleep(0.2)
+    values = arguments.model_dump()
+    application: serve.Application = replicas.bind(values, ControllerReplica.bind(values))  # type: ignore[attr-defined]
+    return application

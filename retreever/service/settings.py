@@ -25,31 +25,35 @@ class ServiceSettings(BaseModel):
     canary: str | None = Field(None, description="version to try on a share of the searches, named as `model` is")
     canary_share: float = Field(0.1, ge=0, le=1, description="share of the searches that the canary answers")
     poll_s: float = Field(5, ge=0.1, description="seconds between looks at the alias")
-    min_replicas: int = Field(1, ge=1, description="replicas of the encoder and of the retriever")
+    min_replicas: int = Field(1, ge=1)
     max_replicas: int = Field(1, ge=1)
-    ingress_replicas: int = Field(1, ge=1)
     threads: int | None = Field(
         None, ge=1, description="threads of a replica; null: processors of a machine minus one, over max_replicas"
     )
-    encoder_cpus: float = Field(0.25, ge=0, description="CPUs that Ray reserves for an encoder")
-    encoder_gpus: float | None = Field(
-        None, ge=0, description="GPUs of an encoder, or a fraction of one; null: a quarter if the cluster has a GPU"
+    replica_cpus: float = Field(0.25, ge=0, description="CPUs that Ray reserves for a replica")
+    replica_gpus: float = Field(
+        0, ge=0, description="GPUs of a replica, or a fraction of one; its encoder then runs there"
     )
-    retriever_cpus: float = Field(0.125, ge=0, description="CPUs that Ray reserves for a retriever")
-    waiting: int = Field(64, ge=1, description="queries that may wait in an ingress; beyond it callers get 429")
-    timeout_s: float = Field(
-        30, gt=0, description="seconds until a read is answered with 504; a lost replica is mostly replaced sooner"
+    waiting: int = Field(64, ge=1, description="queries that may wait in a replica; beyond it callers get 429")
+    timeout_s: float = Field(30, gt=0, description="seconds until a read is answered with 504")
+    start_s: float = Field(300, gt=0, description="seconds that the first version may take to serve")
+    trace_share: float = Field(
+        0, ge=0, le=1, description="share of the searches that are sent to MLflow as traces, texts included"
     )
-    start_s: float = Field(300, gt=0, description="seconds that a version may take to start")
 
     @property
     def threads_each(self) -> int:
         """Threads of a replica.
 
         A team of threads waits for its slowest thread. It loses more than it gains where another team, or the
-        processes that answer HTTP, take one of its processors.
+        event loop that answers HTTP, takes one of its processors.
         """
         return self.threads or max(1, ((os.cpu_count() or 1) - 1) // self.max_replicas)
+
+    @property
+    def device(self) -> str:
+        """Device of a replica's encoder, as torch names it."""
+        return "cuda" if self.replica_gpus else "cpu"
 
     @model_validator(mode="after")
     def _check_replicas(self) -> Self:

@@ -61,7 +61,7 @@ def test_the_readme_is_short():
 
 @pytest.mark.parametrize("page", [README, *sorted(DOCS.rglob("*.md"))], ids=lambda page: page.stem)
 def test_every_file_that_is_named_exists(page):
-    named = re.findall(r"`([\w./-]+/[\w.-]+\.(?:py|yaml|md|js|json|png))`", page.read_text(encoding="utf-8"))
+    named = re.findall(r"`([\w./-]+/[\w.-]+\.(?:py|yaml|md|js|json|png|cfg))`", page.read_text(encoding="utf-8"))
     places = [ROOT, ROOT / "retreever", ROOT / "retreever" / "service", ROOT / "retreever" / "index", DOCS]
     missing = [name for name in named if not any((place / name).exists() for place in places)]
     assert missing == [] or page.name == "CHANGELOG.md"  # which names files that were

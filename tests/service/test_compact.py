@@ -2,6 +2,7 @@
 
 import pytest
 
+from retreever.bundle.retriever import Retreever
 from retreever.data.dataset import Passage
 from retreever.service.schema import SearchRequest
 from retreever.service.version.answers import RequestHandler
@@ -11,7 +12,7 @@ from tests.support.bundles import tiny_bundle
 @pytest.fixture(scope="module")
 def handler(served):
     folder = served[1].parent.parent  # where the encoder is
-    return RequestHandler.open(tiny_bundle(folder, served[0], "compact", index__compact=True), "x")
+    return RequestHandler(Retreever.load(tiny_bundle(folder, served[0], "compact", index__compact=True)), "x")
 
 
 def test_a_search_uses_its_only_level(handler):

@@ -39,7 +39,7 @@ def faults(config):
             ServiceSettings(**app.get("args", {}))
         except ValidationError as error:
             found += [str(error)]
-        names = {"Ingress", "Controller"}
+        names = {"Retriever", "Controller"}
         for deployment in app.get("deployments", []):
             found += _unknown(deployment, DeploymentSchema, deployment.get("name", "?"))
             found += _unknown(deployment.get("ray_actor_options", {}), RayActorOptionsSchema, "ray_actor_options")
@@ -80,7 +80,7 @@ def test_the_configuration_is_right(config):
         ("applications.0.args", "min_replicas", 5),
         ("applications.0.args", "canary_share", 2),
         ("applications.0.deployments.0", "max_ongoing_request", 5),
-        ("applications.0.deployments.0", "name", "Ingres"),
+        ("applications.0.deployments.0", "name", "Retriver"),
         ("applications.0.deployments.0", "autoscaling_config", {"min_replicas": 3, "max_replicas": 2}),
         ("applications.0.deployments.0", "autoscaling_config", {"min_replica": 3}),
         ("applications.0.deployments.0.ray_actor_options", "num_cpu", 1),
@@ -95,7 +95,7 @@ def test_faults_are_found(config, place, key, value):
 
 
 def test_the_application_is_built_of_typed_arguments():
-    assert build_application(ServiceSettings(model="bundle"))._bound_deployment.name == "Ingress"
+    assert build_application(ServiceSettings(model="bundle"))._bound_deployment.name == "Retriever"
     for wrong in ({"replica": 1}, {"min_replicas": 0}, {"min_replicas": 2, "max_replicas": 1}, {"model": ""}):
         with pytest.raises(ValidationError):
             ServiceSettings(**wrong)

@@ -4,41 +4,31 @@ import asyncio
 import json
 import secrets
 import shutil
+from pathlib import Path
 
 import pytest
 
+from retreever.bundle.retriever import Retreever
 from retreever.data.dataset import Passage
 from retreever.service.controller.bundle_changes import read_changes
 from retreever.service.controller.bundle_copies import BundleCopies
 from retreever.service.controller.controller import Controller, DesiredVersions
-from retreever.service.encoder.text_encoder import TextEncoder
-from retreever.service.encoder.text_router import TextRouter
 from retreever.service.refusal import RefusalError
-from retreever.service.version.answers import RequestHandler
 from retreever.service.version.engine import Engine
 
 NEW = Passage("new", "ba be bi ba be bi", "", {"half": 7})
 
 
-class LocalStarter:
-    """Starts versions in this process."""
+class Opener:
+    """Opens versions, except the broken ones."""
 
     def __init__(self):
-        self.up, self.broken = {}, set()
+        self.broken = set()
 
-    async def start(self, app, folder, version):
+    def __call__(self, folder, version):
         if version in self.broken:
             raise RuntimeError("no memory is left")
-        self.up[app] = Engine(RequestHandler.open(folder, version), TextRouter(TextEncoder(folder, 1)).route)
-
-    async def stop(self, app):
-        self.up.pop(app, None)
-
-    async def list_running(self):
-        return list(self.up)
-
-    def connect(self, app):
-        return self.up[app]
+        return Engine.open(folder, version)
 
 
 @pytest.fixture
@@ -47,17 +37,24 @@ def place(served, tmp_path):
     workspace, bundle = served
     first = shutil.copytree(bundle, tmp_path / "first")
     second = shutil.copytree(bundle, tmp_path / "second")
-    index = RequestHandler.open(second, "x")
-    index.delete([f"p{n:04d}" for n in range(290, 300)])
+    Retreever.load(second, encoder=False).delete([f"p{n:04d}" for n in range(290, 300)])
     return type(workspace).at(tmp_path / "workspace"), first, second
 
 
-def make_controller(place, model, starter, **wanted):
-    return Controller(DesiredVersions(str(model), **wanted), place[0], starter, drain_s=0, retry_s=0)
+def make_controller(place, model, opener=None, **wanted):
+    desired = DesiredVersions(str(model), **wanted)
+    return Controller(desired, place[0], opener or Opener(), retry_s=0, reader_expiry_s=0)
 
 
 def ids(controller, role="champion"):
-    return set(controller.starter.up[getattr(controller.table, role).app].handler.retreever.index.ids)
+    index = Retreever.load(Path(getattr(controller.table, role).folder), encoder=False).index  # as a replica sees it
+    return set(index.ids)
+
+
+async def list_copies(controller):
+    """The copies that are left once unused ones are removed."""
+    await controller.retire_unused()
+    return {folder.name for folder in BundleCopies(controller.workspace.root).get_folder("x").parent.iterdir()}
 
 
 def run(play):
@@ -68,7 +65,7 @@ def test_live_documents_move_to_the_next_version_and_back(place):
     _, first, second = place
 
     async def play():
-        controller = make_controller(place, first, LocalStarter())
+        controller = make_controller(place, first)
         await controller.reconcile()
         assert controller.table.champion.info.documents == 300 and controller.table.faults == (None, None)
         assert isinstance(await controller.add([NEW, Passage("other", "so sa")]), bytes)
@@ -76,24 +73,26 @@ def test_live_documents_move_to_the_next_version_and_back(place):
         assert isinstance(await controller.delete(["p0295"]), bytes)  # the second does not hold it
         controller.desired = DesiredVersions(str(second))
         await controller.reconcile()
-        await asyncio.sleep(0.2)
-        assert controller.table.champion.resolved_uri == str(second) and len(controller.starter.up) == 1
+        assert controller.table.champion.resolved_uri == str(second)
+        assert await list_copies(controller) == {controller.table.champion.copy}
         assert "new" in ids(controller) and not ids(controller) & {"p0003", "other", "p0295"}
         await controller.delete(["new"])
         await controller.add([Passage("p0004b", "ti ta"), Passage("p0003", "changed")])
         controller.desired = DesiredVersions(str(first))
         await controller.reconcile()
         assert not ids(controller) & {"new", "p0295", "other"} and {"p0004b", "p0003", "p0299"} <= ids(controller)
-        held = controller.starter.up[controller.table.champion.app].handler.read_documents(["p0003"])
-        assert held.documents[0].text == "changed"
+        held = json.loads(
+            await Engine.open(Path(controller.table.champion.folder), "x").read("read_documents", ["p0003"])
+        )
+        assert held["documents"][0]["text"] == "changed"
         return controller.table.champion.info.documents
 
     total = run(play())
-    originals = [RequestHandler.open(folder, "x").count_passages() for folder in (first, second)]
+    originals = [len(Retreever.load(folder, encoder=False).index) for folder in (first, second)]
     assert originals == [300, 290]  # never changed
 
     async def restart():
-        restarted = make_controller(place, first, LocalStarter())
+        restarted = make_controller(place, first)
         await restarted.reconcile()
         assert restarted.table.champion.info.documents == total and "p0004b" in ids(restarted)
 
@@ -107,12 +106,13 @@ def test_the_old_version_keeps_serving_when_a_new_one_does_not_load(place):
     file.write_bytes(file.read_bytes()[:-1] + b"x")
 
     async def play():
-        controller = make_controller(place, first, LocalStarter())
+        controller = make_controller(place, first)
         await controller.reconcile()
         controller.desired = DesiredVersions(str(second))
         await controller.reconcile()
         assert controller.table.champion.resolved_uri == str(first) and file.name in controller.table.faults[0]
-        assert isinstance(await controller.add([NEW]), bytes) and len(controller.starter.up) == 1
+        assert isinstance(await controller.add([NEW]), bytes)
+        assert await list_copies(controller) == {controller.table.champion.copy}
         controller.desired = DesiredVersions(str(first / "nowhere"))
         await controller.reconcile()
         assert "nowhere" in controller.table.faults[0] and "neither an MLflow URI" in controller.table.faults[0]
@@ -125,13 +125,14 @@ def test_the_old_version_keeps_serving_when_a_new_one_does_not_load(place):
 
 def test_a_version_that_does_not_come_up_is_not_tried_again_and_again(place):
     async def play():
-        controller = make_controller(place, place[1], LocalStarter())
+        opener = Opener()
+        controller = make_controller(place, place[1], opener)
         await controller.reconcile()
         controller.desired = DesiredVersions(str(place[2]))
-        controller.starter.broken.add(str(place[2]))
+        opener.broken.add(str(place[2]))
         await controller.reconcile()
         assert "no memory is left" in controller.table.faults[0]
-        controller.starter.broken.clear()
+        opener.broken.clear()
         await controller.reconcile()
         assert controller.table.champion.resolved_uri == str(place[1])  # until a reload forces it
         await controller.reconcile(force=True)
@@ -145,7 +146,7 @@ def test_damage_of_the_live_copy_is_reported_and_nothing_is_removed(place, name)
     workspace, first, _ = place
 
     async def play():
-        controller = make_controller(place, first, LocalStarter())
+        controller = make_controller(place, first)
         await controller.reconcile()
         await controller.add([NEW])
         copies = BundleCopies(workspace.root)
@@ -154,7 +155,7 @@ def test_damage_of_the_live_copy_is_reported_and_nothing_is_removed(place, name)
             data = file.read_bytes()
             file.unlink()  # a hard link: the original keeps its bytes
             file.write_bytes(data[: len(data) // 2])
-        restarted = make_controller(place, first, LocalStarter())
+        restarted = make_controller(place, first)
         await restarted.reconcile()
         assert restarted.table.champion is None and name in restarted.table.faults[0]
         assert isinstance(await restarted.add([NEW]), RefusalError)
@@ -167,18 +168,17 @@ def test_a_canary_gets_all_changes_and_may_become_champion(place):
     workspace, first, second = place
 
     async def play():
-        controller = make_controller(place, first, LocalStarter(), canary=str(second), share=0.25)
+        controller = make_controller(place, first, canary=str(second), share=0.25)
         await controller.reconcile()
         assert (controller.table.champion.info.share, controller.table.canary.info.share) == (0.75, 0.25)
         await controller.add([NEW])
         await controller.delete(["p0295"])  # the canary never had it
         assert "new" in ids(controller, "canary")
         assert ids(controller, "canary") == ids(controller) - {f"p{n:04d}" for n in range(290, 300)}
-        app = controller.table.canary.app
+        copy = controller.table.canary.copy
         controller.desired = DesiredVersions(str(second), canary=str(second), share=0.25)
         await controller.reconcile()
-        await asyncio.sleep(0.2)
-        assert controller.table.champion.app == app and list(controller.starter.up) == [app]
+        assert controller.table.champion.copy == copy and await list_copies(controller) == {copy}
         assert "new" in read_changes(BundleCopies(workspace.root).get_folder(controller.table.champion.copy)).added
 
     run(play())
@@ -186,7 +186,7 @@ def test_a_canary_gets_all_changes_and_may_become_champion(place):
 
 def test_a_canary_that_fails_harms_nobody(place):
     async def play():
-        controller = make_controller(place, place[1], LocalStarter(), canary="models:/retreever@challenger", share=0.5)
+        controller = make_controller(place, place[1], canary="models:/retreever@challenger", share=0.5)
         await controller.reconcile()
         assert controller.table.canary is None and "no version has this alias" in controller.table.faults[1]
         assert controller.table.faults[0] is None and isinstance(await controller.add([NEW]), bytes)
@@ -196,7 +196,7 @@ def test_a_canary_that_fails_harms_nobody(place):
 
 def test_writing_goes_on_while_versions_change_and_nothing_is_lost(place):
     async def play():
-        controller = make_controller(place, place[1], LocalStarter())
+        controller = make_controller(place, place[1])
         await controller.reconcile()
         done, stop = [], asyncio.Event()
 
@@ -223,11 +223,11 @@ def test_after_a_restart_the_old_version_serves_if_the_new_one_does_not_load(pla
     _, first, second = place
 
     async def play():
-        controller = make_controller(place, first, LocalStarter())
+        controller = make_controller(place, first)
         await controller.reconcile()
         await controller.add([NEW])
         (second / "model.safetensors").write_bytes(b"x")
-        restarted = make_controller(place, second, LocalStarter())
+        restarted = make_controller(place, second)
         await restarted.reconcile()
         assert "model.safetensors" in restarted.table.faults[0] and "new" in ids(restarted)
         assert restarted.table.champion.info.version == str(first)
@@ -238,15 +238,33 @@ def test_after_a_restart_the_old_version_serves_if_the_new_one_does_not_load(pla
 
 def test_a_restart_after_a_crash_amid_a_swap_finds_the_old_version(place):
     async def play():
-        controller = make_controller(place, place[1], LocalStarter())
+        controller = make_controller(place, place[1])
         await controller.reconcile()
         await controller.add([NEW])
         copies = BundleCopies(place[0].root)
         copies.copy_bundle(place[2], "half-done")  # and then the power went
         (copies.get_folder("half-done") / "copied.json").write_text(json.dumps({"base": 1}))
-        restarted = make_controller(place, place[2], LocalStarter())
+        restarted = make_controller(place, place[2])
         await restarted.reconcile()
-        await asyncio.sleep(0.2)
-        assert "new" in ids(restarted) and {p.name for p in copies.get_folder("x").parent.iterdir()} == {copies.current}
+        assert "new" in ids(restarted) and await list_copies(restarted) == {copies.current}
+
+    run(play())
+
+
+def test_a_replica_that_has_not_noticed_a_swap_gets_every_change_and_keeps_its_copy(place):
+    async def play():
+        controller = make_controller(place, place[1])
+        controller.reader_expiry_s, controller._started_at = 60, float("-inf")
+        await controller.reconcile()
+        old = controller.table.champion
+        assert await controller.sync("replica", {old.copy}) == controller.table
+        controller.desired = DesiredVersions(str(place[2]))
+        await controller.reconcile()
+        await controller.retire_unused()
+        await controller.add([NEW])
+        assert "new" in Retreever.load(Path(old.folder), encoder=False).index.ids
+        assert old.copy in await list_copies(controller)
+        await controller.sync("replica", {controller.table.champion.copy})
+        assert await list_copies(controller) == {controller.table.champion.copy}
 
     run(play())

@@ -5,7 +5,7 @@ import json
 import pytest
 from fastapi.testclient import TestClient
 
-from retreever.service.version.answers import RequestHandler
+from retreever.bundle.retriever import Retreever
 from tests.support.local_service import local_service
 
 METADATA = {"half": 7, "tags": ["x", None]}
@@ -43,7 +43,7 @@ def test_a_document_lives_and_dies(writing, live):
     assert gone.json()["changed"] == 2 and gone.json()["total"] == 300
     assert search_ids(writing) != [NEW["id"]] and search_ids(writing, where={"half": 7}) == []
     assert writing.get("/v1/documents", params={"id": NEW["id"]}).status_code == 404
-    assert RequestHandler.open(live, "x").count_passages() == 300
+    assert len(Retreever.load(live, encoder=False).index) == 300
 
 
 def test_a_refused_change_changes_nothing(writing):

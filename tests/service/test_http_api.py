@@ -1,15 +1,23 @@
 """The HTTP interface around a bundle, without Ray: answers, and refusals that name field and rule."""
 
+import asyncio
 import json
 import math
 
 import numpy as np
 import pytest
+from fastapi.testclient import TestClient
 
 from retreever.bundle.retriever import Retreever
+from retreever.service.http.body_limit import BodyLimit
+from retreever.service.http.own_requests import APPLICATION_HEADER, OwnRequests
+from retreever.service.http.request_log import ACCESS_LOG
+from retreever.service.http.service_metrics import select_metrics
 from retreever.service.schema import MAX_BODY_BYTES
+from tests.support.local_service import local_service
 
 JSON = {"content-type": "application/json"}
+VALID_JSON = (b"", b"[]", b"null", b'"ba"', b'{"query": "ba", "\\ud800": 1}')
 
 
 @pytest.fixture(scope="module")
@@ -125,17 +133,67 @@ def test_model_health_and_readiness(client, retreever):
     assert client.get("/readyz").json() == {"ready": True, "version": "tiny/1", "fault": None}
 
 
-def test_metrics_are_readable_by_prometheus(client):
-    from prometheus_client.parser import text_string_to_metric_families
+def test_metrics_are_kept_by_ray_and_those_of_the_service_are_shown(client):
+    reply = client.get("/metrics")
+    assert reply.status_code == 503 and "not part of a cluster" in reply.json()["detail"]
+    text = "# HELP ray_retreever_requests answers\n# TYPE ray_retreever_requests counter\n"
+    own = text + 'ray_retreever_requests_total{path="/v1/search"} 3.0\n'
+    assert select_metrics(own + '# HELP ray_tasks x\nray_tasks{State="OK"} 1\n') == own
 
-    client.post("/v1/search", json={"query": "ba", "level": 2})
-    client.request("INVENTED", "/v1/search")
-    families = {f.name: f for f in text_string_to_metric_families(client.get("/metrics").text)}
-    stages = {s.labels["stage"] for s in families["retreever_stage_seconds"].samples if s.labels["level"] == "2"}
-    assert stages == {"wait", "encode", "search"}
-    asked = {(s.labels["path"], s.labels["method"]) for s in families["retreever_requests"].samples}
-    assert ("/v1/search", "POST") in asked and not any(method == "INVENTED" for _, method in asked)
-    assert {"retreever_batch_texts", "retreever_waiting_texts"} <= families.keys()
+
+def read_records(caplog):
+    return [vars(record) for record in caplog.records if record.name == ACCESS_LOG.name]
+
+
+def test_every_request_is_logged_with_what_answered_it_and_without_its_texts(client, caplog):
+    trace = "4bf92f3577b34da6a3ce929d0e0e4736"
+    headers = {"x-request-id": "mine", "traceparent": f"00-{trace}-00f067aa0ba902b7-01"}
+    with caplog.at_level("INFO", ACCESS_LOG.name):
+        client.post("/v1/search", json={"query": "ba be bi", "level": 2}, headers=headers)
+        client.request("INVENTED", "/v1/search", headers={"x-request-id": "a" * 200})
+        client.get("/healthz")
+    searched, invented = read_records(caplog)
+    told = {"request_id": "mine", "trace_id": trace, "path": "/v1/search", "method": "POST", "status": 200}
+    assert told.items() <= searched.items() and searched["version"] == "tiny/1" and searched["level"] == 2
+    assert searched["ms"] >= searched["search_ms"] > 0 and searched["encode_ms"] > 0 <= searched["wait_ms"]
+    assert "ba be" not in str(searched)
+    assert invented["method"] == "other" and invented["status"] == 405 and len(invented["request_id"]) == 32
+
+
+def test_a_recorded_search_names_the_trace_of_its_caller(live):
+    recorded = []
+    app, _ = local_service(live, record_search=lambda *search: recorded.append(search))
+    with TestClient(app) as opened:
+        opened.post("/v1/search", json={"query": "ba"}, headers={"traceparent": "nonsense"})
+        assert opened.post("/v1/search", json={"query": ""}).status_code == 422
+    ((asked, answer, trace_id),) = recorded
+    assert asked.texts == ["ba"] and len(answer.ids) == 10 and trace_id == ""
+
+
+def test_a_request_of_another_service_is_refused(live):
+    app, _ = local_service(live)
+    app.add_middleware(OwnRequests, application="retreever-8000")
+    with TestClient(app) as opened:
+        assert opened.get("/healthz", headers={APPLICATION_HEADER: "retreever-8000"}).status_code == 200
+        refused = opened.get("/healthz", headers={APPLICATION_HEADER: "retreever-9000"})
+        assert refused.status_code == 503 and refused.headers["retry-after"] == "1"
+        assert opened.get("/healthz").status_code == 200
+
+
+def test_a_body_that_comes_too_slowly_is_refused():
+    async def play():
+        async def receive():
+            await asyncio.sleep(5)
+
+        sent = []
+
+        async def send(message):
+            sent.append(message)
+
+        await BodyLimit(None, 100, max_seconds=0.05)({"type": "http", "headers": []}, receive, send)
+        assert sent[0]["status"] == 408 and b"within 0.05 s" in sent[1]["body"]
+
+    asyncio.run(play())
 
 
 def test_the_interface_is_documented(client):
@@ -223,7 +281,7 @@ def test_fields_that_contradict_one_another(client, body, rule):
 @pytest.mark.parametrize("path", ["/v1/search", "/v1/embed"])
 def test_a_body_that_is_no_request_is_refused(client, path, body):
     reply = client.post(path, content=body, headers=JSON)
-    assert reply.status_code in (400, 422) and reply.json()["detail"]
+    assert reply.status_code == (422 if body in VALID_JSON else 400) and reply.json()["detail"]
     assert "Traceback" not in reply.text
 
 

@@ -6,13 +6,14 @@ import shutil
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 from benchmarks.open_loop import LoadGenerator
 from retreever.bundle.retriever import Retreever
-from retreever.service.encoder.fork_server import ENCODER_NICENESS
 from retreever.system.workspace import Workspace
 from retreever.tracking.model_registry import locate_model, register_bundle, roll_back_alias
 from retreever.tracking.tracker import Tracker
@@ -32,12 +33,21 @@ def best(client, text=NEW["text"]):
     return reply.json()["hits"][0]["id"]
 
 
-def check_priorities(service):
-    """Encoding processes give way to replicas; Ray's own niceness of workers is not added."""
+def list_listening(process):
+    """Addresses at which a process listens."""
+    return {c.laddr for c in process.net_connections("tcp") if c.status == psutil.CONN_LISTEN}
+
+
+def check_processes(service):
+    """A replica is an ordinary process without torch; HAProxy listens at the service's address alone."""
     before = os.getpriority(os.PRIO_PROCESS, 0)
-    replicas = [replica for kind in ("Ingress", "Retriever", "Encoder") for replica in service.replicas(kind)]
-    assert {replica.nice() for replica in replicas} == {before}
-    assert [process.nice() for process in service.encoders()] == [min(before + ENCODER_NICENESS, 19)]
+    (replica,), (controller,) = service.replicas("Retriever"), service.replicas("Controller")
+    assert replica.nice() == controller.nice() == before
+    for process in (replica, controller):
+        libraries = {Path(region.path).name for region in process.memory_maps()}
+        assert not {name for name in libraries if name.startswith("libtorch")}, libraries
+    (proxy,) = service.others("haproxy.cfg")
+    assert [f"http://{ip}:{port}" for ip, port in list_listening(proxy)] == [service.url]
 
 
 def test_a_bundle_is_served_over_http(served, tmp_path):
@@ -49,6 +59,8 @@ def test_a_bundle_is_served_over_http(served, tmp_path):
         assert answer.json()["took_ms"] < 1000  # the first request: the replica starts warm
         assert client.get("/v1/model").json()["documents"] == 300
         assert client.get("/docs").status_code == 200 and client.get("/").status_code == 200
+        named = client.get("/v1/model", headers={"x-request-id": "mine"})
+        assert [value for name, value in named.headers.multi_items() if name == "x-request-id"] == ["mine"]
         refused = client.post("/v1/search", json={"query": "ba", "k": 0})
         assert refused.status_code == 422 and refused.json()["detail"][0]["loc"] == ["body", "k"]
         assert client.post("/v1/search", json={"query": "ba", "level": 5}).status_code == 422
@@ -62,11 +74,11 @@ def test_a_bundle_is_served_over_http(served, tmp_path):
         assert client.post("/v1/documents", json={"documents": [NEW]}).status_code == 409
         assert client.delete("/v1/documents", params={"id": "nobody"}).status_code == 404
         assert len(client.get("/v1/tree").json()["nodes"]) == 31
-        assert "retreever_stage_seconds" in client.get("/metrics").text
+        until(lambda: "ray_retreever_stage_seconds_count" in client.get("/metrics").text, 30)
         reload = client.post("/v1/reload").json()
         assert reload["fault"] is None and reload["documents"] == 301
-        if sys.platform == "linux":  # elsewhere an encoder's replica encodes itself
-            check_priorities(service)
+        if sys.platform == "linux":  # elsewhere there is no HAProxy
+            check_processes(service)
 
 
 @pytest.fixture
@@ -153,18 +165,45 @@ def test_versions_are_swapped_and_rolled_back_without_a_failed_request(registere
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("kind", ["Encoder", "encoding", "Retriever", "Ingress", "Controller"])
-def test_a_killed_replica_is_replaced_and_callers_that_retry_see_no_error(served, tmp_path, kind):
+@pytest.mark.parametrize("kind", ["Retriever", "Controller", "ServeController", "ProxyActor", "haproxy.cfg"])
+def test_a_killed_process_is_replaced_and_callers_see_an_answer_or_when_to_try_again(served, tmp_path, kind):
     workspace = Workspace.at(tmp_path / "workspace")
-    with running(workspace, tmp_path / "log", model=str(served[1])) as service:
+    with running(workspace, tmp_path / "log", model=str(served[1])) as service, open_client(service.url) as client:
+
+        def find():
+            return service.replicas(kind) if kind in ("Retriever", "Controller") else service.others(kind)
 
         def kill():
-            (process,) = service.encoders() if kind == "encoding" else service.replicas(kind)
+            (process,) = find()
             process.kill()
 
+        outcome = search_during(service.url, 60, kill)
+        lost = {0} if kind == "haproxy.cfg" else set()  # connections that it held
+        assert outcome.statuses.keys() <= {200, 503} | lost, outcome.faults
+        until(lambda: len(find()) == 1, 60)
         outcome = search_during(service.url, 60, kill, retries=25)
         assert outcome.failures == 0 and outcome.statuses.keys() == {200}, outcome.faults
-        until(lambda: len(service.encoders() if kind == "encoding" else service.replicas(kind)) == 1, 60)
+        until(lambda: client.post("/v1/documents", json={"documents": [NEW]}).status_code in (200, 409), 60)
+        assert best(client) == "new"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_two_services_of_a_machine_answer_for_themselves_alone(served, tmp_path):
+    one, two = (Workspace.at(tmp_path / name) for name in ("one", "two"))
+    with running(one, tmp_path / "log1", model=str(served[1])) as first, open_client(first.url) as client:
+        client.post("/v1/documents", json={"documents": [NEW]}).raise_for_status()
+        with running(two, tmp_path / "log2", model=str(served[1])) as second, open_client(second.url) as other:
+            assert best(client) == "new" != best(other)
+            (replica,) = second.replicas("Retriever")
+            replica.kill()
+            end, statuses = time.monotonic() + 15, set()
+            while time.monotonic() < end:
+                reply = other.post("/v1/search", json={"query": NEW["text"], "k": 1})
+                statuses.add(reply.status_code)
+                assert reply.status_code != 200 or reply.json()["hits"][0]["id"] != "new"
+            assert statuses <= {200, 503} and reply.status_code == 200
+        assert best(client) == "new"
 
 
 @pytest.mark.slow
@@ -191,7 +230,7 @@ def test_a_canary_answers_its_share_and_a_damaged_one_is_reported(served, tmp_pa
         until(lambda: client.get("/v1/model").json()["canary"], 120)
         outcome = asyncio.run(LoadGenerator(service.url, ["ba be", "so"]).run_closed_loop(4, 80))
         assert outcome.statuses == {200: 80} and all(count > 15 for count in outcome.versions.values())
-        assert "retreever_canary_agreement_count" in client.get("/metrics").text
+        until(lambda: "ray_retreever_canary_agreement_count" in client.get("/metrics").text, 30)
         client.post("/v1/documents", json={"documents": [NEW]}).raise_for_status()
         assert {best(client) for _ in range(10)} == {"new"}
     weights = other / "model.safetensors"

@@ -8,13 +8,10 @@ import sys
 from pathlib import Path
 
 from retreever.service.controller.bundle_changes import write_origin
-from retreever.service.encoder.text_encoder import TextEncoder
-from retreever.service.encoder.text_router import TextRouter
-from retreever.service.gateway import Gateway, LiveVersion
+from retreever.service.gateway import Gateway
 from retreever.service.http.http_api import make_api
-from retreever.service.http.prometheus_metrics import ServiceMetrics
+from retreever.service.http.service_metrics import ServiceMetrics
 from retreever.service.schema import VersionInfo
-from retreever.service.version.answers import RequestHandler
 from retreever.service.version.engine import Engine
 
 TOKEN = "secret"
@@ -31,9 +28,9 @@ def local_service(bundle: Path, max_waiting: int = 64, **settings):
     """The HTTP interface of a bundle, which it may change, and the engine behind it."""
     if not (bundle / "copied.json").is_file():
         write_origin(bundle)
-    handler = RequestHandler.open(bundle, "tiny/1")
-    engine = OneVersion(handler, TextRouter(TextEncoder(bundle, threads=1)).route)
-    gateway = Gateway(engine, ServiceMetrics())
+    engine = OneVersion.open(bundle, "tiny/1")
+    handler = engine.handler
+    gateway = Gateway(engine, ServiceMetrics(), max_waiting)
     info = VersionInfo(
         **handler.model.model_dump(),
         uri="tiny",
@@ -45,7 +42,7 @@ def local_service(bundle: Path, max_waiting: int = 64, **settings):
         relevance=None if handler.retreever.relevance is None else handler.retreever.relevance.reports,
         share=1.0,
     )
-    gateway.champion = LiveVersion(info, engine, gateway.metrics, max_waiting)
+    gateway.champion = gateway.make_live(info, engine)
     return make_api(gateway, **{"token": TOKEN, **settings}), engine
 
 

@@ -45,19 +45,18 @@ class Service:
                     found.append(process)
         return found
 
-    def encoders(self):
-        """The encoding processes: children of a fork server, in the session of this service."""
-        found, session = [], os.getsid(self.process.pid)
-        for process in psutil.process_iter():
-            with suppress(psutil.Error, ProcessLookupError):
-                lines = [" ".join(one.cmdline()) for one in (process, process.parent()) if one]
-                if len(lines) == 2 and all("retreever.service.encoder.fork_server" in line for line in lines):
-                    found += [process] * (os.getsid(process.pid) == session)
+    def others(self, name):
+        """Other processes of the service whose command holds this name."""
+        found = []
+        for process in self.process.children(recursive=True):
+            with suppress(psutil.Error):
+                if name in " ".join(process.cmdline()):
+                    found.append(process)
         return found
 
     def kill(self):
         """Kill all processes with signal 9."""
-        everything = [self.process, *self.process.children(recursive=True), *self.encoders()]
+        everything = [self.process, *self.process.children(recursive=True)]
         for process in everything:
             with suppress(psutil.Error):
                 process.kill()
@@ -69,6 +68,7 @@ def running(workspace, log, **settings):
     """Run a service with these settings; it ends with the block, or is killed if the block fails."""
     command = [sys.executable, "-m", __name__, str(workspace.root), str(free_port()), json.dumps(settings)]
     own = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    own["RAY_metrics_report_interval_ms"] = "500"
     own["RETREEVER_WRITE_TOKEN"] = TOKEN
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with (
@@ -94,12 +94,12 @@ def main(root, port, settings):
     workspace = Workspace.at(Path(root))
     environment.prepare_environment(workspace)
     from retreever.cluster.ray_runtime import join_cluster
-    from retreever.service.app import start_service
+    from retreever.service.run_service import run_service
     from retreever.service.settings import ServiceSettings
 
     arguments = ServiceSettings(**{"workspace": root, "threads": 1, "poll_s": 0.5, **json.loads(settings)})
-    with join_cluster(workspace, cpus=2, serving=True):
-        sys.stdout.write(start_service(arguments, port=int(port)) + "\n")
+    with join_cluster(workspace, cpus=2, serving=2), run_service(arguments, port=int(port)) as url:
+        sys.stdout.write(url + "\n")
         sys.stdout.flush()
         sys.stdin.read()
 

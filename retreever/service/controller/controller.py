@@ -1,55 +1,33 @@
-"""Decides which versions serve: follows an alias, starts the new version while the old one serves, and hands over.
+"""Decides which versions serve: follows an alias, opens the new version while the old one serves, and hands over.
 
-A new version is copied, checked, started, and given every live document. Only then does it take the traffic, and the
-old one stops once it has answered the requests it holds. If the new one fails to load, the old one keeps serving, and
-the table says why. All changes of the corpus go through here, one after the other. How a version is started, and in
-which process, is not known here.
+A new version is copied, checked, opened, and given every live document. Only then does it stand in the table that the
+replicas follow, and the old one goes once no replica reads it. If the new one fails to load, the old one keeps serving,
+and the table says why. All changes of the corpus go through here, one after the other. Ray is not known here.
 """
 
 import asyncio
 import contextlib
 import logging
-import secrets
-from collections.abc import Coroutine, Sequence
+import time
+from collections.abc import Callable, Coroutine, Sequence, Set
 from contextvars import Context
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
-from retreever.bundle.relevance import Relevance
 from retreever.data.dataset import Passage
-from retreever.service.contract import Reply, Version
+from retreever.service.contract import Reply
 from retreever.service.controller.bundle_changes import BundleChanges, read_changes, read_source, record_deleted
 from retreever.service.controller.bundle_copies import BundleCopies, make_copy_name, verify_bundle
-from retreever.service.controller.bundle_sources import BundleSource, fetch_source, resolve_uri
 from retreever.service.controller.version_table import DesiredVersions, ServingVersion, VersionTable
 from retreever.service.refusal import RefusalError
 from retreever.service.schema import VersionInfo
+from retreever.service.version.engine import Engine
 from retreever.system.workspace import Workspace
-from retreever.trained_tree import digest_model, load_model
+from retreever.tracking.bundle_source import BundleSource, fetch_source, resolve_uri
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 ReturnType = TypeVar("ReturnType")
-
-
-class VersionStarter(Protocol):
-    """Starts and stops versions."""
-
-    async def start(self, app: str, folder: Path, version: str) -> None:
-        """Start a version; return when it is up.
-
-        Raises:
-            RuntimeError: it fails to start, and is removed again.
-        """
-
-    async def stop(self, app: str) -> None:
-        """Stop a version once it has answered the requests it holds."""
-
-    async def list_running(self) -> list[str]:
-        """List the applications of versions that are up."""
-
-    def connect(self, app: str) -> Version:
-        """Connect to a version."""
 
 
 @dataclass(eq=False)
@@ -57,24 +35,35 @@ class Controller:
     """Brings the versions that serve in line with the desired ones, and changes their corpus.
 
     Attributes:
-        drain_s: seconds that a replaced version still runs; longer than callers take to notice.
+        open_version: opens the bundle in a folder, as a version of that name; the controller writes through it.
         retry_s: seconds after which a version that failed to load is tried again while nothing serves.
+        reader_expiry_s: seconds after which a silent replica no longer counts as a reader of copies.
         table: the versions that serve now.
     """
 
     desired: DesiredVersions
     workspace: Workspace
-    starter: VersionStarter
-    drain_s: float = 5
+    open_version: Callable[[Path, str], Engine]
     retry_s: float = 30
+    reader_expiry_s: float = 30
     table: VersionTable = field(default_factory=VersionTable)
 
     def __post_init__(self) -> None:
         self._copies = BundleCopies(self.workspace.root)
         self._swap_lock, self._write_lock = asyncio.Lock(), asyncio.Lock()
         self._retry_times: dict[str, float] = {}
-        self._replaced_at: dict[str, float] = {}  # by application; callers who have not noticed still call it
-        self._retire_tasks: set[asyncio.Task[None]] = set()
+        self._started_at = time.monotonic()
+        self._engines: dict[str, Engine] = {}  # by copy
+        self._readers: dict[str, tuple[float, Set[str]]] = {}  # by replica: when it asked, and the copies that it reads
+
+    async def sync(self, replica: str, copies: Set[str]) -> VersionTable:
+        """Tell a replica which versions serve.
+
+        Args:
+            copies: the copies that it reads; they are kept, and get all changes, until it reads others.
+        """
+        self._readers[replica] = time.monotonic(), copies
+        return self.table
 
     async def reconcile(self, force: bool = False) -> None:
         """Start the desired versions that do not serve yet.
@@ -103,8 +92,8 @@ class Controller:
                 role, await asyncio.to_thread(fetch_source, uri, resolved_uri, self.workspace), resolved_uri
             )
             self._set_fault(role, None)
-        except Exception as error:  # of registry, files or Ray: the old version keeps serving
-            log.warning("%s %s does not serve: %s", role, resolved_uri, error)
+        except Exception as error:  # of registry, files or encoder: the old version keeps serving
+            _log.warning("%s %s does not serve: %s", role, resolved_uri, error)
             if role == "champion" and self.table.champion is None:
                 await self._fall_back()
             self._retry_times[role + resolved_uri] = now + (
@@ -121,7 +110,7 @@ class Controller:
             before = BundleSource.from_json(await asyncio.to_thread(read_source, self._copies.get_folder(copy)))
             await self._bring_up("champion", before, copy, before.version)
         except Exception as error:
-            log.warning("copy %s does not serve either: %s", copy, error)
+            _log.warning("copy %s does not serve either: %s", copy, error)
 
     def _set_fault(self, role: str, fault: str | None) -> None:
         champion, canary = self.table.faults
@@ -129,9 +118,6 @@ class Controller:
         self.table = replace(self.table, faults=faults)
 
     def _set_serving(self, role: str, serving: ServingVersion) -> None:
-        before: ServingVersion | None = getattr(self.table, role)
-        if before is not None and before.app != serving.app:
-            self._replaced_at[before.app] = asyncio.get_running_loop().time()
         champion = serving if role == "champion" else self.table.champion
         canary = serving if role == "canary" else self.table.canary
         self.table = replace(self.table, champion=champion, canary=canary)
@@ -146,98 +132,75 @@ class Controller:
             await self._bring_up(role, source, copy, resolved_uri)
 
     async def _bring_up(self, role: str, source: BundleSource, copy: str, resolved_uri: str) -> None:
-        folder, fresh = await self._copy_bundle(source, copy)
-        app, adopted = await self._start_version(copy, folder, source.version, fresh)
-        try:
-            info = await self._describe_version(source, folder, role)
-            await self._hand_over(role, ServingVersion(app, copy, resolved_uri, info), folder)
-        except BaseException:
-            if not adopted:
-                await self.starter.stop(app)
-            raise
-        self._retire()
+        folder = await self._copy_bundle(source, copy)
+        engine = self._engines.get(copy)
+        if engine is None:
+            engine = await asyncio.to_thread(self.open_version, folder, source.version)
+        info = self._describe_version(source, engine, role)
+        await self._hand_over(role, ServingVersion(copy, str(folder), resolved_uri, info), engine)
 
-    async def _copy_bundle(self, source: BundleSource, copy: str) -> tuple[Path, bool]:
-        """Return the folder of a bundle's copy, and whether it is a new one: a copy in use is not made again."""
+    async def _copy_bundle(self, source: BundleSource, copy: str) -> Path:
+        """Return the folder of a bundle's copy; a copy in use is not made again."""
         current, folder = self._copies.current, self._copies.get_folder(copy)
+        if copy in self._engines:
+            return folder
         if copy == current:
             await asyncio.to_thread(verify_bundle, folder)
-            return folder, False
-        if copy in {s.copy for s in (self.table.champion, self.table.canary) if s}:
-            return folder, False
+            return folder
         before = await asyncio.to_thread(read_changes, self._copies.get_folder(current)) if current else BundleChanges()
-        source_values = source.to_json()
-        return await asyncio.to_thread(
-            self._copies.copy_bundle, source.folder, copy, before.deleted, source_values
-        ), True
+        return await asyncio.to_thread(self._copies.copy_bundle, source.folder, copy, before.deleted, source.to_json())
 
-    async def _start_version(self, copy: str, folder: Path, version: str, fresh: bool) -> tuple[str, bool]:
-        """Return the application of a running version, and whether it ran before."""
-        prefix = f"retreever-{copy}-"
-        for app in [] if fresh else await self.starter.list_running():
-            if app.startswith(prefix):  # the canary, or a version that an earlier controller started
-                return app, True
-        app = f"{prefix}{secrets.token_hex(3)}"
-        await self.starter.start(app, folder, version)
-        return app, False
-
-    async def _describe_version(self, source: BundleSource, folder: Path, role: str) -> VersionInfo:
-        _, config = await asyncio.to_thread(load_model, folder)
-        digest = await asyncio.to_thread(digest_model, folder)
-        relevance = await asyncio.to_thread(Relevance.load, folder, digest)
+    def _describe_version(self, source: BundleSource, engine: Engine, role: str) -> VersionInfo:
+        retreever = engine.handler.retreever
         return VersionInfo(
-            version=source.version,
-            digest=digest[:16],
-            depth=config.tree.depth,
-            similarity=config.loss.similarity,
-            encoder=config.encoder.name,
+            **engine.handler.model.model_dump(),
             uri=source.uri,
             run_id=source.run_id,
             run_url=source.run_url,
-            data=source.data or config.data.name,
+            data=source.data or retreever.config.data.name,
             metrics=source.metrics,
             documents=0,
-            relevance=relevance.reports if relevance else None,
+            relevance=retreever.relevance.reports if retreever.relevance else None,
             share=self.desired.share if role == "canary" else 1 - self.desired.share,
         )
 
-    async def _hand_over(self, role: str, new: ServingVersion, folder: Path) -> None:
+    async def _hand_over(self, role: str, new: ServingVersion, engine: Engine) -> None:
         """Give a version every live document, most of them while writes go on, and let it serve."""
-        current, version = self._copies.current, self.starter.connect(new.app)
+        current = self._copies.current
         old = self._copies.get_folder(current) if current and current != new.copy else None
         if old is not None:
-            await version.catch_up(await asyncio.to_thread(read_changes, old))
+            await engine.catch_up(await asyncio.to_thread(read_changes, old))
         async with self._write_lock:
             if old is not None:
                 latest = await asyncio.to_thread(read_changes, old)
-                await version.catch_up(latest)
-                await asyncio.to_thread(record_deleted, folder, latest.deleted)
-            info = new.info.model_copy(update={"documents": await version.count_passages()})
+                await engine.catch_up(latest)
+                await asyncio.to_thread(record_deleted, Path(new.folder), latest.deleted)
+            info = new.info.model_copy(update={"documents": await asyncio.to_thread(engine.handler.count_passages)})
+            self._engines[new.copy] = engine
             if role == "champion":  # no await from here on: the current copy is always the one that serves
                 self._copies.current = new.copy
             self._set_serving(role, replace(new, info=info))
 
-    def _retire(self) -> None:
-        task = asyncio.create_task(self._stop_unused())
-        self._retire_tasks.add(task)
-        task.add_done_callback(self._retire_tasks.discard)
+    async def retire_unused(self) -> None:
+        """Close the versions that neither serve nor are read by a replica, and remove their copies.
 
-    async def _stop_unused(self) -> None:
-        """Stop the versions that no longer serve, once callers have noticed."""
-        await asyncio.sleep(self.drain_s)
-        async with self._swap_lock:
-            serving = [s for s in (self.table.champion, self.table.canary) if s]
-            drained = asyncio.get_running_loop().time() - self.drain_s
-            self._replaced_at = {app: time for app, time in self._replaced_at.items() if time > drained}
-            for app in await self.starter.list_running():
-                if app not in self._replaced_at.keys() | {s.app for s in serving}:
-                    await self.starter.stop(app)
-            if not self._replaced_at:
-                await asyncio.to_thread(self._copies.keep_only, {s.copy for s in serving})
+        A new controller waits until every replica has had time to name the copies that it reads.
+        """
+        oldest = time.monotonic() - self.reader_expiry_s
+        if self._started_at > oldest:
+            return
+        async with self._swap_lock, self._write_lock:
+            self._readers = {name: reader for name, reader in self._readers.items() if reader[0] > oldest}
+            used = self._list_serving().union(*(copies for _, copies in self._readers.values()))
+            self._engines = {copy: engine for copy, engine in self._engines.items() if copy in used}
+            await asyncio.to_thread(self._copies.keep_only, used)
 
-    async def reload(self) -> None:
+    def _list_serving(self) -> set[str]:
+        return {version.copy for version in (self.table.champion, self.table.canary) if version}
+
+    async def reload(self) -> RefusalError | None:
         """Look for other versions to serve; wait until they serve or have failed to load."""
-        await _run_to_completion(self.reconcile(force=True))
+        return await _run_to_completion(self.reconcile(force=True))
 
     async def add(self, passages: Sequence[Passage]) -> Reply:
         """Add passages; they are on disk, and the next search finds them, when this returns."""
@@ -252,25 +215,27 @@ class Controller:
             champion, canary = self.table.champion, self.table.canary
             if champion is None:
                 return RefusalError(503, self.table.faults[0] or "no version serves yet", retry_after=2)
-            version = self.starter.connect(champion.app)
-            reply: Reply = await getattr(version, method)(items)
+            engine = self._engines[champion.copy]
+            reply: Reply = await getattr(engine, method)(items)
             if isinstance(reply, RefusalError):
                 return reply
-            info = champion.info.model_copy(update={"documents": await version.count_passages()})
+            info = champion.info.model_copy(
+                update={"documents": await asyncio.to_thread(engine.handler.count_passages)}
+            )
             self.table = replace(self.table, champion=replace(champion, info=info))
-            if canary is not None and canary.app != champion.app:
+            if canary is not None and canary.copy != champion.copy:
                 await self._change_canary(canary, champion, method, items)
-            for app in self._replaced_at.keys() - {champion.app, canary and canary.app}:
+            for copy in self._engines.keys() - self._list_serving():  # replicas that have not noticed still read it
                 with contextlib.suppress(Exception):
-                    await getattr(self.starter.connect(app), method)(items)
+                    await getattr(self._engines[copy], method)(items)
             return reply
 
     async def _change_canary(self, canary: ServingVersion, champion: ServingVersion, method: str, items: Any) -> None:
         """Change the canary's corpus alike; a canary that fails stops serving, and the table says why."""
         try:
-            version = self.starter.connect(canary.app)
-            if isinstance(await getattr(version, method)(items), RefusalError):  # its corpus differs
-                await version.catch_up(await asyncio.to_thread(read_changes, self._copies.get_folder(champion.copy)))
+            engine = self._engines[canary.copy]
+            if isinstance(await getattr(engine, method)(items), RefusalError):  # its corpus differs
+                await engine.catch_up(await asyncio.to_thread(read_changes, Path(champion.folder)))
         except Exception as error:
             self.table = replace(
                 self.table, canary=None, faults=(self.table.faults[0], f"{canary.resolved_uri}: {error}")

@@ -1,4 +1,4 @@
-"""What should serve and what serves, as data: the controller writes it, every ingress follows it."""
+"""What should serve and what serves, as data: the controller writes it, every replica follows it."""
 
 from dataclasses import dataclass
 
@@ -10,13 +10,13 @@ class ServingVersion:
     """A version that serves.
 
     Attributes:
-        app: name of its application.
         copy: name of its bundle's copy.
+        folder: folder of that copy.
         resolved_uri: where its bundle was found, as `resolve_uri` returns it.
     """
 
-    app: str
     copy: str
+    folder: str
     resolved_uri: str
     info: VersionInfo
 

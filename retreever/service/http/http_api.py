@@ -2,8 +2,8 @@
 
 import asyncio
 import hmac
-from collections.abc import Awaitable
-from typing import Annotated, Any
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, FastAPI, Header, HTTPException, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -14,10 +14,11 @@ from starlette.routing import Match, Route
 from retreever import __version__
 from retreever.bundle.tree_view import NodeView, TreeView
 from retreever.data.dataset import Passage
-from retreever.service.contract import ReadMethod, Reply
+from retreever.service.contract import ReadMethod, Reply, SearchAnswer
 from retreever.service.gateway import Gateway
 from retreever.service.http.body_limit import BodyLimit
-from retreever.service.http.prometheus_metrics import MetricsMiddleware
+from retreever.service.http.request_log import ANSWER_KEY, RequestLog, read_trace_id
+from retreever.service.http.service_metrics import read_node_metrics
 from retreever.service.http.static_page import mount_page
 from retreever.service.refusal import RefusalError
 from retreever.service.schema import (
@@ -40,6 +41,8 @@ from retreever.service.schema import (
 
 JSON_MEDIA_TYPE = "application/json"
 MAX_INTEGER = 2**53  # larger integers are inexact in JavaScript
+ReplyType = TypeVar("ReplyType")
+RecordFunction = Callable[[SearchRequest, SearchAnswer, str], None]
 WRITE_PATIENCE = 6  # a write may take this many times as long as a read
 
 
@@ -64,13 +67,20 @@ BODY_REFUSALS = READ_REFUSALS | _describe_refusals(400, 413)
 WRITE_REFUSALS = BODY_REFUSALS | _describe_refusals(401, 403)
 
 
-def make_api(gateway: Gateway, token: str | None = None, timeout_s: float = 30, page: bool = True) -> FastAPI:
+def make_api(
+    gateway: Gateway,
+    token: str | None = None,
+    timeout_s: float = 30,
+    page: bool = True,
+    record_search: RecordFunction | None = None,
+) -> FastAPI:
     """Make the HTTP interface of a gateway.
 
     Args:
         token: bearer token that writes need; None turns writing off.
         timeout_s: seconds after which a read is answered with 504; a write may take six times as long.
         page: also serve the page.
+        record_search: called with every answered search and the caller's trace id, empty where it sent none.
     """
     app = FastAPI(
         title="retreever",
@@ -79,13 +89,13 @@ def make_api(gateway: Gateway, token: str | None = None, timeout_s: float = 30, 
         responses={422: {"model": Refusal, "description": "a field breaks a rule"}},
     )
     _add_error_handlers(app)
-    _add_read_routes(app, gateway, timeout_s)
+    _add_read_routes(app, gateway, timeout_s, record_search)
     _add_write_routes(app, gateway, timeout_s, token)
     _add_state_routes(app, gateway)
     if page:
         mount_page(app)
     app.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES)
-    app.add_middleware(MetricsMiddleware, metrics=gateway.metrics)
+    app.add_middleware(RequestLog, metrics=gateway.metrics)
     return app
 
 
@@ -96,7 +106,8 @@ def _add_error_handlers(app: FastAPI) -> None:
         faults = [
             {"loc": _clean_location(f["loc"]), "msg": f["msg"].removeprefix("Value error, ")} for f in error.errors()
         ]
-        return JSONResponse({"detail": faults}, status_code=422)
+        broken = any(fault["type"] == "json_invalid" for fault in error.errors())
+        return JSONResponse({"detail": faults}, status_code=400 if broken else 422)
 
     @app.exception_handler(RefusalError)
     async def handle_refusal(request: Request, error: RefusalError) -> JSONResponse:
@@ -125,30 +136,43 @@ def _clean_location(location: tuple[int | str, ...]) -> list[int | str]:
     return [part if isinstance(part, int) else part[:100].encode(errors="replace").decode() for part in location]
 
 
+async def _await_within(call: Awaitable[ReplyType], seconds: float) -> ReplyType:
+    """Wait for a reply.
+
+    Raises:
+        RefusalError: it takes longer.
+    """
+    try:
+        async with asyncio.timeout(seconds):
+            return await call
+    except TimeoutError:
+        raise RefusalError(504, f"it took more than {seconds:g} s", retry_after=1) from None
+
+
 async def _respond_within(call: Awaitable[Reply], seconds: float) -> Response:
     """Turn a reply into a response.
 
     Raises:
         RefusalError: the reply is one, or takes longer.
     """
-    try:
-        async with asyncio.timeout(seconds):
-            reply = await call
-    except TimeoutError:
-        raise RefusalError(504, f"it took more than {seconds:g} s", retry_after=1) from None
+    reply = await _await_within(call, seconds)
     if isinstance(reply, RefusalError):
         raise reply
     return Response(reply, media_type=JSON_MEDIA_TYPE)
 
 
-def _add_read_routes(app: FastAPI, gateway: Gateway, timeout_s: float) -> None:
+def _add_read_routes(app: FastAPI, gateway: Gateway, timeout_s: float, record_search: RecordFunction | None) -> None:
     async def read(method: ReadMethod, *arguments: Any) -> Response:
         return await _respond_within(gateway.read(method, *arguments), timeout_s)
 
     @app.post("/v1/search", responses=BODY_REFUSALS, response_model=SearchResponse | MultiSearchResponse)
-    async def search(request: SearchRequest) -> Response:
+    async def search(asked: SearchRequest, request: Request) -> Response:
         """Find the exact best passages for one query, or for each of several."""
-        return await _respond_within(gateway.search(request), timeout_s)
+        answer: SearchAnswer = await _await_within(gateway.search(asked), timeout_s)
+        request.scope.setdefault("state", {})[ANSWER_KEY] = answer
+        if record_search is not None:
+            record_search(asked, answer, read_trace_id(request.headers.get("traceparent", "")))
+        return Response(answer.body, media_type=JSON_MEDIA_TYPE)
 
     @app.post("/v1/embed", responses=BODY_REFUSALS, response_model=EmbedResponse)
     async def embed(request: EmbedRequest) -> Response:
@@ -246,8 +270,8 @@ def _add_state_routes(app: FastAPI, gateway: Gateway) -> None:
     @app.get(
         "/metrics",
         response_class=Response,
-        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+        responses=_describe_refusals(503) | {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
     )
     async def metrics() -> Response:
-        """Write the metrics for Prometheus."""
-        return Response(await gateway.expose_metrics(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        """Write the metrics of this node's replicas for Prometheus, as Ray keeps them."""
+        return Response(await read_node_metrics(), media_type="text/plain; version=0.0.4; charset=utf-8")

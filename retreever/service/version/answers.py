@@ -8,7 +8,6 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -42,7 +41,7 @@ class RequestHandler:
     """Answers requests from one bundle.
 
     Args:
-        retreever: the bundle, with or without its encoder.
+        retreever: the bundle.
         version: name of the version, which every answer holds.
         threads: queries searched at a time.
     """
@@ -64,15 +63,6 @@ class RequestHandler:
         for level in self._levels:
             self._level_seconds[level] = self._time_search(level)
 
-    @classmethod
-    def open(cls, folder: Path, version: str, threads: int = 1) -> "RequestHandler":
-        """Open a bundle without its encoder.
-
-        Raises:
-            BundleError: a file is missing or damaged.
-        """
-        return cls(Retreever.load(folder, encoder=False), version, threads)
-
     def _time_search(self, level: int) -> float:
         nodes = self.make_uniform_query()
         begun = time.perf_counter()
@@ -83,14 +73,6 @@ class RequestHandler:
         """Make a query that reaches all leaves alike: node probabilities, float32 (1, nodes)."""
         depth = self.model.depth
         return np.concatenate([np.full(2**d, 0.5**d, np.float32) for d in range(depth + 1)])[None]
-
-    def check_search(self) -> None:
-        """Search once, to see whether the index works.
-
-        Raises:
-            Exception: it does not.
-        """
-        self.retreever.index.search(self.make_uniform_query(), 1)
 
     def search(self, requests: Sequence[SearchRequest], nodes: Sequence[np.ndarray]) -> list[SearchAnswer | Exception]:
         """Answer a batch of requests, one answer or exception each, in order.

@@ -1,52 +1,102 @@
-"""A running version: routes texts, then searches, embeds or adds them. Ray and HTTP are not known here.
+"""A version in this process: routes texts, then searches, embeds or adds them. Ray and HTTP are not known here.
 
-Refusals are returned, not raised; `contract.py` says why.
+Everything that computes runs in a thread, so that the event loop goes on taking requests.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from pydantic import BaseModel
 
+from retreever.bundle.retriever import Retreever
 from retreever.data.dataset import Passage
 from retreever.encoding.tokenized_texts import TextKind
-from retreever.errors import BundleError
+from retreever.errors import BundleError, EncoderError
 from retreever.service.contract import ReadMethod, Reply, SearchAnswer
 from retreever.service.controller.bundle_changes import BundleChanges
-from retreever.service.encoder.text_router import RoutedTexts
 from retreever.service.refusal import RefusalError
 from retreever.service.schema import EmbedRequest, SearchRequest
 from retreever.service.version.answers import RequestHandler
 
-RouteFunction = Callable[[Sequence[str], TextKind], Awaitable[RoutedTexts]]
 ADD_BATCH_PASSAGES = 8  # passages routed at a time; searches get their turn in between
 CATCH_UP_BATCH_PASSAGES = 64  # passages added at a time
+WARM_UP_TEXT = "what is there"
+
+
+@dataclass(frozen=True)
+class RoutedTexts:
+    """Texts as node probabilities.
+
+    Attributes:
+        nodes: float32 (texts, nodes); zeros for a text with a fault.
+        faults: faults by place of the text.
+    """
+
+    nodes: np.ndarray
+    faults: dict[int, str]
 
 
 class Engine:
-    """A version of the contract: a bundle, and a function that routes texts for it."""
+    """A loaded bundle that answers the requests of the HTTP interface."""
 
-    def __init__(self, handler: RequestHandler, route: RouteFunction):
-        self.handler, self._route = handler, route
+    def __init__(self, handler: RequestHandler):
+        self.handler = handler
 
-    async def search(self, requests: list[SearchRequest]) -> list[SearchAnswer | Exception]:
+    @classmethod
+    def open(
+        cls, folder: Path, version: str, exports: Path | None = None, threads: int = 1, device: str = "cpu"
+    ) -> "Engine":
+        """Open a bundle and search it once, so that the first caller does not wait.
+
+        Args:
+            version: name of the version, which every answer holds.
+            exports: folder of the encoder's exports; the default workspace's where it is None.
+            threads: threads of a search and of the encoder.
+            device: torch's name of a device, for the encoder.
+
+        Raises:
+            BundleError: a file is missing or damaged.
+            EncoderError: the encoder that the bundle names does not load.
+        """
+        engine = cls(RequestHandler(Retreever.load(folder, device, threads=threads, exports=exports), version, threads))
+        engine.answer([SearchRequest(query=WARM_UP_TEXT)])
+        return engine
+
+    def answer(self, requests: Sequence[SearchRequest]) -> list[SearchAnswer | Exception]:
         """Answer a batch of requests, one answer or exception each, in order."""
-        routed = await self._route([text for one in requests for text in one.texts], "query")
+        begun = time.perf_counter()
+        routed = self._route([text for one in requests for text in one.texts], "query")
+        encode = {"encode": time.perf_counter() - begun}
         starts = np.cumsum([0] + [len(one.texts) for one in requests])
-        parts = [routed.nodes[start:end] for start, end in pairwise(starts)]
-        found = await asyncio.to_thread(self.handler.search, requests, parts)
+        found = self.handler.search(requests, [routed.nodes[start:end] for start, end in pairwise(starts)])
         for number, fault in routed.faults.items():
             found[int(np.searchsorted(starts, number, side="right")) - 1] = RefusalError.for_field("query", fault)
-        encode = {"encode": routed.seconds}
         return [replace(one, stages=encode | one.stages) if isinstance(one, SearchAnswer) else one for one in found]
+
+    def _route(self, texts: Sequence[str], kind: TextKind) -> RoutedTexts:
+        retreever = self.handler.retreever
+        try:
+            return RoutedTexts(retreever.route(texts, kind), {})
+        except EncoderError as error:
+            if len(texts) == 1:
+                return RoutedTexts(np.zeros((1, retreever.tree.nodes), np.float32), {0: str(error)})
+        singles = [self._route([text], kind) for text in texts]  # one by one, so that only the text at fault is refused
+        faults = {place: one.faults[0] for place, one in enumerate(singles) if one.faults}
+        return RoutedTexts(np.concatenate([one.nodes for one in singles]), faults)
+
+    async def search(self, requests: Sequence[SearchRequest]) -> list[SearchAnswer | Exception]:
+        """Answer a batch of requests, as `answer` does."""
+        return await asyncio.to_thread(self.answer, requests)
 
     async def embed(self, request: EmbedRequest) -> Reply:
         """Embed texts as node probabilities of a level."""
-        routed = await self._route(request.texts, request.kind)
+        routed = await asyncio.to_thread(self._route, request.texts, request.kind)
         if routed.faults:
             return RefusalError.for_field("texts", next(iter(routed.faults.values())))
         return await _serialize_reply(self.handler.make_embeddings, routed.nodes, request.level)
@@ -59,7 +109,8 @@ class Engine:
         """Add passages; they are on disk, and the next search finds them, when this returns."""
         nodes = []
         for start in range(0, len(passages), ADD_BATCH_PASSAGES):
-            routed = await self._route([p.full_text for p in passages[start : start + ADD_BATCH_PASSAGES]], "passage")
+            texts = [passage.full_text for passage in passages[start : start + ADD_BATCH_PASSAGES]]
+            routed = await asyncio.to_thread(self._route, texts, "passage")
             if routed.faults:
                 return RefusalError.for_field("documents", next(iter(routed.faults.values())))
             nodes.append(routed.nodes)
@@ -69,8 +120,8 @@ class Engine:
         """Delete passages; the change is on disk, and no search finds them, when this returns."""
         return await _serialize_reply(self.handler.delete, ids)
 
-    async def catch_up(self, wanted: BundleChanges) -> int:
-        """Make the changes that another version has; return how many passages that took.
+    async def catch_up(self, wanted: BundleChanges) -> None:
+        """Make the changes that another version has.
 
         Raises:
             RefusalError: a passage cannot be added.
@@ -81,11 +132,6 @@ class Engine:
         passages = list(missing.added.values())
         for start in range(0, len(passages), CATCH_UP_BATCH_PASSAGES):
             _raise_refusal(await self.add(passages[start : start + CATCH_UP_BATCH_PASSAGES]))
-        return len(passages) + len(missing.deleted)
-
-    async def count_passages(self) -> int:
-        """Count the passages of the corpus."""
-        return await asyncio.to_thread(self.handler.count_passages)
 
 
 def _raise_refusal(reply: Reply) -> None:

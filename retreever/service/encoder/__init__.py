@@ -1,1 +1,0 @@
-"""Texts to node probabilities for many callers: batching, and encoders in separate processes."""

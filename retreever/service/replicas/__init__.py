@@ -1,1 +1,0 @@
-"""A version on Ray Serve: the deployments of encoder and retriever, their start, and calls to them."""
