@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
-from retreever.bundle.node_explanation import EXPLANATION_SAMPLE, read_stored_sharply
-from retreever.bundle.node_words import WORDS_PER_NODE, WordCounts, choose_node_words, extract_word_presence
+from retreever.bundle.nodes.node_explanation import EXPLANATION_SAMPLE, read_stored_sharply
+from retreever.bundle.nodes.node_words import WORDS_PER_NODE, WordCounts, choose_node_words, extract_word_presence
 from retreever.bundle.retriever import Retreever
 
 HELD_OUT_SHARE, TOP_SHARE = 0.2, 0.02

@@ -241,6 +241,15 @@ class IndexConfig(ConfigSection):
         False, description="store codes only, at most 400 bytes a passage: search by estimate, at the last level only"
     )
     k: int = Field(10, ge=1, le=1000, description="passages that a search returns by default")
+    lexical: bool = Field(True, description="index words too, for hybrid search; not in a compact index")
+    k1: Positive = Field(1.5, description="lexical: how slowly a word's worth grows with its count in a passage")
+    b: float = Field(0.75, ge=0, le=1, description="lexical: how much long passages are held back")
+    stopwords: str | None = Field(
+        "en", description="lexical: language whose stop words are left out, as bm25s names it; null: none are"
+    )
+    stemmer: str | None = Field(
+        None, description="lexical: Snowball's algorithm that takes endings off, e.g. english; null: words stay whole"
+    )
     explain_nodes: float = Field(
         4.0,
         ge=1,
@@ -253,7 +262,14 @@ VALUES_BEFORE: Mapping[str, Mapping[str, Any]] = {
     "encoder": {"runtime": "auto"},  # it computes the same vectors, and stored bundles gain its speed
     "tree": {"start": "random", "start_levels": 6, "anchor": 0.0, "turn": False, "norm_levels": 1},
     "train": {"guard": []},
-    "index": {"explain_nodes": 4.0},
+    "index": {
+        "explain_nodes": 4.0,
+        "lexical": True,  # an older model that is indexed anew gets words, too
+        "k1": 1.5,
+        "b": 0.75,
+        "stopwords": "en",
+        "stemmer": None,
+    },
 }
 """By section: how trees were made before these settings existed."""
 

@@ -42,7 +42,7 @@ def fit_relevance(
         index: of the whole corpus, in its order.
         seed: draws at most 1,000 dev queries, and the folds of the cross-validation.
     """
-    queries = _draw_dev_queries(data.dataset, seed)
+    queries = draw_dev_queries(data.dataset, seed)
     if len(queries) < MIN_DEV_QUERIES:
         return None
     nodes = np.concatenate(list(route_encodings(trained.tree, trained.config, data.queries, queries)))
@@ -63,7 +63,8 @@ def summarize_relevance(relevance: Relevance | None) -> dict[str, Any]:
     }
 
 
-def _draw_dev_queries(dataset: RetrievalDataset, seed: int) -> Int[np.ndarray, " queries"]:
+def draw_dev_queries(dataset: RetrievalDataset, seed: int) -> Int[np.ndarray, " queries"]:
+    """Rows of at most 1,000 queries with a passage that dev judges relevant, in ascending order."""
     queries = np.unique(dataset.pairs("dev")[:, 0]) if "dev" in dataset.qrels else np.empty(0, np.int64)
     return np.sort(np.random.default_rng(seed).permutation(queries)[:MAX_DEV_QUERIES])
 

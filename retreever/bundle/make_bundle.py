@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from retreever.bundle.document_store import DocumentStore, write_documents
+from retreever.bundle.fit_hybrid import fit_hybrid, summarize_hybrid
 from retreever.bundle.fit_relevance import fit_relevance, summarize_relevance
-from retreever.bundle.node_explanation import explain_nodes
-from retreever.bundle.node_names import carry_names
+from retreever.bundle.hybrid_weight import HybridWeight
+from retreever.bundle.nodes.node_explanation import explain_nodes
+from retreever.bundle.nodes.node_names import carry_names
 from retreever.bundle.relevance import Relevance
 from retreever.bundle.retriever import EXPLANATION_FOLDER
 from retreever.data.dataset import RetrievalDataset
 from retreever.encoding.encoding_store import EncodedDataset, open_encoded_dataset
+from retreever.index import LexicalSettings
 from retreever.index.tree_index import TreeIndex
 from retreever.system.files import seal_folder, write_atomically
 from retreever.system.progress import Track, track_silently
@@ -33,16 +36,17 @@ def make_bundle(model: Path, target: Path, workspace: Workspace, track: Track = 
     """Index the corpus that a model's configuration names; write the bundle to `target`, whole or not at all.
 
     Returns:
-        The statistics of the index, and the calibration errors of relevance by level.
+        The statistics of the index, the calibration errors of relevance by level, and the weight of words.
     """
     trained = load_trained_tree(model)
     data = open_encoded_dataset(trained.config, workspace, track)
     with write_atomically(target) as aside:
         index = build_index(trained, data, track, aside / "index")
         relevance = fit_relevance(trained, data, index, track)
-        complete_bundle(trained, data.dataset, index, aside, relevance)
+        hybrid = fit_hybrid(trained, data, index, track)
+        complete_bundle(trained, data.dataset, index, aside, relevance, hybrid)
         carry_names(target, aside, trained.digest)
-    return index.stats() | summarize_relevance(relevance)
+    return index.stats() | summarize_relevance(relevance) | summarize_hybrid(hybrid)
 
 
 def build_index(
@@ -55,7 +59,17 @@ def build_index(
     """
     chunks = route_encodings(trained.tree, trained.config, data.passages)
     tracked = track(chunks, "indexing, chunks", total=count_chunks(trained.config, len(data.passages)))
-    return TreeIndex.build(tracked, [passage.id for passage in data.dataset.corpus], trained.layout, folder)
+    ids, settings = [passage.id for passage in data.dataset.corpus], make_lexical_settings(trained)
+    texts = data.dataset.passage_texts() if settings else None
+    return TreeIndex.build(tracked, ids, trained.layout, folder, texts=texts, lexical=settings)
+
+
+def make_lexical_settings(trained: TrainedTree) -> LexicalSettings | None:
+    """How a model's index reads words; None where it has none."""
+    own = trained.config.index
+    if not own.lexical or own.compact:
+        return None
+    return LexicalSettings(own.k1, own.b, own.stopwords, own.stemmer)
 
 
 def complete_bundle(
@@ -64,12 +78,14 @@ def complete_bundle(
     index: TreeIndex,
     folder: Path,
     relevance: Relevance | None = None,
+    hybrid: HybridWeight | None = None,
 ) -> None:
     """Write model, documents, explanation and relevance into a folder that has the index already, and seal it.
 
     Args:
         dataset: its corpus is what `index`, at `folder/index`, was built of, in the same order.
         relevance: fitted to this index; hits get none where it is None.
+        hybrid: weight of words, chosen with this index.
     """
     for name in MODEL_FILES:
         shutil.copy2(trained.folder / name, folder / name)
@@ -78,4 +94,6 @@ def complete_bundle(
     explanation.save(folder / EXPLANATION_FOLDER, trained.digest)
     if relevance is not None:
         relevance.save(folder, trained.digest)
+    if hybrid is not None:
+        hybrid.save(folder, trained.digest)
     seal_folder(folder, {"format": BUNDLE_FORMAT, "dataset": dataset.name, "dataset_digest": dataset.digest})

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from retreever.bundle.document_store import DocumentStore
-from retreever.bundle.node_explanation import Explanation, load_or_explain
+from retreever.bundle.hybrid_weight import UNFITTED_WEIGHT, HybridChoice, HybridWeight
+from retreever.bundle.nodes.node_explanation import Explanation, load_or_explain
 from retreever.bundle.relevance import COMPARED_HITS, Relevance
 from retreever.bundle.text_router import TextRouter
 from retreever.config import Config
@@ -24,6 +25,8 @@ from retreever.data.dataset import Passage
 from retreever.encoding.encoder import Encoder
 from retreever.encoding.tokenized_texts import TextKind
 from retreever.errors import BundleError
+from retreever.index import Hybrid
+from retreever.index.lexical.hybrid_query import LARGEST_HYBRID_WEIGHT
 from retreever.index.tree_index import IndexFilter, NumbersAndScores, TreeIndex
 from retreever.model.tree import Tree
 from retreever.trained_tree import digest_model, read_model_config
@@ -59,6 +62,7 @@ class Retreever:
         folder: of the bundle.
         router: encoder and tree; None where the bundle was opened without its encoder.
         relevance: what turns scores into the relevance of hits; None where the bundle was made without dev queries.
+        hybrid: the weight of words that dev chose; None where the bundle was made without words or dev queries.
     """
 
     def __init__(
@@ -70,9 +74,11 @@ class Retreever:
         index: TreeIndex,
         documents: DocumentStore,
         relevance: Relevance | None,
+        hybrid: HybridWeight | None,
     ):
         self.folder, self.config, self.digest, self.tree = folder, config, digest, Tree(config.tree.depth)
-        self.router, self.index, self.documents, self.relevance = router, index, documents, relevance
+        self.router, self.index, self.documents = router, index, documents
+        self.relevance, self.hybrid = relevance, hybrid
 
     @classmethod
     def load(
@@ -109,9 +115,9 @@ class Retreever:
             index = TreeIndex.load(folder / "index", digest, mmap)
             documents = DocumentStore(folder / "documents")
             documents.require(index.next_number)
-            relevance = Relevance.load(folder, digest)
+            relevance, hybrid = Relevance.load(folder, digest), HybridWeight.load(folder, digest)
             router = opening.result() if opening else None
-        return cls(folder, config, digest, router, index, documents, relevance)
+        return cls(folder, config, digest, router, index, documents, relevance, hybrid)
 
     @property
     def encoder(self) -> Encoder | None:
@@ -133,29 +139,61 @@ class Retreever:
         chosen = self._check_level(level)
         return self.route(texts, kind)[:, self.tree.level(chosen)]
 
-    def search(self, texts: Sequence[str], k: int | None = None, level: int | None = None) -> list[list[Hit]]:
+    def search(
+        self,
+        texts: Sequence[str],
+        k: int | None = None,
+        level: int | None = None,
+        hybrid: HybridChoice = "off",
+    ) -> list[list[Hit]]:
         """The exact k best passages for each text; of a compact index, the best by estimate.
 
         Args:
             k: passages a text, in [1, 1000]; `index.k` of the configuration where it is None.
             level: of the tree, in [1, depth]; the last where it is None.
+            hybrid: rank by the sum of similarity and weighted BM25: `auto` with the weight that dev chose, or a weight
+                in [0, 1000]. `off`: by similarity alone.
 
         Raises:
-            ValueError: `texts` is not a list of texts, one of them is empty, k or level is out of range, or the index
-                is compact and the level is not the last.
+            ValueError: `texts` is not a list of texts, one of them is empty, k or level is out of range, the index
+                is compact and the level is not the last, or it has no words for a hybrid search.
         """
         wanted = self.config.index.k if k is None else k
         if not isinstance(wanted, Integral) or not 1 <= wanted <= MAX_SEARCH_K:
             raise ValueError(f"k: must be a whole number in [1, {MAX_SEARCH_K}], got {wanted!r}")
         chosen = self._check_level(level)
-        (rows, scores), relevances = self.search_nodes(self.route(texts, "query"), wanted, chosen)
+        (rows, scores), relevances = self.search_nodes(
+            self.route(texts, "query"), wanted, chosen, hybrid=self.make_hybrid(texts, hybrid)
+        )
         return [
             [self._make_hit(int(row), float(score), found) for row, score, found in zip(r, s, f, strict=True)]
             for r, s, f in zip(rows, scores, relevances, strict=True)
         ]
 
+    def make_hybrid(self, texts: Sequence[str], choice: HybridChoice) -> Hybrid | None:
+        """What a search for these texts adds to similarities; None for `off`.
+
+        Raises:
+            ValueError: the choice is neither `auto`, `off` nor a weight in [0, 1000], or the index has no words.
+        """
+        if choice == "off":
+            return None
+        if not self.index.has_words:
+            raise ValueError("hybrid: this bundle has no words; make it anew with `retreever index`")
+        if choice == "auto":
+            return Hybrid(texts, self.hybrid.weight if self.hybrid else UNFITTED_WEIGHT)
+        if isinstance(choice, str) or not 0 <= choice <= LARGEST_HYBRID_WEIGHT:
+            raise ValueError(f"hybrid: must be auto, off or a weight in [0, {LARGEST_HYBRID_WEIGHT:g}], got {choice!r}")
+        return Hybrid(texts, float(choice))
+
     def search_nodes(
-        self, nodes: np.ndarray, k: int, level: int, where: IndexFilter | None = None, threads: int | None = None
+        self,
+        nodes: np.ndarray,
+        k: int,
+        level: int,
+        where: IndexFilter | None = None,
+        threads: int | None = None,
+        hybrid: Hybrid | None = None,
     ) -> tuple[NumbersAndScores, list[list[float | None]]]:
         """Search for routed queries, as `TreeIndex.search` does, and tell the relevance of every hit.
 
@@ -164,13 +202,15 @@ class Retreever:
         Args:
             nodes: probabilities of all nodes, (queries, nodes).
             where: search only these passages; their hits have no relevance, because dev searched all passages.
+            hybrid: what is added to similarities; hits have no relevance, because dev knows similarities alone.
 
         Returns:
             Numbers and similarities, (queries, k) each, best first; then the hits' relevance.
         """
-        fitted = self.relevance.levels.get(level) if self.relevance and where is None else None
+        plain = where is None and hybrid is None
+        fitted = self.relevance.levels.get(level) if self.relevance and plain else None
         looked_at = k if fitted is None else max(k, COMPARED_HITS)
-        numbers, scores = self.index.search(nodes, looked_at, level, where=where, threads=threads)
+        numbers, scores = self.index.search(nodes, looked_at, level, where=where, threads=threads, hybrid=hybrid)
         found = (numbers[:, :k], scores[:, :k])
         if fitted is None:
             return found, [[None] * len(own) for own in found[0]]
@@ -209,7 +249,8 @@ class Retreever:
     def add_nodes(self, passages: Sequence[Passage], nodes: np.ndarray) -> None:
         """Add passages that are routed already: probabilities of all nodes, (passages, nodes). Raises as `add` does."""
         store_texts = functools.partial(self.documents.add, passages)
-        self.index.add(nodes, [passage.id for passage in passages], store_texts)
+        texts = [passage.full_text for passage in passages]
+        self.index.add(nodes, [passage.id for passage in passages], store_texts, texts=texts)
 
     def delete(self, ids: Sequence[str]) -> None:
         """Delete passages from the index; their texts stay in the bundle's files until the bundle is made anew.

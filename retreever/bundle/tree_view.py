@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, Field
 
-from retreever.bundle.node_explanation import read_stored_sharply
-from retreever.bundle.node_names import NodeName, read_names
+from retreever.bundle.nodes.node_explanation import read_stored_sharply
+from retreever.bundle.nodes.node_names import NodeName, read_names
 from retreever.bundle.retriever import Retreever
 
 MIN_FLOW_SHARE = 0.1  # a flow leaves out nodes below this share of the uniform distribution's probability

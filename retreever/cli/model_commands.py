@@ -18,6 +18,7 @@ from retreever.config import MIN_GUARD_RATIO
 from retreever.errors import RetreeverError
 
 if TYPE_CHECKING:  # it brings torch
+    from retreever.bundle.hybrid_weight import HybridChoice
     from retreever.bundle.retriever import Retreever
     from retreever.cli.console import Screen
 
@@ -114,13 +115,19 @@ def search(
     level: Annotated[
         int | None, typer.Option(min=1, help="level of the tree, 2**level dimensions (default: the finest)")
     ] = None,
+    hybrid: Annotated[
+        str,
+        typer.Option(
+            metavar="auto|off|WEIGHT", help="add BM25 to similarities: with the weight that dev chose, or with this one"
+        ),
+    ] = "off",
     model: ModelOption = CHAMPION_MODEL_URI,
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
 ) -> None:
     """Search a bundle's corpus and print the most similar passages, with the probability that each is relevant.
 
-    Example: retreever search "how do I read a csv file" -k 5
+    Example: retreever search "how do I read a csv file" -k 5 --hybrid auto
     """
     from retreever.bundle.retriever import Retreever
     from retreever.tracking.model_registry import locate_model
@@ -128,12 +135,21 @@ def search(
     place, screen = open_workspace(workspace, json)
     retreever = Retreever.load(locate_model(model, place), exports=place.exports)
     try:
-        hits = retreever.search([query], k=k, level=level)[0]
+        hits = retreever.search([query], k=k, level=level, hybrid=_parse_hybrid(hybrid))[0]
     except ValueError as error:
         raise RetreeverError(str(error)) from None
     found = [{"id": h.id, "relevance": h.relevance, "score": h.score, "text": h.text} for h in hits]
     result_tables.show_hits(screen, query, found)
     screen.print_result({"query": query, "hits": found})
+
+
+def _parse_hybrid(text: str) -> "HybridChoice":
+    if text in ("auto", "off"):
+        return text  # type: ignore[return-value]
+    try:
+        return float(text)
+    except ValueError:
+        raise RetreeverError(f"--hybrid {text}: must be auto, off or a weight") from None
 
 
 def tree(
@@ -161,7 +177,7 @@ def tree(
 
     Example: retreever tree my_run --levels 3 --rename 21 "Reading files"
     """
-    from retreever.bundle.node_names import NAMES_FILE
+    from retreever.bundle.nodes.node_names import NAMES_FILE
     from retreever.bundle.retriever import Retreever
     from retreever.bundle.tree_view import make_tree_view
     from retreever.tracking.model_registry import locate_model
@@ -194,7 +210,7 @@ def _parse_names(texts: list[str]) -> dict[int, str]:
 
 
 def _rename_nodes(retreever: "Retreever", names: dict[int, str]) -> None:
-    from retreever.bundle.node_names import rename_nodes
+    from retreever.bundle.nodes.node_names import rename_nodes
 
     try:
         rename_nodes(retreever.folder, retreever.digest, retreever.tree, names)
@@ -204,8 +220,8 @@ def _rename_nodes(retreever: "Retreever", names: dict[int, str]) -> None:
 
 def _generate_names(retreever: "Retreever", levels: int, namer: str, screen: "Screen") -> None:
     """Name the printed nodes that no person has named."""
-    from retreever.bundle.node_namer import MAX_NAME_TOKENS, MAX_PROMPT_TOKENS, generate_names
-    from retreever.bundle.node_names import keep_generated_names, read_names
+    from retreever.bundle.nodes.node_namer import MAX_NAME_TOKENS, MAX_PROMPT_TOKENS, generate_names
+    from retreever.bundle.nodes.node_names import keep_generated_names, read_names
     from retreever.encoding.text_generator import TextGenerator
 
     known = read_names(retreever.folder, retreever.digest)

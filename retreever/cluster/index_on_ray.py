@@ -15,15 +15,16 @@ import numpy as np
 import ray.data
 from ray.data import ActorPoolStrategy
 
+from retreever.bundle.fit_hybrid import fit_hybrid, summarize_hybrid
 from retreever.bundle.fit_relevance import fit_relevance, summarize_relevance
-from retreever.bundle.make_bundle import complete_bundle
-from retreever.bundle.node_names import carry_names
+from retreever.bundle.make_bundle import complete_bundle, make_lexical_settings
+from retreever.bundle.nodes.node_names import carry_names
 from retreever.cluster.ray_runtime import join_cluster
 from retreever.encoding.encoding_store import EncodedDataset, open_encoded_dataset
 from retreever.index import TreeIndex, index_store
 from retreever.index.build.segment_builder import CODE_FITTING_SAMPLE, build_segments, fit_codes, make_level_vectors
 from retreever.index.codes.passage_code import PassageCode
-from retreever.index.index_layout import Layout
+from retreever.index.lexical.lexical_side import LexicalSide
 from retreever.index.segment import MAX_SEGMENT_PASSAGES, MIN_CODED_PASSAGES
 from retreever.system import memory
 from retreever.system.files import digest_json, write_atomically
@@ -56,7 +57,7 @@ def index_in_shards(
     layout, rows = trained.layout, len(data.passages)
     size = min(shard, max(MIN_CODED_PASSAGES, -(-rows // workers)))
     shards = [(start, min(start + size, rows)) for start in range(0, rows, size)]
-    draft = _draft_folder(target, layout, data, size)
+    draft = _draft_folder(target, trained, data, size)
 
     with join_cluster(workspace):
         done = _write_segments(model, draft, workspace, shards, workers)
@@ -66,12 +67,13 @@ def index_in_shards(
     with write_atomically(target) as aside:
         aside.mkdir()
         os.rename(draft, aside / "index")
-        index_store.finish_index(aside / "index", layout, names, codes)
+        index_store.finish_index(aside / "index", layout, names, codes, _fit_lexical_side(trained, data))
         index = TreeIndex.load(aside / "index")
         relevance = fit_relevance(trained, data, index, track)
-        complete_bundle(trained, data.dataset, index, aside, relevance)
+        hybrid = fit_hybrid(trained, data, index, track)
+        complete_bundle(trained, data.dataset, index, aside, relevance, hybrid)
         carry_names(target, aside, trained.digest)
-    return index.stats() | summarize_relevance(relevance)
+    return index.stats() | summarize_relevance(relevance) | summarize_hybrid(hybrid)
 
 
 def _write_segments(
@@ -98,6 +100,7 @@ class _SegmentWriter:
         self.trained = load_trained_tree(Path(model))
         self.data = open_encoded_dataset(self.trained.config, Workspace.at(Path(root)))
         self.layout, self.codes = self.trained.layout, _fit_codes(self.trained, self.data)
+        self.side = _fit_lexical_side(self.trained, self.data)
         self.draft = Path(draft)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -108,18 +111,26 @@ class _SegmentWriter:
             shutil.rmtree(self.draft / "segments" / name, ignore_errors=True)
             nodes = route_encodings(self.trained.tree, self.trained.config, self.data.passages, np.arange(start, end))
             ids = [passage.id for passage in self.data.dataset.corpus[start:end]]
-            (segment,) = build_segments(nodes, ids, self.layout, self.codes, start)
+            texts = self.data.dataset.passage_texts()[start:end] if self.side else None
+            (segment,) = build_segments(nodes, ids, self.layout, self.codes, start, self.side, texts)
             index_store.store_segment(self.draft, self.layout, segment, name)
         return {"passages": np.array([end - start])}
 
 
-def _draft_folder(target: Path, layout: Layout, data: EncodedDataset, size: int) -> Path:
-    """Folder of the segments until all exist; its name depends on model, corpus and segment size."""
-    return target.parent / f".{target.name}.{digest_json([vars(layout), data.dataset.digest, size])}.shards"
+def _draft_folder(target: Path, trained: TrainedTree, data: EncodedDataset, size: int) -> Path:
+    """Folder of the segments until all exist; its name depends on model, settings, corpus and segment size."""
+    made_of = [vars(trained.layout), trained.config.index.model_dump(), data.dataset.digest, size]
+    return target.parent / f".{target.name}.{digest_json(made_of)}.shards"
 
 
 def _segment_name(shard: RowRange) -> str:
     return f"{shard[0]:010d}-{shard[1]:010d}"
+
+
+def _fit_lexical_side(trained: TrainedTree, data: EncodedDataset) -> LexicalSide | None:
+    """Constants of the words of the whole corpus: the same on every machine."""
+    settings = make_lexical_settings(trained)
+    return LexicalSide.fit(data.dataset.passage_texts(), settings, trained.layout) if settings else None
 
 
 def _fit_codes(trained: TrainedTree, data: EncodedDataset) -> dict[int, PassageCode]:

@@ -19,6 +19,7 @@ CHECK_CHUNK_ROWS = 4_096  # rows that a thread checks at a time
 LARGEST_PROBABILITY = 1 + 1e-4  # sums of probabilities in float32 may exceed 1 by so much
 ALWAYS_CODED_LEVEL = 6  # levels up to this one, of 64 nodes, are cheap enough to have a code each
 NTVD_ALWAYS_CODED_LEVEL = 4  # nTVD: levels up to this one have a code each
+ENCODINGS = 0  # key under which vectors and codes of frozen encodings stand, beside those of levels
 NTVD_SHARED_CODE_LEVEL = 8  # nTVD: the level whose code bounds all others
 
 
@@ -31,6 +32,7 @@ class Layout:
         model: digest of the tree whose probabilities the index holds.
         dtype: of the stored vectors.
         compact: the index keeps codes of the last level and no vectors: search is by estimate, at that level only.
+        encoding_dim: width of the frozen encodings that the index keeps for hybrid searches; 0: it keeps none.
     """
 
     depth: int
@@ -39,6 +41,7 @@ class Layout:
     model: str
     dtype: Literal["float32", "float16"] = "float32"
     compact: bool = False
+    encoding_dim: int = 0
 
     @property
     def levels(self) -> tuple[int, ...]:
@@ -78,6 +81,16 @@ class Layout:
             )
         return tuple(d for d in levels if d <= ALWAYS_CODED_LEVEL or (self.depth - d) % 2 == 0)
 
+    @property
+    def vector_widths(self) -> dict[int, int]:
+        """Widths of the vectors that are given and stored, by level, and by `ENCODINGS` where the index keeps them."""
+        return {d: 2**d for d in self.stored_levels} | ({ENCODINGS: self.encoding_dim} if self.encoding_dim else {})
+
+    @property
+    def code_keys(self) -> tuple[int, ...]:
+        """The coded levels, then `ENCODINGS` where the index keeps them."""
+        return (*self.coded_levels, ENCODINGS) if self.encoding_dim else self.coded_levels
+
     def find_code_level(self, level: int) -> int:
         """The level whose code bounds similarities at `level`: itself, or the nearest coarser level with a code.
 
@@ -112,6 +125,12 @@ class Layout:
     def merge_into(self, vectors: Float[np.ndarray, "rows leaves"], out: Float[np.ndarray, "rows nodes"]) -> None:
         """Sum vectors in stored form to those of a coarser level, whose width `out` has, and write them there."""
         merge_rows(vectors, self.similarity == "bhattacharyya", out)
+
+
+def scale_to_unit_length(encodings: Float[np.ndarray, "rows dim"]) -> Float[np.ndarray, "rows dim"]:
+    """Encodings of length one, float32; zeros stay zeros."""
+    wide = np.asarray(encodings, np.float32)
+    return wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), np.float32(1e-12))
 
 
 def check_node_shape(nodes: Float[np.ndarray, "rows nodes"], depth: int, what: str) -> None:

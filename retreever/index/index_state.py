@@ -4,14 +4,16 @@ A state is immutable. How it is searched and how it gets to disk are not known h
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 from jaxtyping import Bool
 
 from retreever.index.codes.passage_code import PassageCode
-from retreever.index.index_layout import Layout
+from retreever.index.index_layout import ENCODINGS, Layout
+from retreever.index.lexical.lexical_side import DEVIATION_SAMPLE, LexicalSide
+from retreever.index.lexical.postings import Postings
 from retreever.index.segment import Segment, SegmentView
 
 IndexFilter = Bool[np.ndarray, " numbers"] | Sequence[str]  # a mask by number, or ids
@@ -25,11 +27,13 @@ class IndexState:
         views: segments in the order of their passages' numbers.
         codes: by coded level; empty until a segment is large enough to need codes.
         next_number: the number that the next passage will get.
+        lexical: constants of the lexical side; None where the index has none.
     """
 
     views: tuple[SegmentView, ...]
     codes: Mapping[int, PassageCode]
     next_number: int
+    lexical: LexicalSide | None = None
 
     @cached_property
     def alive_count(self) -> int:
@@ -83,12 +87,35 @@ class IndexState:
                 vectors[here] = layout.merge_to_level(stored, level)
         return vectors
 
+    def measure_deviations(self, layout: Layout) -> "IndexState":
+        """The state with the deviations of similarities between its passages, where it has a lexical side."""
+        if self.lexical is None:
+            return self
+        numbers = self.list_numbers()
+        chosen = numbers[np.linspace(0, len(numbers) - 1, min(len(numbers), DEVIATION_SAMPLE)).astype(int)]
+        vectors = {level: self.read_vectors(chosen, level, layout) for level in layout.levels}
+        if layout.encoding_dim:
+            vectors[ENCODINGS] = self.read_encodings(chosen, layout)
+        return replace(self, lexical=self.lexical.measure_deviations(vectors, layout))
+
+    def read_encodings(self, numbers: np.ndarray, layout: Layout) -> np.ndarray:
+        """Stored encodings, float32 (numbers, dim); zeros for a number that no passage has."""
+        encodings = np.zeros((len(numbers), layout.encoding_dim), np.float32)
+        for view in self.views:
+            rows = np.searchsorted(view.segment.numbers, numbers).clip(max=len(view.segment) - 1)
+            here = view.segment.numbers[rows] == numbers
+            encodings[here] = view.segment.vectors[ENCODINGS][rows[here]]
+        return encodings
+
+    @property
+    def postings(self) -> list[Postings]:
+        """Posting lists of the segments; empty where the index has no lexical side."""
+        return [view.segment.postings for view in self.views if view.segment.postings is not None]
+
     def _read_stored_vectors(self, segment: Segment, rows: np.ndarray, level: int, layout: Layout) -> np.ndarray:
         if not layout.compact:
             return segment.get_vectors(level)[rows].astype(np.float32)
-        places = np.empty(len(segment), np.int64)
-        places[segment.rows[segment.rows >= 0]] = np.flatnonzero(segment.rows >= 0)
-        decoded = self.codes[layout.depth].decode(segment.codes[layout.depth], places[rows])
+        decoded = self.codes[layout.depth].decode(segment.codes[layout.depth], segment.place_by_row[rows])
         leaves = 2**layout.depth // decoded.shape[1]  # below each coded node, which nTVD may have fewer of
         return np.repeat(decoded / np.float32(leaves), leaves, axis=1)
 
@@ -131,7 +158,7 @@ class IndexState:
             SegmentView.of(view.segment, view.rows_alive.astype(bool) & kept[view.segment.numbers])
             for view in self.views
         )
-        return IndexState(views, self.codes, self.next_number)
+        return replace(self, views=views)
 
 
 def _more(count: int) -> str:

@@ -1,6 +1,6 @@
 """An index on disk: a manifest, segments that never change, and the fitted codes.
 
-    index/manifest.json          layout, segments, the next number
+    index/manifest.json          layout, segments, the next number, constants of the lexical side
           codes/level_10_basis.npy ...
           segments/NAME/*.npy    sealed with sizes and checksums
           deleted/NAME.npy       numbers of deleted passages whose segment has not been rewritten yet
@@ -24,10 +24,11 @@ from filelock import FileLock, Timeout
 
 from retreever.errors import BundleError
 from retreever.index import segment as segments
-from retreever.index.build.segment_builder import choose_code
+from retreever.index.build.segment_builder import choose_code_at
 from retreever.index.codes.passage_code import PassageCode
 from retreever.index.index_layout import Layout
 from retreever.index.index_state import IndexState
+from retreever.index.lexical.lexical_side import LexicalSide
 from retreever.index.segment import Segment, SegmentView
 from retreever.system.files import (
     flush_to_disk,
@@ -85,13 +86,24 @@ def find_stored_segment(folder: Path, layout: Layout, name: str) -> Segment | No
         return None
 
 
-def finish_index(folder: Path, layout: Layout, segment_names: Sequence[str], codes: Mapping[int, PassageCode]) -> None:
-    """Write the manifest of segments that are on disk already, named in the order of their passages' numbers."""
+def finish_index(
+    folder: Path,
+    layout: Layout,
+    segment_names: Sequence[str],
+    codes: Mapping[int, PassageCode],
+    lexical: LexicalSide | None = None,
+) -> None:
+    """Write the manifest of segments that are on disk already, named in the order of their passages' numbers.
+
+    Args:
+        lexical: what the segments' words were weighed with; its deviations are measured here.
+    """
     segments_by_name = {
         name: segments.load_segment(folder / "segments" / name, layout, mmap=True) for name in segment_names
     }
     count = sum(len(segment) for segment in segments_by_name.values())
-    state = IndexState(tuple(SegmentView.of(segment) for segment in segments_by_name.values()), codes, count)
+    views = tuple(SegmentView.of(segment) for segment in segments_by_name.values())
+    state = IndexState(views, codes, count, lexical).measure_deviations(layout)
     publish_state(folder, layout, state, {id(segment): name for name, segment in segments_by_name.items()})
 
 
@@ -128,6 +140,8 @@ def publish_state(folder: Path, layout: Layout, state: IndexState, stored_names:
         "deleted": _save_deleted(folder / "deleted", state),
         "next": state.next_number,
     }
+    if state.lexical is not None:
+        values["lexical"] = state.lexical.to_json()
     flush_to_disk(folder)
     write_json(folder / INDEX_MANIFEST, values, durable=True)
     _remove_unnamed(folder, set(names.values()), values["deleted"])
@@ -190,24 +204,27 @@ def open_index(folder: Path, mmap: bool, checksums: bool) -> tuple[Layout, Index
 def _read_index(
     folder: Path, manifest: dict[str, Any], mmap: bool, checksums: bool
 ) -> tuple[Layout, IndexState, StoredIndex]:
-    layout = _read_layout(folder, manifest)
+    layout, lexical = _read_layout(folder, manifest), _read_lexical(folder, manifest)
     dead = np.zeros(manifest["next"], bool)
     if manifest["deleted"] is not None:
         dead[segments.load_array(folder / "deleted" / f"{manifest['deleted']}.npy", mmap=False)] = True
     views, names = [], {}
     for name, passages in zip(manifest["segments"], manifest["passages"], strict=True):
         segment = segments.load_segment(folder / "segments" / name, layout, mmap, checksums)
+        if lexical is not None and segment.postings is None:
+            raise BundleError(f"{folder / 'segments' / name}: has no posting lists, the index has a lexical side")
         if len(segment) != passages:
             raise BundleError(f"{folder / 'segments' / name}: holds {len(segment)} passages, the index says {passages}")
         views.append(SegmentView.of(segment, ~dead[segment.numbers]))
         names[id(segment)] = name
-    state = IndexState(tuple(views), _read_codes(folder, layout, checksums), manifest["next"])
+    state = IndexState(tuple(views), _read_codes(folder, layout, checksums), manifest["next"], lexical)
     return layout, state, StoredIndex(names, _make_edition(manifest))
 
 
 def _read_layout(folder: Path, manifest: dict[str, Any]) -> Layout:
     if manifest.get("format") != INDEX_FORMAT:
         raise BundleError(f"{folder}: index format {manifest.get('format')}, this version reads {INDEX_FORMAT}")
+    manifest = {"encoding_dim": 0, **manifest}  # earlier versions do not name it
     wanted = [*Layout.__dataclass_fields__, "segments", "passages", "deleted", "next"]
     missing = [name for name in wanted if name not in manifest]
     if missing:
@@ -215,13 +232,23 @@ def _read_layout(folder: Path, manifest: dict[str, Any]) -> Layout:
     return Layout(**{name: manifest[name] for name in Layout.__dataclass_fields__})
 
 
+def _read_lexical(folder: Path, manifest: dict[str, Any]) -> LexicalSide | None:
+    values = manifest.get("lexical")  # not there in an index without a lexical side, or of an earlier version
+    if values is None:
+        return None
+    try:
+        return LexicalSide.from_json(values)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise BundleError(f"{folder / INDEX_MANIFEST}: lexical: cannot be read ({error!r})") from None
+
+
 def _read_codes(folder: Path, layout: Layout, checksums: bool) -> dict[int, PassageCode]:
     if not (folder / "codes").is_dir():
         return {}
     verify_sealed_folder(folder / "codes", checksums=checksums)
-    kind = choose_code(layout.similarity)
 
     def load_setting(level: int, name: str) -> np.ndarray:
         return segments.load_array(folder / "codes" / f"level_{level:02d}_{name}.npy", mmap=False)
 
-    return {d: kind(*(load_setting(d, name) for name in kind.files)) for d in layout.coded_levels}
+    kinds = {d: choose_code_at(layout, d) for d in layout.code_keys}
+    return {d: kind(*(load_setting(d, name) for name in kind.files)) for d, kind in kinds.items()}

@@ -17,9 +17,10 @@ from threadpoolctl import threadpool_limits
 from retreever.errors import BundleError
 from retreever.index.codes.passage_code import PackedCodes, PassageCode
 from retreever.index.codes.passage_order import order_by_similarity
-from retreever.index.index_layout import Layout
+from retreever.index.index_layout import ENCODINGS, Layout
 from retreever.index.kernels.float16_kernels import widen_rows
 from retreever.index.kernels.similarity_kernels import BLOCK_PASSAGES
+from retreever.index.lexical.postings import PassageWords, Postings, make_postings
 from retreever.index.string_array import StringArray
 from retreever.system.files import seal_folder, verify_sealed_folder, write_atomically
 from retreever.system.threads import map_in_threads
@@ -46,9 +47,11 @@ class Segment:
     Attributes:
         numbers: permanent numbers of the passages, int64 (rows,), ascending.
         ids: by row.
-        vectors: in stored form, (rows, nodes), by level; empty in a compact index.
+        vectors: in stored form, (rows, nodes), by level, and encodings, (rows, dim); empty in a compact index.
         rows: the row at each place, int32 (places,); -1 at places that fill up the last block.
-        codes: by coded level; empty in a small segment.
+        codes: by `layout.code_keys`; empty in a small segment.
+        postings: of the passages' words, by place, which is the row in a segment without codes; None where the index
+            has no lexical side.
     """
 
     numbers: np.ndarray
@@ -56,6 +59,7 @@ class Segment:
     vectors: Mapping[int, np.ndarray]
     rows: np.ndarray
     codes: Mapping[int, PackedCodes]
+    postings: Postings | None = None
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -70,9 +74,30 @@ class Segment:
         """Rows by id."""
         return {name: row for row, name in enumerate(self.ids)}
 
+    @cached_property
+    def place_by_row(self) -> np.ndarray:
+        """The place of each row, int64 (rows,)."""
+        return _invert_rows(self.row_by_place, len(self))
+
+    @property
+    def row_by_place(self) -> np.ndarray:
+        """The row at each place, int32 (places,); of a segment without codes, the rows in order."""
+        return self.rows if self.codes else np.arange(len(self), dtype=np.int32)
+
     def get_vectors(self, level: int) -> np.ndarray:
         """Vectors of `level` or, where it is not stored, of the nearest finer level that is."""
-        return self.vectors[min(d for d in self.vectors if d >= level)]
+        return self.vectors[min(d for d in self.vectors if d >= level)]  # a level is at least 1, so never encodings
+
+
+def as_kernel_array(vectors: np.ndarray) -> np.ndarray:
+    """Stored vectors as the scoring kernels take them: float16 as uint16."""
+    return vectors.view(np.uint16) if vectors.dtype == np.float16 else vectors
+
+
+def _invert_rows(rows: np.ndarray, count: int) -> np.ndarray:
+    places = np.empty(count, np.int64)
+    places[rows[rows >= 0]] = np.flatnonzero(rows >= 0)
+    return places
 
 
 @dataclass(frozen=True)
@@ -102,6 +127,7 @@ def make_segment(
     vectors: Mapping[int, np.ndarray],
     layout: Layout,
     codes: Mapping[int, PassageCode],
+    words: PassageWords | None = None,
 ) -> Segment:
     """Build a segment of vectors in stored form.
 
@@ -109,16 +135,19 @@ def make_segment(
         numbers: int64 (rows,), ascending.
         vectors: (rows, nodes) by stored level.
         codes: fitted codes by coded level; not used where the segment is too small for codes.
+        words: of the passages, by row; None where the index has no lexical side.
     """
     if len(numbers) < MIN_CODED_PASSAGES and not layout.compact:
-        return Segment(numbers, ids, vectors, np.empty(0, np.int32), {})
+        postings = None if words is None else make_postings(words, np.arange(len(numbers)))
+        return Segment(numbers, ids, vectors, np.empty(0, np.int32), {}, postings)
     with threadpool_limits(1, user_api="blas"):  # chunks and levels are encoded in parallel already
         encoded = _encode_rows(codes, vectors, layout)
         rows = _order_places(np.ascontiguousarray(encoded[max(encoded)][0][:, :ORDERING_DIGITS]))
         padded_rows = np.where(rows < 0, len(numbers) - 1, rows)  # padding repeats a row and is never alive
-        packed = map_in_threads(lambda d: codes[d].pack(*encoded[d], padded_rows), layout.coded_levels)
-    coded = dict(zip(layout.coded_levels, packed, strict=True))
-    return Segment(numbers, ids, {} if layout.compact else vectors, rows, coded)
+        packed = map_in_threads(lambda d: codes[d].pack(*encoded[d], padded_rows), layout.code_keys)
+    coded = dict(zip(layout.code_keys, packed, strict=True))
+    postings = None if words is None else make_postings(words, _invert_rows(rows, len(numbers)))
+    return Segment(numbers, ids, {} if layout.compact else vectors, rows, coded, postings)
 
 
 def _order_places(points: np.ndarray) -> np.ndarray:
@@ -147,13 +176,16 @@ def _encode_rows(
                 widen_rows(vectors[d][part], wide[d])
             else:
                 layout.merge_into(wide[finer], wide[d])
-        return [codes[d].encode(wide[d]) for d in layout.coded_levels]
+        encoded = [codes[d].encode(wide[d]) for d in layout.coded_levels]
+        if layout.encoding_dim:
+            encoded.append(codes[ENCODINGS].encode(vectors[ENCODINGS][part].astype(np.float32)))
+        return encoded
 
     groups = map_in_threads(encode_group, range(0, rows, ENCODING_CHUNK_ROWS * ENCODING_CHUNKS_PER_TASK))
     by_level = zip(*(parts for group in groups for parts in group), strict=True)
     return {
         d: (np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts], axis=1))
-        for d, parts in zip(layout.coded_levels, by_level, strict=True)
+        for d, parts in zip(layout.code_keys, by_level, strict=True)
     }
 
 
@@ -163,7 +195,8 @@ def save_segment(segment: Segment, folder: Path) -> None:
         aside.mkdir()
         for name, array in _segment_arrays(segment).items():
             np.save(aside / f"{name}.npy", array)
-        seal_folder(aside, {"passages": len(segment), "levels": list(segment.vectors), "coded": list(segment.codes)})
+        holds = {"passages": len(segment), "levels": list(segment.vectors), "coded": list(segment.codes)}
+        seal_folder(aside, holds | {"words": segment.postings is not None})
 
 
 def _segment_arrays(segment: Segment) -> dict[str, np.ndarray]:
@@ -176,6 +209,8 @@ def _segment_arrays(segment: Segment) -> dict[str, np.ndarray]:
     arrays |= {f"level_{d:02d}": vectors for d, vectors in segment.vectors.items()}
     for d, coded in segment.codes.items():
         arrays |= {f"code_{d:02d}_{file}": getattr(coded, name) for name, file in PACKED_CODE_FILES.items()}
+    if segment.postings is not None:
+        arrays |= {f"words_{name}": array for name, array in vars(segment.postings).items()}
     return arrays
 
 
@@ -190,7 +225,7 @@ def load_segment(folder: Path, layout: Layout, mmap: bool, checksums: bool = Fal
     """
     manifest = verify_sealed_folder(folder, checksums=checksums)
     levels, coded = manifest.get("levels"), manifest.get("coded")
-    if levels != ([] if layout.compact else list(layout.stored_levels)) or coded not in ([], list(layout.coded_levels)):
+    if levels != ([] if layout.compact else list(layout.vector_widths)) or coded not in ([], list(layout.code_keys)):
         raise BundleError(f"{folder}: holds levels {levels} and codes {coded}, the index has others")
 
     def open_array(name: str) -> np.ndarray:
@@ -199,16 +234,20 @@ def load_segment(folder: Path, layout: Layout, mmap: bool, checksums: bool = Fal
     ids = StringArray(open_array("letters"), open_array("starts"))
     vectors = {d: open_array(f"level_{d:02d}") for d in levels}
     for d, array in vectors.items():
-        if array.shape != (len(ids), 2**d) or array.dtype != layout.dtype:
+        width = layout.vector_widths[d]
+        if array.shape != (len(ids), width) or array.dtype != layout.dtype:
             raise BundleError(
                 f"{folder / f'level_{d:02d}.npy'}: holds {array.shape} of {array.dtype}, "
-                f"the index says {(len(ids), 2**d)} of {layout.dtype}"
+                f"the index says {(len(ids), width)} of {layout.dtype}"
             )
     codes = {
         d: PackedCodes(**{name: open_array(f"code_{d:02d}_{file}") for name, file in PACKED_CODE_FILES.items()})
         for d in coded
     }
-    return Segment(open_array("numbers"), ids, vectors, open_array("rows"), codes)
+    postings = None
+    if manifest.get("words"):
+        postings = Postings(*(open_array(f"words_{name}") for name in Postings.__match_args__))
+    return Segment(open_array("numbers"), ids, vectors, open_array("rows"), codes, postings)
 
 
 def load_array(path: Path, mmap: bool) -> np.ndarray:

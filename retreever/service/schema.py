@@ -6,6 +6,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, S
 
 from retreever.bundle.relevance import CalibrationReport
 from retreever.bundle.tree_view import HitPath, NodeMass
+from retreever.index.lexical.hybrid_query import LARGEST_HYBRID_WEIGHT
 
 MAX_QUERY_CHARACTERS = 20_000  # characters
 MAX_TEXT_CHARACTERS = 100_000  # characters of a document
@@ -40,6 +41,9 @@ DocumentId = Annotated[str, Field(min_length=1, max_length=512), AfterValidator(
 FieldName = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_check_plain)]
 MetadataNumber = StrictBool | StrictInt | Annotated[StrictFloat, Field(allow_inf_nan=False)]
 MetadataValue = Annotated[str, Field(max_length=1000), AfterValidator(_check_plain)] | MetadataNumber | None
+HybridWeightNumber = Annotated[
+    float, Field(ge=0, le=LARGEST_HYBRID_WEIGHT, strict=True, allow_inf_nan=False, description="weight of BM25")
+]
 Level = Annotated[
     int, Field(ge=1, strict=True, description="level of the tree: vectors of 2**level dimensions; null: the finest")
 ]
@@ -78,8 +82,15 @@ class SearchRequest(_RequestModel):
         max_length=16,
         description="only passages whose metadata has these values; a list matches any of its values",
     )
+    hybrid: Literal["auto", "off"] | HybridWeightNumber = Field(
+        "off",
+        description="rank by similarity plus weighted BM25: auto with the weight that dev chose, or a weight; off: by "
+        "similarity alone",
+    )
     explain: StrictBool = Field(
-        False, description="add each query's flow through the tree and each passage's path, by the sharp reading"
+        False,
+        description="add each query's flow through the tree and each passage's path, by the sharp reading; and with "
+        "`hybrid` the words that they share",
     )
 
     @model_validator(mode="after")
@@ -102,19 +113,23 @@ class SearchHit(BaseModel):
     """A passage found; a higher score is a better match."""
 
     id: str
-    score: float = Field(description="similarity to the query")
+    score: float = Field(description="similarity to the query; with `hybrid` plus what words add")
     relevance: float | None = Field(
         None,
         ge=0,
         le=1,
         description="probability that a passage with this score at this rank is relevant, as the judgements of dev see "
-        "it; null: with `where`, at a level or for a model that has none",
+        "it; null: with `where` or `hybrid`, at a level or for a model that has none",
     )
     title: str
     text: str
     metadata: dict[str, Any]
     why: HitPath | None = Field(
         None, description="with `explain`: where the passage goes in the tree, and where it meets the query"
+    )
+
+    words: dict[str, float] | None = Field(
+        None, description="with `explain` and `hybrid`: words of the query that the passage has, and what each adds"
     )
 
 

@@ -8,7 +8,7 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from retreever.bundle.node_names import rename_nodes
+from retreever.bundle.nodes.node_names import rename_nodes
 from retreever.bundle.retriever import Retreever
 from retreever.bundle.tree_view import explain_hits, make_node_view, make_tree_view, trace_query
 from retreever.model.tree import Tree

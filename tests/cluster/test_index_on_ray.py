@@ -8,9 +8,9 @@ from retreever.cluster import index_on_ray as sharded
 from retreever.cluster.index_on_ray import index_in_shards
 from retreever.cluster.ray_runtime import join_cluster
 from retreever.encoding.encoding_store import open_encoded_dataset
-from retreever.index import TreeIndex, index_store, segment
+from retreever.index import Hybrid, TreeIndex, index_store, segment
 from retreever.index.build import segment_builder
-from retreever.trained_tree import route_encodings
+from retreever.trained_tree import load_trained_tree, route_encodings
 from tests.support.bundles import tiny_bundle, tiny_workspace
 
 pytestmark = [  # Ray Data's own
@@ -26,12 +26,13 @@ def place(tmp_path_factory):
     return folder, tiny_workspace(folder)
 
 
-def assert_same_answers(one, other, retreever, workspace):
-    queries = open_encoded_dataset(retreever.config, workspace).queries
-    nodes = np.concatenate(list(route_encodings(retreever.tree, retreever.config, queries)))[:5]
-    for level in (2, retreever.tree.tree.depth):
-        pairs = zip(one.search(nodes, 9, level), other.search(nodes, 9, level), strict=True)
-        assert all(np.array_equal(a, b) for a, b in pairs)
+def assert_same_answers(one, other, trained, workspace):
+    data = open_encoded_dataset(trained.config, workspace)
+    nodes = np.concatenate(list(route_encodings(trained.tree, trained.config, data.queries)))[:5]
+    for level in (2, trained.config.tree.depth):
+        for hybrid in (None, Hybrid(data.dataset.query_texts()[:5], 2.0)):
+            found = [index.search(nodes, 9, level, hybrid=hybrid) for index in (one, other)]
+            assert all(np.array_equal(a, b) for a, b in zip(*found, strict=True))
 
 
 def test_shards_answer_as_one_index_does_and_are_not_built_twice(place):
@@ -39,7 +40,8 @@ def test_shards_answer_as_one_index_does_and_are_not_built_twice(place):
     whole = Retreever.load(tiny_bundle(folder, workspace))
     model, target = folder / "tree" / "model", folder / "tree" / "sharded"
     data = open_encoded_dataset(whole.config, workspace)
-    draft = sharded._draft_folder(target, whole.index.layout, data, 60)
+    trained = load_trained_tree(model)
+    draft = sharded._draft_folder(target, trained, data, 60)
     writer = sharded._SegmentWriter(str(model), str(draft), str(workspace.root))
     writer({"start": np.array([60]), "end": np.array([120])})  # as after an interrupted call
     written = (draft / "segments" / sharded._segment_name((60, 120)) / "numbers.npy").stat().st_mtime_ns
@@ -53,7 +55,8 @@ def test_shards_answer_as_one_index_does_and_are_not_built_twice(place):
     assert opened.index.ids == whole.index.ids
     assert opened.explanation.sharpness == pytest.approx(whole.explanation.sharpness, rel=1e-3)
     assert opened.explanation.words == whole.explanation.words
-    assert_same_answers(whole.index, opened.index, whole, workspace)
+    assert_same_answers(whole.index, opened.index, trained, workspace)
+    assert opened.hybrid == whole.hybrid
     assert TreeIndex.load(target / "index", checksums=True).ids == whole.index.ids
     assert not list(target.parent.glob(".*shards"))
 
@@ -69,7 +72,7 @@ def test_shards_with_codes_are_joined_by_the_same_codes(place, monkeypatch):
     for start, end in ((0, 100), (100, rows)):
         writer({"start": np.array([start]), "end": np.array([end])})
     names = [sharded._segment_name((0, 100)), sharded._segment_name((100, rows))]
-    index_store.finish_index(folder / "draft", writer.layout, names, writer.codes)
+    index_store.finish_index(folder / "draft", writer.layout, names, writer.codes, writer.side)
     joined = TreeIndex.load(folder / "draft")
     assert all(part.codes for part in joined.segments)
-    assert_same_answers(whole.index, joined, whole, workspace)
+    assert_same_answers(whole.index, joined, writer.trained, workspace)

@@ -4,6 +4,7 @@ import numba
 import numpy as np
 import pytest
 
+from retreever.index.codes.passage_code import NOTHING_ADDED
 from retreever.index.index_layout import check_nodes
 from retreever.index.kernels import coordinate_kernels, digit_kernels
 from retreever.index.kernels.digit_kernels import GROUP_BYTES, TILE_PASSAGES, detect_arithmetic, unpack_digits
@@ -131,7 +132,7 @@ def bound_tiles(by, blocks, groups, weights, base, residuals, scales, threshold)
         for query in range(masks.shape[0]):
             for block in range(masks.shape[1]):
                 masks[query, block] = bounds(
-                    codes, block, groups, weights, base, residuals, base.shape[0], scales, query, threshold, own
+                    codes, block, groups, weights, base, block, residuals, base.shape[0], scales, query, threshold, own
                 )
                 upper[query, block * TILE_PASSAGES : (block + 1) * TILE_PASSAGES] = own
 
@@ -240,7 +241,8 @@ def test_candidates_are_scored_in_falling_order_of_bounds_until_none_can_be_amon
     places, given, had = found.copy(), upper.copy(), counts.copy()
     thresholds, best = np.full(3, -np.inf, np.float32), np.full((3, k), -np.inf, np.float32)
     bounds, done = np.full(3, -np.inf, np.float32), np.zeros(3, np.int64)
-    score_best_first(queries, passages, False, rows, places, given, counts, thresholds, best, bounds, done)
+    state, none = (thresholds, best, bounds, done), np.empty((3, 0), np.float32)
+    score_best_first(queries, passages, False, rows, places, given, counts, *state, NOTHING_ADDED, none, none)
     for query in range(2):
         seen = rows[found[query, : had[query]]]
         kth = np.sort(exact[query, seen])[-k]
@@ -330,18 +332,20 @@ def test_lower_digits_and_bytes_agree_with_their_twins():
     query, excess = draw.integers(256, size=12, dtype=np.uint8), draw.random(40, np.float32)
     places, bounds, counts = make_candidates(upper + 9)
     kernel = (np.float32(0.01), np.float32([-0.5]), np.float32(1))
-    refine_probabilities(low, excess, query[None], *kernel, thresholds, places, bounds, counts)
+    refine_probabilities(low, excess, query[None], *kernel, thresholds, places, bounds, counts, NOTHING_ADDED)
     twin = np.minimum(upper + 9, (0.01 * np.minimum(low, query).sum(axis=1) + excess - 0.5)[::-1])
     assert counts == [40]
     np.testing.assert_allclose(bounds[0], twin, atol=1e-5)
 
     half = np.float32([np.median(twin)])
-    refine_probabilities(low, excess, query[None], *kernel, half, places, bounds, counts)
+    refine_probabilities(low, excess, query[None], *kernel, half, places, bounds, counts, NOTHING_ADDED)
     assert np.array_equal(places[0, : counts[0]], np.arange(40)[::-1][twin >= half])
 
 
-def test_sums_of_minima_agree_with_their_twin():
+@pytest.mark.parametrize("hybrid", [False, True])
+def test_sums_of_minima_agree_with_their_twin(hybrid):
     draw = np.random.default_rng(0)
+    added = draw.random((2, 768), np.float32) * np.float32(0.1) if hybrid else NOTHING_ADDED
     blocks, queries = (
         draw.integers(400, size=(3, 16, 256), dtype=np.uint16),
         draw.integers(400, size=(2, 16), dtype=np.uint16),
@@ -352,9 +356,11 @@ def test_sums_of_minima_agree_with_their_twin():
     )
     counts, thresholds = np.zeros(2, np.int64), np.float32([-0.85, -0.8])
     order = np.array([[2, 0, 1]])
-    assert scan_probabilities(blocks, alive, order, 0, queries, np.float32(1e-4), thresholds, *received, counts) == 3
+    own = (queries, np.float32(1e-4), thresholds)
+    assert scan_probabilities(blocks, alive, order, 0, *own, *received, counts, added) == 3
     for query in range(2):
         twin = np.minimum(blocks, queries[query][None, :, None]).sum(axis=1).reshape(-1) * 1e-4 - 1
+        twin = twin + added[query] if hybrid else twin
         expected = np.concatenate([np.arange(256 * s, 256 * (s + 1)) for s in order[0]])
         expected = expected[(twin[expected] >= thresholds[query]) & (alive[expected] == 1)]
         assert np.array_equal(received[0][query, : counts[query]], expected)

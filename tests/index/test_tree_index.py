@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retreever.errors import BundleError
-from retreever.index import Layout, TreeIndex
+from retreever.index import Layout, LexicalSettings, TreeIndex
 from retreever.model.tree import Tree
 from retreever.system.files import read_json, write_json
 from tests.support.nodes import draw_clustered, draw_nodes
@@ -268,12 +268,12 @@ def test_a_pickle_is_not_opened(tmp_path):
 COMPILED = """
 import sys
 from pathlib import Path
-from retreever.index import TreeIndex
-from retreever.index.kernels import digit_kernels, float16_kernels, similarity_kernels, top_k_kernels
+from retreever.index import Hybrid, TreeIndex
+from retreever.index.kernels import digit_kernels, float16_kernels, posting_kernels, similarity_kernels, top_k_kernels
 from tests.support.nodes import draw_nodes
 
 def signatures():
-    modules = (similarity_kernels, digit_kernels, float16_kernels, top_k_kernels)
+    modules = (similarity_kernels, digit_kernels, float16_kernels, posting_kernels, top_k_kernels)
     return {n: f.signatures for m in modules for n, f in vars(m).items() if hasattr(f, "signatures")}
 
 index = TreeIndex.load(Path(sys.argv[1]))
@@ -281,13 +281,17 @@ before = {name: list(known) for name, known in signatures().items()}
 assert any(before.values())
 for level in range(1, 8):
     index.search(draw_nodes(3, depth=7), 2, level)
+    if index.has_words:
+        index.search(draw_nodes(3, depth=7), 2, level, hybrid=Hybrid(["w1 w2", "w1", ""], 1.0))
 assert before == signatures(), {n: s for n, s in signatures().items() if s != before[n]}
 """
 
 
+@pytest.mark.parametrize("texts", [None, ["w1 w2"] * 3_000], ids=["nodes", "words"])
 @pytest.mark.parametrize("similarity", SIMILARITIES)
-def test_nothing_is_compiled_at_a_query(tmp_path, similarity):
-    form = make_layout(similarity, "float16", depth=7)
-    TreeIndex.build([draw_nodes(3_000, depth=7)], make_ids(3_000), form, tmp_path / "index")
+def test_nothing_is_compiled_at_a_query(tmp_path, similarity, texts):
+    form, settings = make_layout(similarity, "float16", depth=7), LexicalSettings(1.5, 0.75, None, None)
+    passages, folder = draw_nodes(3_000, depth=7), tmp_path / "index"
+    TreeIndex.build([passages], make_ids(3_000), form, folder, texts=texts, lexical=settings)
     done = subprocess.run([sys.executable, "-c", COMPILED, str(tmp_path / "index")], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

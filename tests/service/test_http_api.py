@@ -106,6 +106,21 @@ def test_every_hit_has_its_relevance_and_the_model_says_how_far_it_is_off(client
     }  # fmt: skip
 
 
+def test_a_hybrid_search_ranks_by_words_too_and_explains_them(client, retreever):
+    asked = {"query": "ba bi ka be", "k": 5}  # "be" is a stop word
+    for hybrid in ("auto", "off", 0, 3.5):
+        answer = client.post("/v1/search", json=asked | {"hybrid": hybrid}).json()
+        expected = retreever.search([asked["query"]], 5, hybrid=hybrid)[0]
+        assert [hit["id"] for hit in answer["hits"]] == [hit.id for hit in expected]
+        assert [hit["score"] for hit in answer["hits"]] == [hit.score for hit in expected]
+        assert "words" not in answer["hits"][0]
+    for hit in client.post("/v1/search", json=asked | {"hybrid": 3.5, "explain": True}).json()["hits"]:
+        assert set(hit["words"]) == {"ba", "bi", "ka"} & set(f"{hit['title']} {hit['text']}".split())
+        assert all(0 < added < hit["score"] for added in hit["words"].values())
+    plain = client.post("/v1/search", json=asked | {"explain": True}).json()["hits"]
+    assert {hit["words"] for hit in plain} == {None}
+
+
 def test_embed_gives_probabilities_of_any_level(client, retreever):
     for level in (1, 3, None):
         asked = {"texts": ["ba be", "so"], "level": level, "kind": "passage"}
@@ -245,6 +260,8 @@ def test_unusual_queries_are_answered(client, query):
         ({"query": "ba", "where": {"a": {"b": 1}}}, "where", "valid"),
         ({"query": "ba", "where": {"a\ud800": 1}}, "where", "unicode"),
         ({"query": "ba", "budget_ms": "5"}, "budget_ms", "valid number"),
+        ({"query": "ba", "hybrid": "on"}, "hybrid", "'auto' or 'off'"),
+        ({"query": "ba", "hybrid": -1}, "hybrid", "'auto' or 'off'"),
         ({"query": "ba", "explain": "true"}, "explain", "valid boolean"),
         ({"query": "ba", "explain": 1}, "explain", "valid boolean"),
         ({"query": "ba", "top_k": 3}, "top_k", "not permitted"),

@@ -11,6 +11,7 @@ import numpy as np
 
 from retreever.index.codes.passage_code import PassageCode
 from retreever.index.index_layout import Layout
+from retreever.index.lexical.postings import PassageWords, join_words
 from retreever.index.segment import MIN_CODED_PASSAGES, SegmentView, make_segment
 from retreever.index.string_array import StringArray
 
@@ -43,7 +44,23 @@ def merge_segments(views: Sequence[SegmentView], layout: Layout, codes: Mapping[
     """One segment of the living passages of several adjacent segments."""
     alive = [np.flatnonzero(view.rows_alive) for view in views]
     pairs = list(zip(views, alive, strict=True))
-    vectors = {d: np.concatenate([v.segment.vectors[d][rows] for v, rows in pairs]) for d in layout.stored_levels}
+    vectors = {d: np.concatenate([v.segment.vectors[d][rows] for v, rows in pairs]) for d in layout.vector_widths}
     ids = StringArray.pack(v.segment.ids[int(row)] for v, rows in pairs for row in rows)
     numbers = np.concatenate([v.segment.numbers[rows] for v, rows in pairs])
-    return SegmentView.of(make_segment(numbers, ids, vectors, layout, codes))
+    return SegmentView.of(make_segment(numbers, ids, vectors, layout, codes, _merge_words(pairs)))
+
+
+def _merge_words(pairs: Sequence[tuple[SegmentView, np.ndarray]]) -> PassageWords | None:
+    """Words of the chosen rows of adjacent segments; None where the index has no lexical side."""
+    parts, first = [], 0
+    for view, rows in pairs:
+        postings = view.segment.postings
+        if postings is None:
+            return None
+        own = postings.list_words(view.segment.row_by_place)
+        new_rows = np.full(len(view.segment), -1)
+        new_rows[rows] = np.arange(first, first + len(rows))
+        kept = new_rows[own.rows] >= 0
+        parts.append(PassageWords(own.terms[kept], new_rows[own.rows[kept]], own.impacts[kept]))
+        first += len(rows)
+    return join_words(parts)

@@ -13,6 +13,9 @@ UNMEASURED_SURVIVAL = np.full(3, np.nan)
 CodeUse = Literal["between", "last", "alone"]
 """The level that a code is for: one above the last, the last, or the last of a compact index, without vectors."""
 
+NOTHING_ADDED = np.empty((1, 0), np.float32)
+"""Scores to add to those of a segment's passages where there are none: an array without columns."""
+
 CANDIDATE_CAPACITY = 16_384  # survivors of a query that a scan collects before it stops for them to be refined
 
 
@@ -92,7 +95,7 @@ class PassageCode(Protocol):
         """Encode queries' vectors in stored form, (queries, nodes), of this level or another that this code serves."""
 
     def score_blocks(self, queries: Any, centres: np.ndarray) -> np.ndarray:
-        """Average similarity of blocks to queries, up to a constant: (queries, blocks)."""
+        """Average similarity of blocks to queries, up to a constant of the query: (queries, blocks)."""
 
     def scan(
         self,
@@ -103,6 +106,7 @@ class PassageCode(Protocol):
         start: int,
         thresholds: np.ndarray,
         candidates: CandidateBuffer,
+        added: np.ndarray = NOTHING_ADDED,
     ) -> int:
         """Collect the living places whose bound reaches the query's threshold.
 
@@ -112,6 +116,7 @@ class PassageCode(Protocol):
             start: column of `order` to begin at.
             thresholds: float32 (queries,).
             candidates: receives the survivors, after those that it holds already.
+            added: added to the bounds, float32 (queries, places), or `NOTHING_ADDED`.
 
         Returns:
             The column of `order` at which the scan stopped, because the buffer might overflow; the end otherwise.
@@ -129,15 +134,29 @@ class PassageCode(Protocol):
     def bound_estimate_error(self, queries: Any, codes: PackedCodes) -> np.ndarray:
         """By how much an estimate may exceed a bound from `prepare_estimate_bounds`, (queries,)."""
 
-    def estimate(self, queries: Any, codes: PackedCodes, candidates: CandidateBuffer) -> None:
+    def estimate(
+        self, queries: Any, codes: PackedCodes, candidates: CandidateBuffer, added: np.ndarray = NOTHING_ADDED
+    ) -> None:
         """Replace the candidates' values by the best estimates that the whole code gives.
 
         Args:
             queries: from `prepare_first_estimates` or `prepare_estimate_bounds`, as in the scan.
+            added: as in the scan.
         """
 
     def decode(self, codes: PackedCodes, places: np.ndarray) -> np.ndarray:
         """Approximate vectors at some places, in stored form."""
 
-    def refine(self, queries: Any, codes: PackedCodes, thresholds: np.ndarray, candidates: CandidateBuffer) -> None:
-        """Tighten the candidates' bounds, and drop those that no longer reach their query's threshold."""
+    def refine(
+        self,
+        queries: Any,
+        codes: PackedCodes,
+        thresholds: np.ndarray,
+        candidates: CandidateBuffer,
+        added: np.ndarray = NOTHING_ADDED,
+    ) -> None:
+        """Tighten the candidates' bounds, and drop those that no longer reach their query's threshold.
+
+        Args:
+            added: as in the scan.
+        """

@@ -15,6 +15,7 @@ from jaxtyping import Float, Int, UInt16
 
 from retreever.index.codes.code_survival import SurvivalProbe
 from retreever.index.codes.passage_code import (
+    NOTHING_ADDED,
     ROUNDING_SLACK,
     UNMEASURED_SURVIVAL,
     CandidateBuffer,
@@ -113,7 +114,7 @@ class ProbabilityCode:
     def score_blocks(self, queries: ProbabilityQueries, centres: np.ndarray) -> np.ndarray:
         """Sums of minima with the blocks' means."""
         wide = queries.units.astype(np.float32)
-        return np.stack([np.minimum(own, centres).sum(axis=1) for own in wide])
+        return np.stack([np.minimum(own, centres).sum(axis=1) for own in wide]) / np.float32(PROBABILITY_UNITS)
 
     def scan(
         self,
@@ -124,10 +125,11 @@ class ProbabilityCode:
         start: int,
         thresholds: np.ndarray,
         candidates: CandidateBuffer,
+        added: np.ndarray = NOTHING_ADDED,
     ) -> int:
         """Bound by sums of minima of the scanned nodes; see `PassageCode.scan`."""
         own = (queries.units, np.float32((1 + ROUNDING_SLACK) / PROBABILITY_UNITS), thresholds)
-        return int(scan_probabilities(codes.blocks, alive, order, start, *own, *candidates.kernel_arrays))
+        return int(scan_probabilities(codes.blocks, alive, order, start, *own, *candidates.kernel_arrays, added))
 
     def select_query(self, queries: ProbabilityQueries, query: int) -> ProbabilityQueries:
         """One of the queries."""
@@ -147,12 +149,18 @@ class ProbabilityCode:
         """Half a unit a node, which rounding to bytes may have added."""
         return np.full(len(queries.units), float(self.unit) / 2 * codes.lower.shape[1])
 
-    def estimate(self, queries: ProbabilityQueries, codes: PackedCodes, candidates: CandidateBuffer) -> None:
+    def estimate(
+        self,
+        queries: ProbabilityQueries,
+        codes: PackedCodes,
+        candidates: CandidateBuffer,
+        added: np.ndarray = NOTHING_ADDED,
+    ) -> None:
         """Estimate by sums of minima of bytes."""
         if self._has_bytes(queries, codes):
             candidates.bounds[:, : candidates.counts.max(initial=0)] = np.inf
             constants, thresholds = (np.full(len(queries.bytes), value, np.float32) for value in (-1, -np.inf))
-            self._refine_by_bytes(queries, codes, constants, np.float32(0), thresholds, candidates)
+            self._refine_by_bytes(queries, codes, constants, np.float32(0), thresholds, candidates, added)
 
     def _has_bytes(self, queries: ProbabilityQueries, codes: PackedCodes) -> bool:
         """Whether code and queries both have bytes, of the same nodes."""
@@ -167,12 +175,17 @@ class ProbabilityCode:
         ).astype(np.float32)
 
     def refine(
-        self, queries: ProbabilityQueries, codes: PackedCodes, thresholds: np.ndarray, candidates: CandidateBuffer
+        self,
+        queries: ProbabilityQueries,
+        codes: PackedCodes,
+        thresholds: np.ndarray,
+        candidates: CandidateBuffer,
+        added: np.ndarray = NOTHING_ADDED,
     ) -> None:
         """Bound by bytes, where code and queries have them."""
         if self._has_bytes(queries, codes):
             constants = (queries.excess - 1 + ROUNDING_SLACK).astype(np.float32)
-            self._refine_by_bytes(queries, codes, constants, np.float32(1), thresholds, candidates)
+            self._refine_by_bytes(queries, codes, constants, np.float32(1), thresholds, candidates, added)
 
     def _refine_by_bytes(
         self,
@@ -182,9 +195,10 @@ class ProbabilityCode:
         excess_weight: np.float32,
         thresholds: np.ndarray,
         candidates: CandidateBuffer,
+        added: np.ndarray,
     ) -> None:
         own = (queries.bytes, np.float32(self.unit), constants, excess_weight, thresholds)
-        refine_probabilities(codes.lower, codes.base, *own, *candidates.kernel_arrays)
+        refine_probabilities(codes.lower, codes.base, *own, *candidates.kernel_arrays, added)
 
 
 def _merge_to(vectors: np.ndarray, most: int) -> np.ndarray:

@@ -20,6 +20,7 @@ from jaxtyping import Float, Int, UInt8
 
 from retreever.index.codes.code_survival import SurvivalProbe
 from retreever.index.codes.passage_code import (
+    NOTHING_ADDED,
     ROUNDING_SLACK,
     UNMEASURED_SURVIVAL,
     CandidateBuffer,
@@ -27,7 +28,14 @@ from retreever.index.codes.passage_code import (
     PackedCodes,
 )
 from retreever.index.kernels.coordinate_kernels import centre_vectors, pack_rows, quantize_rows, weigh_queries
-from retreever.index.kernels.digit_kernels import GROUP_BYTES, TILE_PASSAGES, refine_digits, scan_digits, unpack_digits
+from retreever.index.kernels.digit_kernels import (
+    GROUP_BYTES,
+    TILE_PASSAGES,
+    bound_digits,
+    refine_digits,
+    scan_digits,
+    unpack_digits,
+)
 from retreever.index.kernels.similarity_kernels import BLOCK_PASSAGES, dot_rows
 from retreever.system.threads import map_in_threads
 
@@ -207,13 +215,29 @@ class ProjectionCode:
         start: int,
         thresholds: np.ndarray,
         candidates: CandidateBuffer,
+        added: np.ndarray = NOTHING_ADDED,
     ) -> int:
         """Bound by the upper digits; see `PassageCode.scan`."""
+        scales = self._scale_bounds(queries, codes)
+        passage_arguments = (codes.blocks, codes.base, codes.residuals, alive, order, start)
+        query_arguments = (queries.weights, scales, thresholds)
+        return int(scan_digits(*passage_arguments, *query_arguments, *candidates.kernel_arrays, added))
+
+    @staticmethod
+    def _scale_bounds(queries: ProjectionQueries, codes: PackedCodes) -> np.ndarray:
+        """Factors of the weighted sum and of two residual lengths, and the constant, float32 (queries, 4)."""
         scales = np.empty((len(queries.units), 4), np.float32)
         scales[:, 0], scales[:, 3] = queries.units, queries.lengths[:, 2]
         scales[:, 1:3] = queries.lengths[:, :2] * codes.units[:2]
-        passage_arguments = (codes.blocks, codes.base, codes.residuals, alive, order, start)
-        return int(scan_digits(*passage_arguments, queries.weights, scales, thresholds, *candidates.kernel_arrays))
+        return scales
+
+    def add_bounds(self, queries: ProjectionQueries, codes: PackedCodes, bounds: np.ndarray) -> None:
+        """Add the bounds of all places by the upper digits to `bounds`, float32 (queries, places).
+
+        `refine` tightens a sum with such a bound as it tightens the bound itself.
+        """
+        own = (queries.weights, self._scale_bounds(queries, codes))
+        bound_digits(codes.blocks, codes.base, codes.residuals, *own, bounds)
 
     def select_query(self, queries: ProjectionQueries, query: int) -> ProjectionQueries:
         """One of the queries."""
@@ -233,12 +257,18 @@ class ProjectionCode:
         """Largest difference of inner products with both digits and with the exact coordinates, (queries,)."""
         return np.asarray(queries.lengths[:, 0] * (255 * codes.units[2]) + ROUNDING_SLACK)
 
-    def estimate(self, queries: ProjectionQueries, codes: PackedCodes, candidates: CandidateBuffer) -> None:
-        """Estimate by inner products with both digits."""
+    def estimate(
+        self,
+        queries: ProjectionQueries,
+        codes: PackedCodes,
+        candidates: CandidateBuffer,
+        added: np.ndarray = NOTHING_ADDED,
+    ) -> None:
+        """Estimate by inner products with both digits; what was added to the bounds stays in them."""
         within = (queries.lengths[:, 0] * codes.units[0]).astype(np.float32)
         no_residuals, thresholds = np.zeros(len(within), np.float32), np.full(len(within), -np.inf, np.float32)
-        added = (within, no_residuals, thresholds)
-        refine_digits(codes.lower, codes.residuals, queries.lower, *added, *candidates.kernel_arrays)
+        factors = (within, no_residuals, thresholds)
+        refine_digits(codes.lower, codes.residuals, queries.lower, *factors, *candidates.kernel_arrays)
 
     def decode(self, codes: PackedCodes, places: np.ndarray) -> np.ndarray:
         """The grid points of codes as vectors, none below zero."""
@@ -248,10 +278,15 @@ class ProjectionCode:
         return np.maximum(self.mean + self._dequantize(digits) @ self.basis.T, 0).astype(np.float32)
 
     def refine(
-        self, queries: ProjectionQueries, codes: PackedCodes, thresholds: np.ndarray, candidates: CandidateBuffer
+        self,
+        queries: ProjectionQueries,
+        codes: PackedCodes,
+        thresholds: np.ndarray,
+        candidates: CandidateBuffer,
+        added: np.ndarray = NOTHING_ADDED,
     ) -> None:
-        """Bound by both digits."""
+        """Bound by both digits; what was added to the bounds stays in them."""
         within = (queries.lengths[:, :1] * codes.units).astype(np.float32).T
         coarse, fine = np.ascontiguousarray(within[0]), np.ascontiguousarray(within[2])
-        added = (coarse, fine, thresholds)
-        refine_digits(codes.lower, codes.residuals, queries.lower, *added, *candidates.kernel_arrays)
+        factors = (coarse, fine, thresholds)
+        refine_digits(codes.lower, codes.residuals, queries.lower, *factors, *candidates.kernel_arrays)

@@ -171,15 +171,16 @@ def make_tile_bounds(by: str) -> Any:
     """Make the intrinsic `bound_tile` in one arithmetic of this processor; see `detect_arithmetic`."""
 
     def bound_tile(
-        typing: Any, codes: Any, tile: Any, groups: Any, weights: Any, base: Any, residuals: Any, places: Any,
-        scales: Any, query: Any, threshold: Any, upper_bounds: Any,
+        typing: Any, codes: Any, tile: Any, groups: Any, weights: Any, base: Any, base_tile: Any, residuals: Any,
+        places: Any, scales: Any, query: Any, threshold: Any, upper_bounds: Any,
     ) -> Any:  # fmt: skip
         """Upper bounds of the passages of a tile for one query. All arrays are contiguous.
 
         Args:
             codes: uint8, the tiles one after the other, `groups` * 4 bytes a passage.
             weights: int8, `groups` * 16 for each query.
-            base, residuals, places: float32 (places,), uint8 (3, places), and the number of places.
+            base, base_tile: float32, and the tile of it that belongs to the passages.
+            residuals, places: uint8 (3, places), and the number of places.
             scales: float32, four for each query: factors of the weighted sum and of the first and second residual
                 length, then a constant.
             query: which query's weights and scales to use.
@@ -191,11 +192,12 @@ def make_tile_bounds(by: str) -> Any:
         """
         size = types.intp
         signature = types.uint32(
-            codes, size, size, weights, base, residuals, size, scales, size, types.float32, upper_bounds
+            codes, size, size, weights, base, size, residuals, size, scales, size, types.float32, upper_bounds
         )  # fmt: skip
 
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            codes, tile, groups, weights, base, residuals, places, scales, query, threshold, upper_bounds = arguments
+            (codes, tile, groups, weights, base, base_tile, residuals, places,
+             scales, query, threshold, upper_bounds) = arguments  # fmt: skip
             kinds = dict(zip(arguments, signature.args, strict=True))
 
             def times(value: Any, constant: int) -> Any:
@@ -212,8 +214,11 @@ def make_tile_bounds(by: str) -> Any:
             )
             masks = []
             for register, sums in enumerate(_emit_weighted_sums(builder, code, weight, groups, by)):
-                first = builder.add(times(tile, TILE_PASSAGES), ir.Constant(tile.type, register * REGISTER_LANES))
-                bound = builder.load(pointer(base, first, _floats), align=1)
+                first, first_base = (
+                    builder.add(times(own, TILE_PASSAGES), ir.Constant(own.type, register * REGISTER_LANES))
+                    for own in (tile, base_tile)
+                )
+                bound = builder.load(pointer(base, first_base, _floats), align=1)
                 bound = builder.fadd(bound, constant)
                 bound = builder.fadd(bound, builder.fmul(builder.sitofp(sums, _floats), factor))
                 for start, worth in ((first, inner), (builder.add(places, first), outer)):
@@ -254,6 +259,7 @@ def scan_digits(
     candidates: np.ndarray,
     upper_bounds: np.ndarray,
     counts: np.ndarray,
+    added: np.ndarray,
 ) -> int:
     """Collect, for each query, the living places whose upper bound reaches the query's threshold.
 
@@ -268,6 +274,7 @@ def scan_digits(
         thresholds: float32 (queries,).
         candidates, upper_bounds: receive places and their bounds, int32 and float32 (queries, capacity).
         counts: candidates of each query, int64 (queries,); new ones follow those that are there.
+        added: added to the bounds, float32 (queries, places); no columns where nothing is.
 
     Returns:
         The column of `order` where the scan stopped: before a block that might overflow `candidates`, else the end.
@@ -276,7 +283,7 @@ def scan_digits(
     tiles = places // block_codes.shape[0] // TILE_PASSAGES
     groups = weights.shape[1] // (4 * GROUP_BYTES)
     codes, own, four, lengths = block_codes.reshape(-1), weights.reshape(-1), scales.reshape(-1), residuals.reshape(-1)
-    bound = np.empty(TILE_PASSAGES, np.float32)
+    bound, sums = np.empty(TILE_PASSAGES, np.float32), np.empty(tiles * TILE_PASSAGES, np.float32)
     for position in range(start, order.shape[1]):
         if counts.max() + tiles * TILE_PASSAGES > room:
             return position
@@ -285,8 +292,16 @@ def scan_digits(
             if first < 0:
                 continue
             threshold, count = thresholds[query], counts[query]
+            bases, first_base = base, first
+            if added.shape[1]:
+                for i in range(sums.shape[0]):
+                    sums[i] = base[first * TILE_PASSAGES + i] + added[query, first * TILE_PASSAGES + i]
+                bases, first_base = sums, 0
             for tile in range(first, first + tiles):
-                mask = bound_tile(codes, tile, groups, own, base, lengths, places, four, query, threshold, bound)
+                mask = bound_tile(
+                    codes, tile, groups, own, bases, first_base + tile - first, lengths, places, four, query,
+                    threshold, bound,
+                )  # fmt: skip
                 if mask:
                     for i in range(TILE_PASSAGES):
                         if (mask >> np.uint32(i)) & np.uint32(1) and alive[tile * TILE_PASSAGES + i]:
@@ -294,6 +309,28 @@ def scan_digits(
                             count += 1
             counts[query] = count
     return order.shape[1]
+
+
+@_plain
+def bound_digits(
+    block_codes: np.ndarray,
+    base: np.ndarray,
+    residuals: np.ndarray,
+    weights: np.ndarray,
+    scales: np.ndarray,
+    bounds: np.ndarray,
+) -> None:
+    """Add the upper bounds of all places to `bounds`, float32 (queries, places); the others as in `scan_digits`."""
+    places, groups = base.shape[0], weights.shape[1] // (4 * GROUP_BYTES)
+    codes, own, four, lengths = block_codes.reshape(-1), weights.reshape(-1), scales.reshape(-1), residuals.reshape(-1)
+    bound = np.empty(TILE_PASSAGES, np.float32)
+    for query in range(weights.shape[0]):
+        for tile in range(places // TILE_PASSAGES):
+            bound_tile(
+                codes, tile, groups, own, base, tile, lengths, places, four, query, np.float32(np.inf), bound
+            )  # fmt: skip
+            for i in range(TILE_PASSAGES):
+                bounds[query, tile * TILE_PASSAGES + i] += bound[i]
 
 
 @_fast

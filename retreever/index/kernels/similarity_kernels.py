@@ -135,6 +135,7 @@ def scan_probabilities(
     candidates: np.ndarray,
     upper_bounds: np.ndarray,
     counts: np.ndarray,
+    added: np.ndarray,
 ) -> int:
     """Collect, for each query, the living places whose upper bound of the nTVD reaches the query's threshold.
 
@@ -142,7 +143,7 @@ def scan_probabilities(
         block_codes: probabilities in units, rounded up, uint16 (blocks, nodes, 256).
         queries: the same for queries, uint16 (queries, nodes).
         unit: probability of one unit.
-        alive, order, start, thresholds, candidates, upper_bounds, counts: as in `scan_digits`.
+        alive, order, start, thresholds, candidates, upper_bounds, counts, added: as in `scan_digits`.
 
     Returns:
         As `scan_digits`.
@@ -157,14 +158,19 @@ def scan_probabilities(
                 continue
             first = block * BLOCK_PASSAGES
             _sum_block_minima(block_codes[block], queries[query], sums)
-            count, threshold = counts[query], (thresholds[query] + np.float32(1)) / unit
+            count, largest = counts[query], np.float32(0)
+            if added.shape[1]:
+                largest = added[query, first : first + BLOCK_PASSAGES].max()
+            threshold = (thresholds[query] + np.float32(1) - largest) / unit
             if sums.max() >= threshold:
                 for i in range(BLOCK_PASSAGES):
                     if sums[i] >= threshold and alive[first + i]:
-                        candidates[query, count], upper_bounds[query, count] = (
-                            first + i,
-                            np.float32(sums[i]) * unit - np.float32(1),
-                        )
+                        bound = np.float32(sums[i]) * unit - np.float32(1)
+                        if added.shape[1]:
+                            bound += added[query, first + i]
+                            if bound < thresholds[query]:
+                                continue
+                        candidates[query, count], upper_bounds[query, count] = first + i, bound
                         count += 1
                 counts[query] = count
     return order.shape[1]
@@ -190,6 +196,7 @@ def refine_probabilities(
     candidates: np.ndarray,
     upper_bounds: np.ndarray,
     counts: np.ndarray,
+    added: np.ndarray,
 ) -> None:
     """Tighten the bounds of the candidates of each query by probabilities of more nodes, in bytes.
 
@@ -200,13 +207,15 @@ def refine_probabilities(
         unit: probability of one unit.
         constants: added to every bound, float32 (queries,).
         excess_weight: factor of `excess`: 1 for bounds, 0 for estimates.
-        thresholds, candidates, upper_bounds, counts: as in `scan_probabilities`; survivors move to the front.
+        thresholds, candidates, upper_bounds, counts, added: as in `scan_probabilities`; survivors move to the front.
     """
     for query in range(counts.shape[0]):
         kept = 0
         for i in range(counts[query]):
             place = candidates[query, i]
             shared = unit * np.float32(_sum_byte_minima(low[place], queries[query])) + constants[query]
+            if added.shape[1]:
+                shared += added[query, place]
             bound = min(upper_bounds[query, i], shared + excess_weight * excess[place])
             if bound >= thresholds[query]:
                 candidates[query, kept], upper_bounds[query, kept] = place, bound

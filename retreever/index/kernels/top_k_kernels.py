@@ -8,7 +8,7 @@ import numpy as np
 
 from retreever.index.kernels.digit_kernels import prefetch_cache_line
 from retreever.index.kernels.float16_kernels import widen
-from retreever.index.kernels.similarity_kernels import score_vector
+from retreever.index.kernels.similarity_kernels import dot, score_vector
 
 _plain = numba.njit(nogil=True, cache=True)
 
@@ -87,6 +87,9 @@ def score_best_first(
     best: np.ndarray,
     bounds: np.ndarray,
     scored: np.ndarray,
+    added: np.ndarray,
+    encoded_queries: np.ndarray,
+    encodings: np.ndarray,
 ) -> None:
     """Score the candidates of each query in falling order of their bounds, until no bound reaches the k-th best score.
 
@@ -101,8 +104,13 @@ def score_best_first(
         best: heaps of the k best similarities so far, the least first, (queries, k); -inf where there are fewer.
         bounds: raised to the largest bound of a candidate that was not scored, (queries,).
         scored: raised by the number of scored candidates, (queries,).
+        added: by place, added to the similarities, float32 (queries, places); no columns where nothing is.
+        encoded_queries: their inner products with the passages' encodings are added too, float32 (queries, dim); no
+            columns where nothing is.
+        encodings: of the passages, (passages, dim), stored as `vectors` are.
     """
     wide, node = np.empty(vectors.shape[1], np.float32), np.empty(queries.shape[1], np.float32)
+    encoding = np.empty(encodings.shape[1], np.float32)
     for query in range(counts.shape[0]):
         own, count, done = best[query], counts[query], 0
         order = np.argsort(-upper_bounds[query, :count])
@@ -117,6 +125,11 @@ def score_best_first(
                 _prefetch_row(vectors, rows[candidates[query, order[position + 1]]])
             widen(vectors[row], wide)
             chosen[done], scores[done] = row, score_vector(queries[query], wide, node, roots)
+            if added.shape[1]:
+                scores[done] += added[query, candidates[query, i]]
+            if encoded_queries.shape[1]:
+                widen(encodings[row], encoding)
+                scores[done] += dot(encoded_queries[query], encoding)
             if scores[done] > own[0]:
                 sift_down(own, scores[done])
             done += 1

@@ -7,6 +7,10 @@
 3. Refine: bound the survivors more tightly, and exclude again.
 4. Score the remaining survivors exactly in falling order of their bounds, until no bound reaches the k-th best score.
 
+A hybrid search knows the scores of the query's words beforehand, for all passages: posting lists are short. It adds
+them to similarities, bounds and estimates alike, so that every step and its argument stay as they are. Cosines of
+frozen encodings are bounded by a code of their own, whose bounds are added to those of the tree (see `added_parts`).
+
 Nothing is approximate: every passage that was not scored has an upper bound below the k-th best score. Of a compact
 index the answer is the best by estimate instead, found in the same way. How a code bounds a similarity is not known
 here (see `codes/`), nor are texts.
@@ -23,12 +27,15 @@ from retreever.index.index_layout import Layout
 from retreever.index.index_state import IndexState
 from retreever.index.kernels.similarity_kernels import BLOCK_PASSAGES, score_rows
 from retreever.index.kernels.top_k_kernels import keep_best_estimates, score_best_first, select_candidates
-from retreever.index.segment import Segment, SegmentView
+from retreever.index.lexical.hybrid_query import HybridQuery, count_places
+from retreever.index.search.added_parts import add_parts
+from retreever.index.segment import Segment, SegmentView, as_kernel_array
 from retreever.system.threads import map_in_threads
 
 PROBED_BLOCKS = 24  # blocks, of all segments together, that give the first threshold
 PROBED_PASSAGES = 48  # passages scored for the first threshold, or 3 k if that is more
 QUERIES_PER_SCAN = 64  # at most so many queries share a scan
+MAX_ADDED_SCORES = 2**24  # scores of words that a scan holds, 64 MiB, unless one query has more
 
 
 @dataclass(frozen=True)
@@ -102,6 +109,7 @@ class CertifiedSearch:
         vectors: the queries in stored form, float32 (queries, nodes).
         k: at least 1, at most the number of living passages.
         codes: by coded level; empty while all segments are small.
+        parts: of the queries, in a hybrid search; scores, bounds and thresholds are then sums with theirs.
     """
 
     def __init__(
@@ -112,6 +120,7 @@ class CertifiedSearch:
         layout: Layout,
         codes: Mapping[int, PassageCode],
         views: Sequence[SegmentView],
+        parts: Sequence[HybridQuery] | None = None,
     ):
         self.vectors, self.level, self.layout, self.views = vectors, level, layout, views
         self.code_level = layout.find_code_level(level)
@@ -122,6 +131,7 @@ class CertifiedSearch:
         if self.code and layout.compact:
             self.queries = self.code.prepare_estimate_bounds(self.queries)
         self.progress = SearchProgress(len(vectors), k)
+        self.parts = add_parts(parts, codes, views, len(vectors))
 
     def search(self) -> list[tuple[np.ndarray, np.ndarray, Evidence]]:
         """Numbers, scores and evidence of every query, the best passage first."""
@@ -152,7 +162,10 @@ class CertifiedSearch:
     def _probe_blocks(self, coded: Sequence[int]) -> None:
         """Find a first threshold for every query in the blocks most similar to it."""
         block_scores = np.hstack(
-            [self.code.score_blocks(self.queries, self._get_codes(number).centres) for number in coded]
+            [
+                self.code.score_blocks(self.queries, self._get_codes(number).centres) + self.parts.block_scores[number]
+                for number in coded
+            ]
         )
         count = min(PROBED_BLOCKS, block_scores.shape[1])
         nearest_blocks = np.argpartition(-block_scores, count - 1, axis=1)[:, :count]
@@ -166,7 +179,8 @@ class CertifiedSearch:
             own = self._get_codes(number)
             end = first + len(own.blocks)
             order = np.where((nearest_blocks >= first) & (nearest_blocks < end), nearest_blocks - first, -1)
-            self.code.scan(queries, own, self.views[number].places_alive, order, 0, no_thresholds, buffer)
+            alive, added = self.views[number].places_alive, self.parts.bounds[number]
+            self.code.scan(queries, own, alive, order, 0, no_thresholds, buffer, added)
             first = end
             ends.append(buffer.counts.copy())
         self._set_first_threshold(queries, coded, buffer, ends)
@@ -201,11 +215,12 @@ class CertifiedSearch:
         view, coded, own = self.views[number], self._get_codes(number), self.progress
         order, start = np.arange(len(coded.blocks))[None], 0
         while start < order.shape[1]:
-            thresholds = own.thresholds
+            thresholds = own.thresholds - self.parts.slack
             if self.layout.compact:
                 thresholds = thresholds - self.code.bound_estimate_error(self.queries, coded).astype(np.float32)
             buffer.counts[:] = 0
-            stop = self.code.scan(self.queries, coded, view.places_alive, order, start, thresholds, buffer)
+            added = self.parts.bounds[number]
+            stop = self.code.scan(self.queries, coded, view.places_alive, order, start, thresholds, buffer, added)
             own.scanned += (stop - start) * BLOCK_PASSAGES
             if self.layout.compact:
                 self._estimate(number, own, self.queries, buffer)
@@ -216,11 +231,11 @@ class CertifiedSearch:
 
     def _estimate(self, number: int, progress: SearchProgress, queries: Any, buffer: CandidateBuffer) -> None:
         """Rank the survivors of a view by estimate."""
-        self.code.estimate(queries, self._get_codes(number), buffer)
+        self.code.estimate(queries, self._get_codes(number), buffer, self.parts.bounds[number])
         keep_best_estimates(
             self.views[number].segment.rows,
             *buffer.kernel_arrays,
-            progress.thresholds - np.float32(ROUNDING_SLACK),
+            progress.thresholds - self.parts.slack - np.float32(ROUNDING_SLACK),
             progress.best,
         )
 
@@ -229,7 +244,9 @@ class CertifiedSearch:
         own = self.progress
         np.maximum(own.bounds, own.thresholds, out=own.bounds)
         own.survived += buffer.counts
-        self.code.refine(self.queries, self._get_codes(number), own.thresholds, buffer)
+        coded, thresholds = self._get_codes(number), own.thresholds - self.parts.slack
+        self.code.refine(self.queries, coded, thresholds, buffer, self.parts.bounds[number])
+        self.parts.refine(self.views[number], thresholds, buffer)
         own.refined += buffer.counts
         self._score(number, own, self.views[number].segment.rows, buffer)
 
@@ -237,16 +254,28 @@ class CertifiedSearch:
         """Score the survivors of a view exactly, best bound first, while a bound reaches the threshold."""
         stored = _kernel_arguments(self.views[number].segment, self.level, self.layout)
         state = (progress.thresholds, progress.best, progress.bounds, progress.scored)
-        score_best_first(self.vectors, *stored, rows, *buffer.kernel_arrays, *state)
+        for bounds, count, slack in zip(buffer.bounds, buffer.counts.tolist(), self.parts.slack.tolist(), strict=True):
+            if slack:
+                bounds[:count] += np.float32(slack)
+        encodings = self.parts.get_kernel_encodings(self.views[number])
+        added = (self.parts.added[number], self.parts.encodings, encodings)
+        score_best_first(self.vectors, *stored, rows, *buffer.kernel_arrays, *state, *added)
 
 
 def search_in_threads(
-    vectors: np.ndarray, level: int, k: int, layout: Layout, state: IndexState, threads: int
+    vectors: np.ndarray,
+    level: int,
+    k: int,
+    layout: Layout,
+    state: IndexState,
+    threads: int,
+    parts: Sequence[HybridQuery] | None = None,
 ) -> list[tuple[np.ndarray, np.ndarray, Evidence]]:
     """Answers to queries in stored form; groups of at most `QUERIES_PER_SCAN` queries run in parallel.
 
     Args:
         k: at most the number of living passages.
+        parts: of the queries, in a hybrid search.
 
     Returns:
         Numbers, scores and evidence of every query, the best passage first.
@@ -255,19 +284,24 @@ def search_in_threads(
         nothing = Evidence(layout.find_code_level(level), 0, 0, 0, 0, -np.inf, -np.inf)
         return [(np.empty(0, np.int64), np.empty(0, np.float32), nothing) for _ in vectors]
     workers = min(len(vectors), threads)
-    count = max(workers, -(-len(vectors) // QUERIES_PER_SCAN))
-    groups = np.array_split(vectors, count) if count > 1 else [vectors]
+    together = QUERIES_PER_SCAN
+    if parts is not None:
+        places = sum(count_places(len(view.segment)) for view in state.views)
+        together = max(1, min(together, MAX_ADDED_SCORES // places))
+    count = max(workers, -(-len(vectors) // together))
+    groups = np.array_split(np.arange(len(vectors)), count)
 
     def search_group(group: np.ndarray) -> list[tuple[np.ndarray, np.ndarray, Evidence]]:
-        return CertifiedSearch(group, level, k, layout, state.codes, state.views).search()
+        own = None if parts is None else [parts[query] for query in group]
+        part = vectors[group[0] : group[-1] + 1]
+        return CertifiedSearch(part, level, k, layout, state.codes, state.views, own).search()
 
     return [answer for part in map_in_threads(search_group, groups, workers) for answer in part]
 
 
 def _kernel_arguments(segment: Segment, level: int, layout: Layout) -> tuple[np.ndarray, bool]:
     """A segment's vectors as the scoring kernels take them, and whether they are square roots."""
-    vectors = segment.get_vectors(level)
-    return vectors.view(np.uint16) if vectors.dtype == np.float16 else vectors, layout.similarity == "bhattacharyya"
+    return as_kernel_array(segment.get_vectors(level)), layout.similarity == "bhattacharyya"
 
 
 def score_segment(vector: np.ndarray, level: int, segment: Segment, layout: Layout) -> np.ndarray:

@@ -72,14 +72,14 @@ async def read_node_metrics() -> str:
         async with httpx.AsyncClient(timeout=5, trust_env=False) as client:
             return select_metrics((await client.get(f"http://{address}/metrics")).text)
     except (httpx.HTTPError, RayError, ValueError) as error:
-        raise RefusalError(503, f"Ray's metrics agent does not answer: {error!r}", retry_after=5) from None
+        raise RefusalError(503, f"there are no metrics: {error or repr(error)}", retry_after=5) from None
 
 
 @functools.cache
 def _find_metrics_agent() -> str:
     """Address of this node's metrics agent."""
     if not ray.is_initialized():
-        raise ValueError("metrics are kept by Ray, and this process is not part of a cluster")
+        raise ValueError("Ray keeps them, and this process is not part of a cluster")
     own = ray.get_runtime_context().get_node_id()
     (node,) = [node for node in ray.nodes() if node["NodeID"] == own]
     return f"{node['NodeManagerAddress']}:{node['MetricsExportPort']}"

@@ -137,19 +137,24 @@ class RequestHandler:
         return self.model.depth if level is None else level
 
     def _find_passages(self, request: SearchRequest, nodes: np.ndarray, level: int, threads: int) -> list[QueryResult]:
-        search = partial(self.retreever.search_nodes, nodes, request.k, level, threads=threads)
+        hybrid = self.retreever.make_hybrid(request.texts, request.hybrid)
+        search = partial(self.retreever.search_nodes, nodes, request.k, level, threads=threads, hybrid=hybrid)
         if request.where:
             with self._filter_lock:  # nothing is added between mask and search
                 where: IndexFilter = self._fields.mask(request.where, self.retreever.index.next_number)
                 (numbers, scores), relevances = search(where=where)
         else:
             (numbers, scores), relevances = search()
+        shared: list[list[dict[str, float] | None]] = [[None] * len(own) for own in numbers]
+        if request.explain and hybrid is not None:
+            shared = [list(own) for own in self.retreever.index.explain_words(hybrid, numbers, level)]
         found = []
-        for text, row, *columns in zip(request.texts, nodes, numbers, scores, relevances, strict=True):
+        for text, row, words, *columns in zip(request.texts, nodes, shared, numbers, scores, relevances, strict=True):
             hits = [self._make_hit(int(n), float(s), r) for n, s, r in zip(*columns, strict=True)]
             if request.explain:
-                for hit, why in zip(hits, explain_hits(self.retreever, row, [h.id for h in hits], level), strict=True):
-                    hit.why = why
+                whys = explain_hits(self.retreever, row, [h.id for h in hits], level)
+                for hit, why, own in zip(hits, whys, words, strict=True):
+                    hit.why, hit.words = why, own
             flow = trace_nodes(self.retreever, row) if request.explain else None
             found.append(QueryResult(query=text, hits=hits, flow=flow))
         return found
@@ -272,5 +277,5 @@ class RequestHandler:
 
 def _explanation_fields(request: SearchRequest) -> Any:
     """Fields that an answer without explanation leaves out."""
-    found = {"flow": True, "hits": {"__all__": {"why"}}}
+    found = {"flow": True, "hits": {"__all__": {"why", "words"}}}
     return found if request.queries is None else {"results": {"__all__": found}}

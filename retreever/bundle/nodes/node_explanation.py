@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from retreever.bundle.document_store import DocumentStore
-from retreever.bundle.node_words import (
+from retreever.bundle.nodes.node_words import (
     DEEPEST_WORD_LEVEL,
     WordCounts,
     choose_node_words,

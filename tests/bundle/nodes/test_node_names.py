@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from retreever.bundle.make_bundle import make_bundle
-from retreever.bundle.node_names import (
+from retreever.bundle.nodes.node_names import (
     MAX_NAME_CHARACTERS,
     NAMES_FILE,
     NodeName,

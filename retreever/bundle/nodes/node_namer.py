@@ -6,7 +6,7 @@ The model is any function from a prompt to what is written after it. Where names
 import re
 from collections.abc import Callable, Iterable
 
-from retreever.bundle.node_names import MAX_NAME_CHARACTERS
+from retreever.bundle.nodes.node_names import MAX_NAME_CHARACTERS
 from retreever.bundle.retriever import Retreever
 from retreever.bundle.tree_view import NodeView, make_node_view
 from retreever.system.progress import Track, track_silently

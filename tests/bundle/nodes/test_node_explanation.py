@@ -10,7 +10,7 @@ import torch
 from retreever.bundle import node_explanation as module
 from retreever.bundle import node_words
 from retreever.bundle.document_store import DocumentStore, write_documents
-from retreever.bundle.node_explanation import Explanation, explain_nodes, load_or_explain, read_stored_sharply
+from retreever.bundle.nodes.node_explanation import Explanation, explain_nodes, load_or_explain, read_stored_sharply
 from retreever.data.dataset import Passage
 from retreever.errors import BundleError
 from retreever.index import Layout, TreeIndex

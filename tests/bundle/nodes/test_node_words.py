@@ -5,7 +5,7 @@ import pytest
 from scipy.sparse import csr_matrix
 
 from retreever.bundle import node_words as module
-from retreever.bundle.node_words import (
+from retreever.bundle.nodes.node_words import (
     WordCounts,
     choose_node_words,
     extract_word_presence,

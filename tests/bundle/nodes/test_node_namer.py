@@ -2,7 +2,7 @@
 
 import pytest
 
-from retreever.bundle.node_namer import generate_names, make_naming_prompt
+from retreever.bundle.nodes.node_namer import generate_names, make_naming_prompt
 from retreever.bundle.retriever import Retreever
 from retreever.bundle.tree_view import make_node_view
 from retreever.encoding.text_generator import TextGenerator

@@ -1,0 +1,1 @@
+"""What the nodes of a tree mean: their words, examples and names."""
