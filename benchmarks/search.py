@@ -1,4 +1,4 @@
-"""How fast is certified search, against faiss flat, IVF and HNSW, the paper's probing, and BM25?
+"""How fast is certified search, against faiss flat, Panorama, IVF and HNSW, the paper's probing, and BM25?
 
     python -m benchmarks.search MODEL                 # a run's name or a model's folder, after `make demo`
     python -m benchmarks.search MODEL --documents 1000000 --growth 100000,1000000,3000000 --json

@@ -11,14 +11,21 @@ from retreever.baselines.dense.ivf import IVF
 from retreever.baselines.dense.pca import PCA
 from retreever.baselines.dense.product_quantizer import PQ
 from retreever.baselines.dense.truncated import TruncatedEncoder
+from retreever.baselines.hybrid.bm25_frozen import BM25WithFrozenEncoder
+from retreever.baselines.hybrid.bm25_head import BM25WithHead
 from retreever.baselines.matryoshka.attentive_head import AttentiveMatryoshka
 from retreever.baselines.matryoshka.matryoshka_head import Matryoshka
+from retreever.baselines.quantized.binary_rescored import BinaryRescored
+from retreever.baselines.quantized.optimized_quantizer import OPQ
+from retreever.baselines.quantized.rabitq import RaBitQ
+from retreever.baselines.sparse.sparse_codes import SparseCodes
+from retreever.baselines.static.static_words import StaticWords
 
 BASELINES: dict[str, type[Baseline]] = {
     baseline.name: baseline
     for baseline in (
-        BM25, FrozenEncoder, TruncatedEncoder, PCA, Matryoshka, AttentiveMatryoshka, IVF, HNSW, PQ, HierKMeans,
-        HierGMM, Raptor,
+        BM25, FrozenEncoder, TruncatedEncoder, PCA, StaticWords, Matryoshka, AttentiveMatryoshka, SparseCodes, IVF,
+        HNSW, PQ, OPQ, RaBitQ, BinaryRescored, HierKMeans, HierGMM, Raptor, BM25WithFrozenEncoder, BM25WithHead,
     )
 }  # fmt: skip
 
@@ -27,15 +34,22 @@ __all__ = [
     "BM25",
     "HNSW",
     "IVF",
+    "OPQ",
     "PCA",
     "PQ",
     "AttentiveMatryoshka",
+    "BM25WithFrozenEncoder",
+    "BM25WithHead",
     "Baseline",
+    "BinaryRescored",
     "Form",
     "FrozenEncoder",
     "HierGMM",
     "HierKMeans",
     "Matryoshka",
+    "RaBitQ",
     "Raptor",
+    "SparseCodes",
+    "StaticWords",
     "TruncatedEncoder",
 ]  # fmt: skip

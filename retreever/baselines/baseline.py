@@ -4,6 +4,7 @@ A baseline reads the train pairs, chooses its settings on dev, and ranks the ind
 data. Knows neither the tree nor the split and metric that it is judged by.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar, NamedTuple, Protocol, Self
 
@@ -14,10 +15,12 @@ from retreever.config import Config
 from retreever.encoding.encoding_store import EncodedDataset
 from retreever.errors import DataError
 from retreever.evaluation.metrics import RelevantPassages, evaluate_rankings, group_judgements
+from retreever.evaluation.ranking import select_top_k
 from retreever.system.progress import Track, track_silently
 
 Ranking = tuple[Int[np.ndarray, "queries k"], Float[np.ndarray, "queries k"]]
 BYTES_PER_FLOAT32 = 4
+SCORES_PER_BATCH = 1 << 24  # 64 MiB of float32
 FLOAT32_CODE = "float32"
 MISSING_ROW = -2
 """Row that fills the ranking where a baseline scores only some passages and finds fewer than k."""
@@ -64,6 +67,16 @@ class Ranker(Protocol):
 
     def bytes_per_document(self, form: Form) -> float:
         """Bytes that the index needs per passage, without its text. Valid after `index`."""
+
+
+class ScoringRanker(Ranker, Protocol):
+    """A ranker that can score every passage, so that its scores can be added to another system's."""
+
+    def score_all(self, query_rows: Int[np.ndarray, " queries"], form: Form) -> Float[np.ndarray, "queries passages"]:
+        """Score every passage for every query; `search` ranks by the same scores."""
+
+    def measure_scale(self, form: Form) -> float:
+        """Unit of the scores: a positive constant of the indexed passages, which no query changes."""
 
 
 class Baseline(Ranker, Protocol):
@@ -129,6 +142,30 @@ def evaluate_on_dev(ranker: Ranker, data: EncodedDataset) -> float:
     return float(
         np.mean([evaluate_rankings(ranker.search(queries, 10, form)[0], relevant)["ndcg_at_10"] for form in plain])
     )
+
+
+def search_in_batches(
+    score: Callable[[Int[np.ndarray, " some"]], Float[np.ndarray, "some passages"]],
+    query_rows: Int[np.ndarray, " queries"],
+    passages: int,
+    k: int,
+) -> Ranking:
+    """Rank all passages by `score`, for as many queries at a time as memory allows; equal scores by row."""
+    found = [select_top_k(score(part), k) for part in split_queries(query_rows, passages)]
+    rows, scores = zip(*found, strict=True)
+    return np.concatenate(rows), np.concatenate(scores).astype(np.float32)
+
+
+def split_queries(query_rows: Int[np.ndarray, " queries"], passages: int) -> list[Int[np.ndarray, " some"]]:
+    """Split rows of queries into batches whose scores of all passages fit in `SCORES_PER_BATCH`."""
+    return np.array_split(query_rows, max(1, -(-len(query_rows) * passages // SCORES_PER_BATCH)))
+
+
+def measure_deviation(similarities: Float[np.ndarray, "n n"]) -> float:
+    """Average standard deviation of a passage's similarities to the others; 1 where there is none."""
+    others = similarities[~np.eye(len(similarities), dtype=bool)].reshape(len(similarities), -1)
+    deviation = float(others.std(axis=1, dtype=np.float64).mean()) if others.size else 0.0
+    return deviation or 1.0
 
 
 def l2_normalize(vectors: Float[np.ndarray, "n dim"]) -> Float[np.ndarray, "n dim"]:

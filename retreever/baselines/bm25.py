@@ -8,18 +8,16 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from retreever.baselines import fitted_files
-from retreever.baselines.baseline import Form, Ranking, evaluate_on_dev
+from retreever.baselines.baseline import Form, Ranking, evaluate_on_dev, search_in_batches
 from retreever.config import Config
 from retreever.encoding.encoding_store import EncodedDataset
-from retreever.evaluation.ranking import select_top_k
 from retreever.system.progress import Track, track_silently
 
 K1_B = ((0.9, 0.4), (1.2, 0.75), (1.5, 0.75), (2.0, 0.9))
 STOPWORDS = ("en", None)
-SCORES_PER_BATCH = 1 << 24  # 64 MiB of float32
 
 
 class BM25:
@@ -60,12 +58,16 @@ class BM25:
 
     def search(self, query_rows: Int[np.ndarray, " queries"], k: int, form: Form) -> Ranking:
         """Find passage rows and scores of the best k, equal scores by row; passages without a common word score 0."""
-        found = []
-        for part in np.array_split(query_rows, max(1, -(-len(query_rows) * self._scores.shape[1] // SCORES_PER_BATCH))):
-            scores = self._count_words([self._texts[row] for row in part]) @ self._scores
-            found.append(select_top_k(scores.toarray(), k))
-        rows, scores = zip(*found, strict=True)
-        return np.concatenate(rows), np.concatenate(scores)
+        return search_in_batches(lambda part: self.score_all(part, form), query_rows, self._scores.shape[1], k)
+
+    def score_all(self, query_rows: Int[np.ndarray, " queries"], form: Form) -> Float[np.ndarray, "queries passages"]:
+        """Score every passage for every query; `search` ranks by the same scores."""
+        scores: Any = self._count_words([self._texts[row] for row in query_rows]) @ self._scores
+        return np.asarray(scores.toarray())
+
+    def measure_scale(self, form: Form) -> float:
+        """Unit of the scores in this corpus: the rarity of a word that no passage has."""
+        return float(np.log1p((self._scores.shape[1] + 0.5) / 0.5))
 
     def bytes_per_document(self, form: Form) -> float:
         """Bytes of postings and their offsets, per passage."""

@@ -1,7 +1,8 @@
 """Files of a fitted baseline: settings as JSON, arrays as safetensors, checksums of both."""
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -12,16 +13,31 @@ ARRAYS_FILE = "arrays.safetensors"
 NAME_KEY = "rival"  # the key in stored manifests; renaming it would invalidate them
 
 
+class FittedPart(Protocol):
+    """A fitted baseline that another one is made of."""
+
+    name: str
+
+    def save(self, folder: Path) -> None:
+        """Write the baseline to `folder`."""
+
+
 def save_fitted_files(
-    folder: Path, name: str, settings: dict[str, Any], arrays: dict[str, np.ndarray] | None = None
+    folder: Path,
+    name: str,
+    settings: dict[str, Any],
+    arrays: dict[str, np.ndarray] | None = None,
+    parts: Iterable[FittedPart] = (),
 ) -> None:
-    """Write a baseline's `settings` and `arrays` to `folder`, whole or not at all."""
+    """Write a baseline's `settings` and `arrays`, and each part in a folder of its name, whole or not at all."""
     from safetensors.numpy import save_file
 
     with write_atomically(folder) as aside:
         aside.mkdir()
         if arrays:
             save_file({key: np.ascontiguousarray(array) for key, array in arrays.items()}, aside / ARRAYS_FILE)
+        for part in parts:
+            part.save(aside / part.name)
         seal_folder(aside, {NAME_KEY: name, "settings": settings})
 
 

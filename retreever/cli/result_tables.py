@@ -236,6 +236,9 @@ def show_comparison_report(screen: Screen, report: "ComparisonReport") -> None:
     screen.print_table(
         "tree against baselines", PAIRWISE_COLUMNS, [pair.cells() for pair in report.pairwise_comparisons()]
     )
+    hybrids = [pair.cells() for pair in report.hybrid_comparisons()]
+    if hybrids:
+        screen.print_table("tree with BM25 against hybrids", PAIRWISE_COLUMNS, hybrids)
 
 
 def show_tree(screen: Screen, view: "TreeView", levels: int) -> None:

@@ -16,16 +16,24 @@ import numpy as np
 import ray
 import torch
 
-from retreever.baselines import BASELINES, AttentiveMatryoshka
+from retreever.baselines import AttentiveMatryoshka
 from retreever.baselines.baseline import Form
 from retreever.baselines.clustered.raptor import Raptor
 from retreever.baselines.dense import vector_codes
 from retreever.baselines.dense.dense_baseline import DenseRanker
+from retreever.baselines.hybrid.hybrid_ranker import HybridBaseline
 from retreever.cluster.comparison_task import TIMED_QUERIES, SystemTask, build_entries, run_task, time_forms
 from retreever.cluster.ray_runtime import join_cluster
 from retreever.comparison.comparison_plots import plot_report
-from retreever.comparison.comparison_report import ComparisonProtocol, ComparisonReport
-from retreever.comparison.judge import describe_fit_protocol, find_baseline, read_split_judgements
+from retreever.comparison.comparison_report import HYBRID_MARK, ComparisonProtocol, ComparisonReport
+from retreever.comparison.judge import (
+    COMPARED_SYSTEMS,
+    describe_fit_protocol,
+    describe_tree_hybrid,
+    find_baseline,
+    read_split_judgements,
+)
+from retreever.comparison.tree_hybrid import TREE_HYBRID
 from retreever.comparison.tree_ranker import TREE_PQ_BYTES, TREE_SYSTEM
 from retreever.config import Config
 from retreever.encoding.encoder import Encoder
@@ -121,9 +129,10 @@ class _ComparisonRun:
         self.config = _shared_config(models, trees) if trees else config
         self.workspace, self.split = workspace, split
         self.failed: dict[str, str] = {}
-        names = list(BASELINES) if baselines is None else list(baselines)
+        names = list(COMPARED_SYSTEMS) if baselines is None else list(baselines)
         for name in names:
-            find_baseline(name)
+            if name != TREE_HYBRID:
+                find_baseline(name)
         if self.config.encoder.tokens is None and AttentiveMatryoshka.name in names:
             self.config = self.config.with_overrides({"encoder.tokens": True})
         self.trained_on = open_encoded_dataset(self.config, workspace, track)
@@ -142,10 +151,11 @@ class _ComparisonRun:
 
     def _list_seeds(self, name: str, seeds: int, trees: list[Path]) -> Iterator[tuple[int, Path | None]]:
         first = self.config.train.seed
-        if name == TREE_SYSTEM and trees:
+        is_tree = name in (TREE_SYSTEM, TREE_HYBRID)
+        if is_tree and trees:
             yield from ((load_model(tree)[1].train.seed, tree) for tree in trees)
         else:
-            once = name != TREE_SYSTEM and "train.seed" not in find_baseline(name).depends
+            once = not is_tree and "train.seed" not in find_baseline(name).depends
             yield from ((seed, None) for seed in range(first, first + (1 if once else seeds)))
 
     def _make_task(self, name: str, seed: int, tree: Path | None) -> SystemTask:
@@ -163,11 +173,13 @@ class _ComparisonRun:
     def _list_inputs(self, name: str, config: Config, tree: Path | None) -> list[Any]:
         """Everything that decides the results of a task."""
         inputs: list[Any] = [self.data.dataset.digest, self.split]
-        if name == TREE_SYSTEM or issubclass(find_baseline(name), DenseRanker):
+        is_tree = name in (TREE_SYSTEM, TREE_HYBRID)
+        if is_tree or issubclass(find_baseline(name), DenseRanker | HybridBaseline):
             inputs.append(vector_codes.CODE_REVISION)
-        if name == TREE_SYSTEM:
+        if is_tree:
             trained = digest_model(tree) if tree else [config.digest, self.trained_on.dataset.digest]
-            return [*inputs, TREE_PQ_BYTES, trained]
+            fused = describe_tree_hybrid(config, self.trained_on) if name == TREE_HYBRID else []
+            return [*inputs, TREE_PQ_BYTES, trained, *fused]
         summarizer = self.summarizer if name == Raptor.name else None
         return [*inputs, describe_fit_protocol(name, config, self.trained_on), summarizer]
 
@@ -189,8 +201,7 @@ class _ComparisonRun:
         if not todo:
             return
         with join_cluster(self.workspace):
-            waiting = {_run_remotely.remote(asdict(task)): task for task in todo}
-            for task, error in track(_iterate_finished(waiting), "systems", total=len(todo)):
+            for task, error in track(_run_in_waves(todo), "systems", total=len(todo)):
                 watch(f"  {task.label}: {error or 'judged'}")
                 if error:
                     self.failed[task.label] = error
@@ -219,12 +230,13 @@ class _ComparisonRun:
         times = {
             name: time_forms(first[name], self.trained_on, self.data, self.queries, track) for name in sorted(first)
         }
-        names = [TREE_SYSTEM, *(name for name in BASELINES if name in first)]
+        names = [TREE_SYSTEM, *(name for name in COMPARED_SYSTEMS if name in first)]
         entries = [entry for name in names for entry in build_entries(name, judged, times[name])]
-        return ComparisonReport(self._describe_protocol(), TREE_SYSTEM, entries, self._time_encoding(), self.failed)
+        protocol, encoding = self._describe_protocol(), self._time_encoding()
+        return ComparisonReport(protocol, TREE_SYSTEM, TREE_HYBRID, entries, encoding, self.failed)
 
     def _time_encoding(self) -> Latency:
-        encoder = Encoder.load(self.config.encoder)
+        encoder = Encoder.load(self.config.encoder, threads=1)
         texts = [self.data.dataset.queries[row].text for row in self.queries[:TIMED_QUERIES]]
         with limit_to_one_thread():
             return measure_query_latency(lambda text: encoder.encode_pooled([text], "query"), texts)
@@ -256,13 +268,21 @@ class _ComparisonRun:
         plot_report(report, self.folder / "report.png")
         for name in ("report.md", "report.json", "report.png"):
             self.tracker.log_artifact(self.parent, self.folder / name)
-        ratios = {f"ratio/{_slug(c.question)}/{_slug(c.ours)}": c.ratio for c in report.pairwise_comparisons()}
+        pairs = [*report.pairwise_comparisons(), *report.hybrid_comparisons()]
+        ratios = {f"ratio/{_slug(c.question)}/{_slug(c.ours)}": c.ratio for c in pairs}
         self.tracker.log(self.parent, ratios)
 
 
 @ray.remote(num_cpus=1, max_retries=0)
 def _run_remotely(task: dict[str, Any]) -> None:
     run_task(SystemTask(**task))
+
+
+def _run_in_waves(tasks: Sequence[SystemTask]) -> Iterator[tuple[SystemTask, str | None]]:
+    """Run single systems, then hybrids, which find their sides trained; yields as `_iterate_finished` does."""
+    for fused in (False, True):
+        wave = [task for task in tasks if (HYBRID_MARK in task.name) == fused]
+        yield from _iterate_finished({_run_remotely.remote(asdict(task)): task for task in wave})
 
 
 def _iterate_finished(waiting: dict[Any, SystemTask]) -> Iterator[tuple[SystemTask, str | None]]:
@@ -280,7 +300,7 @@ def _iterate_finished(waiting: dict[Any, SystemTask]) -> Iterator[tuple[SystemTa
 
 def _slug(text: str) -> str:
     """A text as MLflow allows it in a metric's name."""
-    return text.replace(",", "").replace(" ", "_")
+    return text.replace(",", "").replace(" ", "_").replace(HYBRID_MARK, "_")
 
 
 def _describe_machine() -> str:

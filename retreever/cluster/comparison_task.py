@@ -19,7 +19,13 @@ from retreever.baselines.clustered.raptor_summaries import ExtractiveSummarizer,
 from retreever.cluster.train_job import TrainingJob
 from retreever.cluster.train_worker import run_job
 from retreever.comparison.comparison_report import ReportEntry
-from retreever.comparison.judge import fit_or_load_baseline, judge, read_split_judgements
+from retreever.comparison.judge import (
+    fit_or_load_baseline,
+    fit_or_load_tree_hybrid,
+    judge,
+    read_split_judgements,
+)
+from retreever.comparison.tree_hybrid import TREE_HYBRID
 from retreever.comparison.tree_ranker import TREE_SYSTEM, TreeRanker
 from retreever.config import Config
 from retreever.encoding.encoding_store import EncodedDataset, open_encoded_dataset
@@ -39,7 +45,7 @@ class SystemTask:
     """One system with one seed, in values that Ray can send.
 
     Attributes:
-        name: `retreever`, or a baseline's.
+        name: `retreever`, `tree+bm25`, or a baseline's.
         label: name and seed, or the digest of a given tree.
         config: of the tree, and of a baseline's budget, as nested plain values; `data.name` is the training data.
         workspace: its root.
@@ -99,8 +105,11 @@ def _judge_system(task: SystemTask) -> None:
 def load_ranker(task: SystemTask, trained_on: EncodedDataset) -> Ranker:
     """The system of a task: loaded if it was trained or fitted before, otherwise trained or fitted now."""
     workspace, config = Workspace(Path(task.workspace)), configs.build_config(task.config)
-    if task.name == TREE_SYSTEM:
-        return TreeRanker.load(Path(task.model) if task.model else _train_tree(task, config, workspace))
+    if task.name in (TREE_SYSTEM, TREE_HYBRID):
+        model = Path(task.model) if task.model else _train_tree(task, config, workspace)
+        if task.name == TREE_SYSTEM:
+            return TreeRanker.load(model)
+        return fit_or_load_tree_hybrid(model, config, trained_on, workspace.baselines)
     if task.name != Raptor.name:
         return fit_or_load_baseline(task.name, config, trained_on, workspace.baselines)
     summarizer = task.summarizer

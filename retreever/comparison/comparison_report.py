@@ -2,7 +2,7 @@
 
 A figure without its protocol says nothing, so Markdown and JSON both carry the protocol. In a pairwise comparison the
 baseline is the one with the best NDCG@10 on the very split that is reported, which favours the baselines; the question
-fixes the tree's form. Runs and times nothing.
+fixes the tree's form. Hybrids with BM25 meet hybrids, single systems meet single ones. Runs and times nothing.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +23,8 @@ PAIRWISE_COLUMNS = ["question", "tree", "baseline", "NDCG@10, tree / baseline", 
 BYTE_BUDGETS = (64, 256, 1024)
 SEPARATE_BASELINES = ("bm25", "hier_kmeans", "hier_gmm", "raptor")
 """Baselines with a pairwise comparison of their own. BM25 has only this one: it reads whole texts and no encoding."""
+HYBRID_MARK = "+"
+"""Joins the names of the systems that a hybrid is made of."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,16 @@ class ReportEntry:
         """Name, dimensions and code in words."""
         return " ".join([self.name, *([f"{self.dimensions:,}"] if self.dimensions else []), self.code])
 
+    @property
+    def is_hybrid(self) -> bool:
+        """Whether the scores of several systems are fused."""
+        return HYBRID_MARK in self.name
+
+    @property
+    def storage(self) -> str:
+        """How the numbers are stored: the code without the kind of fusion."""
+        return self.code.split()[0]
+
     def mean(self, metric: str = MAIN_METRIC) -> float:
         """Mean of a metric over queries, in [0, 1]."""
         return float(self.per_query[metric].mean())
@@ -133,12 +145,14 @@ class ComparisonReport:
 
     Attributes:
         tree: name of the tree's entries.
+        tree_hybrid: name of the entries of the tree with BM25.
         encoding: milliseconds to encode a query, which no other latency includes.
         failed: why a system could not be judged, by its label.
     """
 
     protocol: ComparisonProtocol
     tree: str
+    tree_hybrid: str
     entries: list[ReportEntry]
     encoding: Latency
     failed: dict[str, str] = field(default_factory=dict)
@@ -148,10 +162,23 @@ class ComparisonReport:
         found = [*self._against_frozen(), *self._at_equal_dimensions(), *self._at_equal_bytes()]
         return found + [pair for name in SEPARATE_BASELINES for pair in self._against_separate(name)]
 
+    def hybrid_comparisons(self) -> list[PairwiseComparison]:
+        """Compare the tree with BM25 to the other hybrids, and to the tree alone."""
+        ours = [entry for entry in self.entries if entry.name == self.tree_hybrid]
+        theirs = [entry for entry in self.entries if entry.is_hybrid and entry.name != self.tree_hybrid]
+        finest = max((entry.dimensions or 0 for entry in ours), default=0)
+        best = [entry for entry in ours if _is_float32(entry) and entry.dimensions == finest]
+        fixed = [entry for entry in theirs if _is_float32(entry) and entry.dimensions is None]
+        alone = self._tree_entries(lambda entry: _is_float32(entry) and entry.dimensions == finest)
+        found = [*_compare_best("the hybrid of fixed size", best, fixed), *_compare_best("the tree alone", best, alone)]
+        for size, storage in dict.fromkeys((entry.dimensions or 0, entry.storage) for entry in ours):
+            sides = ([e for e in side if (e.dimensions, e.storage) == (size, storage)] for side in (ours, theirs))
+            found += _compare_best(f"{size:,} dimensions in {storage}", *sides)
+        return found
+
     def markdown(self) -> str:
-        """Protocol, pairwise comparisons and all figures in Markdown."""
-        comparisons = [PAIRWISE_COLUMNS]
-        comparisons += [pair.cells() for pair in self.pairwise_comparisons()]
+        """Protocol, pairwise comparisons and all figures in Markdown; hybrids in tables of their own."""
+        single, hybrid = ([e for e in self.entries if e.is_hybrid == fused] for fused in (False, True))
         parts = [
             f"# Comparison on {self.protocol.dataset}",
             "\n".join(f"- {line}" for line in self.protocol.lines()),
@@ -160,15 +187,10 @@ class ComparisonReport:
             "## Tree against baselines",
             "Each baseline is at its best on this split. In brackets: 95 % bootstrap interval; p: paired Student test. "
             "BM25 reads whole texts and no encoding, so it has one pairwise comparison, at no size.",
-            _table(comparisons, left=3),
-            "## All figures",
-            _table(
-                [
-                    ["representation", "dimensions", "code", "bytes", *METRIC_COLUMNS.values(), "ms"],
-                    *self._figure_lines(),
-                ],
-                left=1,
-            ),
+            _pairwise_table(self.pairwise_comparisons()),
+            "## All figures of single systems",
+            _figure_table(single),
+            *(self._hybrid_sections(hybrid) if hybrid else []),
             *(f"{name} could not be judged: {why}" for name, why in self.failed.items()),
         ]
         return "\n\n".join(parts) + "\n"
@@ -179,6 +201,7 @@ class ComparisonReport:
             "protocol": asdict(self.protocol), "encoding_ms": self.encoding._asdict(),
             "entries": [entry.to_json() for entry in self.entries],
             "pairwise": [pair._asdict() for pair in self.pairwise_comparisons()],
+            "hybrid_pairwise": [pair._asdict() for pair in self.hybrid_comparisons()],
             "failed": self.failed,
         }  # fmt: skip
 
@@ -188,11 +211,22 @@ class ComparisonReport:
         with write_atomically(folder / "report.md") as aside:
             aside.write_text(self.markdown(), encoding="utf-8")
 
+    def _hybrid_sections(self, hybrid: list[ReportEntry]) -> list[str]:
+        return [
+            "## Hybrids with BM25",
+            "Fused by a convex sum of scores (`sum`) or by reciprocal ranks (`rrf`); weight and rank constant are "
+            "chosen on dev, for each size. Bytes and latency are those of both sides.",
+            _pairwise_table(self.hybrid_comparisons()),
+            "## All figures of hybrids",
+            _figure_table(hybrid),
+        ]
+
     def _tree_entries(self, wanted: Callable[[ReportEntry], bool] = lambda entry: True) -> list[ReportEntry]:
         return [entry for entry in self.entries if entry.name == self.tree and wanted(entry)]
 
     def _baseline_entries(self, wanted: Callable[[ReportEntry], bool] = lambda entry: True) -> list[ReportEntry]:
-        return [entry for entry in self.entries if entry.name != self.tree and wanted(entry)]
+        baselines = (entry for entry in self.entries if entry.name != self.tree and not entry.is_hybrid)
+        return [entry for entry in baselines if wanted(entry)]
 
     def _against_frozen(self) -> Iterator[PairwiseComparison]:
         finest = max(self._tree_entries(_is_float32), key=lambda entry: entry.dimensions or 0)
@@ -220,17 +254,9 @@ class ComparisonReport:
         fastest = min(ours, key=lambda entry: entry.latency.median if entry.latency else 0.0, default=None)
         yield from _compare_best(name, [fastest] if fastest else self._tree_entries(_is_float32), baselines)
 
-    def _figure_lines(self) -> Iterator[list[str]]:
-        best = {m: max(entry.mean(m) for entry in self.entries) for m in METRIC_COLUMNS}
-        for entry in self.entries:
-            cells = [_figure(entry, m, best[m]) for m in METRIC_COLUMNS]
-            size = "-" if entry.dimensions is None else f"{entry.dimensions:,}"
-            time = "-" if entry.latency is None else f"{entry.latency.median:.2f}"
-            yield [entry.name, size, entry.code, f"{entry.bytes_per_document:,.0f}", *cells, time]
-
 
 def _is_float32(entry: ReportEntry) -> bool:
-    return entry.code == "float32"
+    return entry.storage == "float32"
 
 
 def _compare_best(
@@ -257,6 +283,22 @@ def _figure(entry: ReportEntry, metric: str, best: float) -> str:
     mean, (low, high) = entry.mean(metric), bootstrap_interval(entry.per_query[metric])
     text = f"{mean:.3f}" if mean < best else f"**{mean:.3f}**"
     return f"{text} [{low:.3f}, {high:.3f}]" if metric == MAIN_METRIC else text
+
+
+def _pairwise_table(pairs: Sequence[PairwiseComparison]) -> str:
+    return _table([PAIRWISE_COLUMNS, *(pair.cells() for pair in pairs)], left=3)
+
+
+def _figure_table(entries: Sequence[ReportEntry]) -> str:
+    """A line for each entry; the best figure of each metric in bold."""
+    best = {m: max(entry.mean(m) for entry in entries) for m in METRIC_COLUMNS}
+    lines = [["representation", "dimensions", "code", "bytes", *METRIC_COLUMNS.values(), "ms"]]
+    for entry in entries:
+        cells = [_figure(entry, m, best[m]) for m in METRIC_COLUMNS]
+        size = "-" if entry.dimensions is None else f"{entry.dimensions:,}"
+        time = "-" if entry.latency is None else f"{entry.latency.median:.2f}"
+        lines.append([entry.name, size, entry.code, f"{entry.bytes_per_document:,.0f}", *cells, time])
+    return _table(lines, left=1)
 
 
 def _table(lines: Sequence[Sequence[str]], left: int) -> str:

@@ -11,8 +11,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from retreever.baselines import BASELINES, Baseline, Form, Matryoshka
+from retreever.baselines import BASELINES, BM25, Baseline, Form, Matryoshka, SparseCodes
 from retreever.baselines.baseline import FLOAT32_CODE, Ranker
+from retreever.baselines.hybrid.hybrid_ranker import HybridBaseline
+from retreever.comparison.tree_hybrid import TREE_HYBRID, TreeHybrid
 from retreever.comparison.tree_ranker import TreeRanker
 from retreever.comparison.verdict import Conditions, Verdict, VerdictRow
 from retreever.config import Config
@@ -22,9 +24,12 @@ from retreever.evaluation.metrics import RelevantPassages, evaluate_per_query, g
 from retreever.model import RoutingTree
 from retreever.system.files import digest_json
 from retreever.system.progress import Track, track_silently
+from retreever.trained_tree import digest_model
 
 QUICK_BASELINES = ("bm25", "frozen", "pca", "matryoshka")
 """Baselines of `retreever evaluate` and the demo: they take a minute, all of them an hour."""
+COMPARED_SYSTEMS = (*BASELINES, TREE_HYBRID)
+"""What `retreever compare` can set beside the tree."""
 
 
 class JudgedForm(NamedTuple):
@@ -116,6 +121,8 @@ def fit_or_load_baseline(
 ) -> Baseline:
     """Fit a baseline on `data`, or load it where it was fitted under the same protocol.
 
+    The sides of a hybrid are fitted or loaded first.
+
     Raises:
         ConfigError: there is no baseline of that name.
         DataError: a split that it needs is missing or empty.
@@ -124,18 +131,58 @@ def fit_or_load_baseline(
     folder = cache / f"{name}-{digest_json(describe_fit_protocol(name, config, data))}"
     if folder.is_dir():
         baseline.load(folder)
+        return baseline
+    if isinstance(baseline, HybridBaseline):
+        words, vectors = (fit_or_load_baseline(side.name, config, data, cache, track) for side in baseline.sides())
+        assert isinstance(words, BM25)
+        baseline = type(baseline)(words, vectors)
+        baseline.tune(data, track)
     else:
         baseline.fit(data, track)
-        baseline.save(folder)
+    baseline.save(folder)
     return baseline
 
 
+def fit_or_load_tree_hybrid(
+    model: Path, config: Config, data: EncodedDataset, cache: Path, track: Track = track_silently
+) -> TreeHybrid:
+    """Fuse the tree of the folder `model` with BM25; settings are chosen on `data`, or loaded if they were before.
+
+    Raises:
+        BundleError: the tree, or what is cached, cannot be read.
+        DataError: the data set has no dev judgements.
+    """
+    words = fit_or_load_baseline(BM25.name, config, data, cache, track)
+    assert isinstance(words, BM25)
+    hybrid = TreeHybrid(words, TreeRanker.load(model))
+    folder = cache / f"{TREE_HYBRID}-{digest_json([digest_model(model), describe_tree_hybrid(config, data)])}"
+    if folder.is_dir():
+        hybrid.load(folder)
+    else:
+        hybrid.tune(data, track)
+        hybrid.save(folder)
+    return hybrid
+
+
+def describe_tree_hybrid(config: Config, data: EncodedDataset) -> list[Any]:
+    """List everything that decides how a tree is fused on `data`, but the tree."""
+    return [describe_fit_protocol(BM25.name, config, data), TreeHybrid.describe_tuning()]
+
+
 def describe_fit_protocol(name: str, config: Config, data: EncodedDataset) -> list[Any]:
-    """List everything that decides a baseline fitted on `data`. Whether the store also holds token states does not."""
+    """List everything that decides a baseline fitted on `data`.
+
+    Whether the store also holds token states does not, nor what computed them.
+    """
     settings, baseline = config.flat(), find_baseline(name)
     decided = {setting: settings[setting] for setting in baseline.depends}
-    tuning = [baseline.describe_tuning()] if issubclass(baseline, Matryoshka) else []
-    return [name, data.dataset.digest, config.encoder.model_dump(mode="json", exclude={"tokens"}), decided, *tuning]
+    tuning: list[Any] = []
+    if issubclass(baseline, Matryoshka | SparseCodes | HybridBaseline):
+        tuning.append(baseline.describe_tuning())
+    if issubclass(baseline, HybridBaseline):
+        tuning += [describe_fit_protocol(side.name, config, data) for side in baseline.sides()]
+    encoder = config.encoder.model_dump(mode="json", exclude={"tokens", "runtime"})
+    return [name, data.dataset.digest, encoder, decided, *tuning]
 
 
 def find_baseline(name: str) -> type[Baseline]:
@@ -145,7 +192,7 @@ def find_baseline(name: str) -> type[Baseline]:
         ConfigError: there is no such baseline.
     """
     if name not in BASELINES:
-        raise ConfigError([f"baseline {name}: unknown; must be one of {', '.join(BASELINES)}"])
+        raise ConfigError([f"baseline {name}: unknown; must be one of {', '.join(COMPARED_SYSTEMS)}"])
     return BASELINES[name]
 
 

@@ -11,12 +11,12 @@ from typing import Self
 import numpy as np
 from jaxtyping import Float, Int
 
-from retreever.baselines.baseline import FLOAT32_CODE, Form, Ranking
-from retreever.baselines.dense.dense_baseline import DenseRanker
+from retreever.baselines.baseline import FLOAT32_CODE, Form, Ranking, measure_deviation
+from retreever.baselines.dense.dense_baseline import SPREAD_SAMPLE, DenseRanker
 from retreever.config import Config
 from retreever.encoding.encoding_store import EncodedDataset
 from retreever.encoding.text_encodings import Encodings
-from retreever.evaluation.ranking import top_k
+from retreever.evaluation.ranking import sum_of_min, top_k
 from retreever.index import Layout, TreeIndex
 from retreever.model import RoutingTree, default_levels
 from retreever.system.progress import Track, track_silently
@@ -75,6 +75,21 @@ class TreeRanker(DenseRanker):
         queries = self._convert_to_form(self._query_vectors(query_rows), form)
         return top_k(queries, self._decode_passages(form), k, "ntvd")
 
+    def score_all(self, query_rows: Int[np.ndarray, " queries"], form: Form) -> Float[np.ndarray, "queries passages"]:
+        """Score every passage for every query at a level; not for the served form, which scores only some."""
+        if self._is_inner_product:
+            return super().score_all(query_rows, form)
+        queries = self._convert_to_form(self._query_vectors(query_rows), form)
+        return _score_by_ntvd(queries, self._decode_passages(form))
+
+    def measure_scale(self, form: Form) -> float:
+        """Unit of the similarities: the standard deviation of a passage's similarities to the others."""
+        if self._is_inner_product:
+            return super().measure_scale(form)
+        rows = np.linspace(0, len(self._passages) - 1, min(len(self._passages), SPREAD_SAMPLE)).astype(np.int64)
+        sample = self._convert_to_form(self._passages[rows], form)
+        return measure_deviation(_score_by_ntvd(sample, sample))
+
     def bytes_per_document(self, form: Form) -> float:
         """Bytes of the code of one vector; for the served form, of the whole index without ids, per passage."""
         if form.code == CERTIFIED_CODE:
@@ -113,3 +128,11 @@ class TreeRanker(DenseRanker):
         if form not in self._decoded_by_form:
             self._decoded_by_form = {form: self._passage_codes(form).decode()}
         return self._decoded_by_form[form]
+
+
+def _score_by_ntvd(
+    queries: Float[np.ndarray, "queries nodes"], passages: Float[np.ndarray, "passages nodes"]
+) -> Float[np.ndarray, "queries passages"]:
+    scores = np.empty((len(queries), len(passages)), np.float32)
+    sum_of_min(np.ascontiguousarray(queries), np.ascontiguousarray(passages), scores)
+    return scores - 1

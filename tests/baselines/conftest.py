@@ -6,8 +6,10 @@ import torch
 
 from retreever.data.dataset import Passage, Query, RetrievalDataset
 from retreever.encoding.encoding_store import EncodedDataset
+from retreever.encoding.tokenized_texts import TokenizedTexts
 
 TOPICS, DIM = 60, 40
+OTHER_WORDS = 20
 
 
 class Vectors:
@@ -60,3 +62,28 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+class NumberedWords:
+    """Word vectors of this world: the direction of the topic that a word numbers; other words have random ones."""
+
+    def __init__(self, data: EncodedDataset):
+        self._words = {f"word{i}": i for i in range(TOPICS)} | {f"topic{i}": TOPICS + i for i in range(TOPICS)}
+        topics = data.passages.pooled
+        others = np.random.default_rng(1).normal(size=(OTHER_WORDS, DIM))
+        self._vectors = np.concatenate([topics, topics, unit(others)])
+
+    def tokenize(self, texts):
+        known = [[self._words.setdefault(word, len(self._words)) for word in text.split()] for text in texts]
+        ids = np.array([number for text in known for number in text], np.int32)
+        return TokenizedTexts(ids, np.cumsum([0, *map(len, known)]))
+
+    def read_sources(self):
+        noise = np.random.default_rng(2).normal(size=self._vectors.shape).astype(np.float32)
+        return {"table": noise, "alone": self._vectors}
+
+
+def with_qrels(data: EncodedDataset, qrels) -> EncodedDataset:
+    """The same data with other judgements."""
+    dataset = RetrievalDataset(data.dataset.name, data.dataset.corpus, data.dataset.queries, qrels)
+    return EncodedDataset(dataset, data.queries, data.passages)

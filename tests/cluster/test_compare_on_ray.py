@@ -14,7 +14,8 @@ from retreever.system.workspace import Workspace
 from retreever.tracking.tracker import Tracker
 from tests.support import tiny
 
-BASELINES = ("bm25", "frozen", "matryoshka", "hier_kmeans")
+SEEDED = ("retreever", "matryoshka", "tree+bm25")
+BASELINES = ("bm25", "frozen", *SEEDED[1:])
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +51,7 @@ def test_every_system_is_judged_and_reported(compared):
     assert sorted(lines) == sorted(
         f"  {label}: judged"
         for label in (
-            *(f"{name}-seed{seed}" for name in ("retreever", "matryoshka", "hier_kmeans") for seed in (0, 1)),
+            *(f"{name}-seed{seed}" for name in SEEDED for seed in (0, 1)),
             "bm25-seed0",
             "frozen-seed0",
         )
@@ -61,6 +62,13 @@ def test_every_system_is_judged_and_reported(compared):
     tree = [entry for entry in found.report.entries if entry.name == "retreever"]
     assert [(entry.dimensions, entry.code) for entry in tree] == [(16, "float32"), (16, "int8"), (16, "certified")]
     assert len(tree[0].by_seed) == 2 and tree[0].mean() == pytest.approx(sum(tree[0].by_seed) / 2)
+    assert sorted(lines[-2:]) == [f"  tree+bm25-seed{seed}: judged" for seed in (0, 1)]
+    fused = [entry for entry in found.report.entries if entry.name == "tree+bm25"]
+    assert [(entry.dimensions, entry.code) for entry in fused] == [
+        (16, code) for code in ("float32 sum", "int8 sum", "float32 rrf")
+    ]
+    assert fused[0].mean() >= tree[0].mean()
+    assert "the tree alone" in {pair.question for pair in found.report.hybrid_comparisons()}
     for name in ("report.md", "report.json", "report.png"):
         assert (found.folder / name).stat().st_size > 500
 
@@ -87,10 +95,11 @@ def test_the_same_call_repeats_no_work(compared, place, config, monkeypatch):
 
 def test_a_trained_tree_is_judged_on_other_data(compared, place, config):
     run = next(place.runs.iterdir()).name
-    found = compare_systems(config, "other", place, models=[run], baselines=["frozen"])
+    found = compare_systems(config, "other", place, models=[run], baselines=["bm25+frozen", "frozen"])
     assert found.report.protocol.dataset == "other" and found.report.protocol.trained_on == "tiny"
     assert found.report.protocol.passages == 60
     assert found.report.entries[0].mean() > 0.2
+    assert [entry.name for entry in found.report.entries if entry.is_hybrid] == ["bm25+frozen"] * 3
 
 
 def test_trees_that_differ_in_more_than_their_seed_are_not_averaged(compared, place, config):

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -30,7 +31,23 @@ def report() -> ComparisonReport:
         entry("bm25", None, "float32", 60, 0.60, 2.0),
         entry("raptor", None, "layers", 1700, 0.20, 50.0),
     ]
-    return ComparisonReport(PROTOCOL, "retreever", entries, Latency(5.0, 6.0), {"bm25-seed0": "DataError: no words"})
+    failed = {"bm25-seed0": "DataError: no words"}
+    return ComparisonReport(PROTOCOL, "retreever", "tree+bm25", entries, Latency(5.0, 6.0), failed)
+
+
+@pytest.fixture
+def with_hybrids(report) -> ComparisonReport:
+    hybrids = [
+        entry("tree+bm25", 16, "float32 sum", 124, 0.61),
+        entry("tree+bm25", 64, "float32 sum", 316, 0.75),
+        entry("tree+bm25", 64, "int8 sum", 124, 0.74),
+        entry("tree+bm25", 64, "float32 rrf", 316, 0.70),
+        entry("bm25+frozen", None, "float32 sum", 1596, 0.66, 4.0),
+        entry("bm25+frozen", None, "float32 rrf", 1596, 0.65, 5.0),
+        entry("bm25+head", 64, "float32 sum", 316, 0.76),
+        entry("bm25+head", 64, "int8 sum", 124, 0.80),
+    ]
+    return replace(report, entries=[*report.entries, *hybrids])
 
 
 def test_pairwise_comparisons_take_the_right_baseline(report):
@@ -58,6 +75,29 @@ def test_markdown_has_the_protocol_every_entry_and_what_failed(report):
     assert "bm25-seed0 could not be judged: DataError: no words" in text
 
 
+def test_hybrids_meet_hybrids_alone(report, with_hybrids):
+    assert with_hybrids.pairwise_comparisons() == report.pairwise_comparisons()
+    assert report.hybrid_comparisons() == []
+    found = {pair.question: pair for pair in with_hybrids.hybrid_comparisons()}
+    assert found.keys() == {
+        "the hybrid of fixed size", "the tree alone", "64 dimensions in float32", "64 dimensions in int8"
+    }  # fmt: skip
+    fixed = found["the hybrid of fixed size"]
+    assert (fixed.ours, fixed.theirs) == ("tree+bm25 64 float32 sum", "bm25+frozen float32 sum")
+    assert fixed.ratio == pytest.approx(0.75 / 0.66) and fixed.faster == 4
+    assert found["the tree alone"].ratio == pytest.approx(0.75 / 0.5)
+    assert found["64 dimensions in float32"].theirs == "bm25+head 64 float32 sum"
+    assert found["64 dimensions in int8"].ratio == pytest.approx(0.74 / 0.8)
+
+
+def test_hybrids_have_tables_of_their_own(report, with_hybrids):
+    assert "Hybrids" not in report.markdown()
+    single, _, hybrids = with_hybrids.markdown().partition("## Hybrids with BM25")
+    assert "| tree+bm25 | 64 | float32 sum | 316 |" in hybrids and "+bm25 |" not in single
+    assert "| bm25 | - | float32 | 60 | **0.600**" in single  # the best of the single ones
+    assert "**0.800**" in hybrids and "| frozen |" not in hybrids
+
+
 def test_saved_json_has_intervals_around_means(report, tmp_path):
     report.save(tmp_path)
     saved = json.loads((tmp_path / "report.json").read_text())
@@ -66,6 +106,6 @@ def test_saved_json_has_intervals_around_means(report, tmp_path):
     assert saved["protocol"]["queries"] == 100 and len(saved["pairwise"]) == 6
 
 
-def test_the_figure_is_drawn(report, tmp_path):
-    plot_report(report, tmp_path / "report.png")
+def test_the_figure_is_drawn(with_hybrids, tmp_path):
+    plot_report(with_hybrids, tmp_path / "report.png")
     assert (tmp_path / "report.png").read_bytes().startswith(b"\x89PNG")

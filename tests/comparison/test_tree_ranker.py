@@ -44,6 +44,25 @@ def test_every_level_ranks_as_by_brute_force(data, similarity):
 
 
 @pytest.mark.parametrize("similarity", ["bhattacharyya", "ntvd"])
+def test_every_passage_scores_as_in_a_search(data, similarity):
+    ranker = make_ranker(data, similarity)
+    for form in (Form(16), Form(256), Form(256, "int8")):
+        rows, scores = ranker.search(np.arange(40), 300, form)
+        found = ranker.score_all(np.arange(40), form)
+        np.testing.assert_allclose(np.take_along_axis(found, rows, axis=1), scores, atol=1e-5)
+
+
+@pytest.mark.parametrize("similarity", ["bhattacharyya", "ntvd"])
+def test_the_scale_is_the_deviation_of_similarities_between_passages(data, similarity):
+    ranker = make_ranker(data, similarity)
+    passages = np.concatenate(list(route_encodings(ranker.tree, ranker.config, data[0].passages)))
+    level = passages[:, ranker.tree.tree.level(6)]
+    _, scores = top_k(level, level, len(level), similarity)
+    expected = scores[:, 1:].std(axis=1).mean()  # without itself, which is the most alike
+    assert ranker.measure_scale(Form(64)) == pytest.approx(expected, rel=0.05)  # of a sample
+
+
+@pytest.mark.parametrize("similarity", ["bhattacharyya", "ntvd"])
 def test_bytes_rank_nearly_as_floats(data, similarity):
     ranker = make_ranker(data, similarity)
     for dims in (16, 256):

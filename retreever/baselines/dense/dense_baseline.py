@@ -5,11 +5,13 @@ from abc import ABC, abstractmethod
 import numpy as np
 from jaxtyping import Float, Int
 
-from retreever.baselines.baseline import Form, Ranking, l2_normalize
+from retreever.baselines.baseline import Form, Ranking, l2_normalize, measure_deviation
 from retreever.baselines.dense.vector_codes import VectorCodes
 from retreever.encoding.encoding_store import EncodedDataset
 from retreever.encoding.text_encodings import Encodings
 from retreever.system.progress import Track, track_silently
+
+SPREAD_SAMPLE = 256  # passages whose similarities tell the spread
 
 
 class DenseRanker(ABC):
@@ -29,6 +31,16 @@ class DenseRanker(ABC):
     def search(self, query_rows: Int[np.ndarray, " queries"], k: int, form: Form) -> Ranking:
         """Find passage rows and cosines of the best k, equal cosines by row."""
         return self._passage_codes(form).search(self._convert_to_form(self._query_vectors(query_rows), form), k)
+
+    def score_all(self, query_rows: Int[np.ndarray, " queries"], form: Form) -> Float[np.ndarray, "queries passages"]:
+        """Score every passage for every query; `search` ranks by the same scores."""
+        return self._passage_codes(form).score_all(self._convert_to_form(self._query_vectors(query_rows), form))
+
+    def measure_scale(self, form: Form) -> float:
+        """Unit of the scores in this corpus: the standard deviation of a passage's similarities to the others."""
+        rows = np.linspace(0, len(self._passages) - 1, min(len(self._passages), SPREAD_SAMPLE)).astype(np.int64)
+        sample = self._convert_to_form(self._passages[rows], form)
+        return measure_deviation(sample @ sample.T)
 
     def bytes_per_document(self, form: Form) -> float:
         """Bytes of the code of one vector."""

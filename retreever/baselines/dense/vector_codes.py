@@ -1,13 +1,16 @@
-"""Codes of vectors of length one: float32, float16, int8 or a product quantiser.
+"""Codes of vectors of length one: float32, float16, int8, product quantisers and RaBitQ.
 
     float32, float16    4 and 2 bytes per number
     int8                1 byte per number: 256 even steps from the least to the greatest value of each dimension
     pqM                 M bytes per vector: its 4 M main directions, rotated at random to balance the parts; in each of
                         M parts the nearest of 256 centroids (Jégou 2011)
+    opqM                M bytes per vector: as pqM, with the rotation that is fitted to the parts (Ge 2013)
+    rabitqB             B bits per dimension, rotated at random, and a few numbers that correct the estimate (Gao 2024)
 
 A vector with code c is scored by its distance from the query q, 1 - |q - c|**2 / 2, which is the cosine where the code
 loses nothing. The inner product with c errs more: it counts the part of c's error along the direction that all vectors
-share. For vectors as close together as a tree's leaves, that part outweighs their differences.
+share. For vectors as close together as a tree's leaves, that part outweighs their differences. RaBitQ estimates that
+distance without decoding.
 """
 
 import re
@@ -16,17 +19,21 @@ from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from retreever.baselines.baseline import FLOAT32_CODE, Ranking
 from retreever.evaluation.ranking import top_k
 from retreever.system.extras import import_extra
 
 CODE_REVISION = 2  # of these codes; cached figures of another revision are not comparable
-PQ_CODE_PATTERN = re.compile(r"pq(\d+)")
+PQ_CODE_PATTERN = re.compile(r"(o?)pq(\d+)")
+RABITQ_CODE_PATTERN = re.compile(r"rabitq([1-8])")
 DIRECTIONS_PER_BYTE = 4  # main directions: with more, each gets too few bits; with fewer, more is lost than gained
 QUANTIZER_TRAINING_VECTORS = 8_192  # 32 per centroid
 QUANTIZER_KMEANS_ITERATIONS = 6
+OPQ_ITERATIONS = 10  # of rotation and centroids in turn
+RABITQ_QUERY_BITS = 8  # per dimension of a query
+RABITQ_PASSAGES_PER_BLOCK = 32  # of faiss's kernel
 MIN_QUERIES_TO_DECODE = 32  # from so many queries on, decoding all codes once is faster
 
 
@@ -34,13 +41,13 @@ class VectorCodes:
     """Vectors in a code.
 
     Args:
-        code: `float32`, `float16`, `int8` or `pqM`, where M divides the width of the vectors.
-        seed: of the sample and the rotation that a product quantiser is trained with.
+        code: `float32`, `float16`, `int8`, `pqM` or `opqM`, where M divides the width of the vectors, or `rabitqB`.
+        seed: of the sample and the rotation that a quantiser is trained with.
     """
 
     def __init__(self, vectors: Float[np.ndarray, "n dim"], code: str = FLOAT32_CODE, seed: int = 0):
         vectors = np.ascontiguousarray(vectors, np.float32)
-        self._is_float32 = code == FLOAT32_CODE
+        self._is_float32, self._is_estimate = code == FLOAT32_CODE, code.startswith("rabitq")
         self._vectors, self._code, self._seed = vectors, code, seed
         self._transform: Any = None  # of coordinates, before coding
         self._coded_index: Any = None
@@ -68,13 +75,18 @@ class VectorCodes:
         """Decode the codes into float32 vectors."""
         return self._vectors if self._is_float32 else np.asarray(self._index.reconstruct_n(0, self._index.ntotal))
 
+    def decode_rows(self, rows: Int[np.ndarray, " some"]) -> Float[np.ndarray, "some dim"]:
+        """Decode the codes of some vectors."""
+        return self._vectors[rows] if self._is_float32 else np.asarray(self._index.reconstruct_batch(rows))
+
     def search(self, queries: Float[np.ndarray, "queries dim"], k: int) -> Ranking:
         """Find rows and scores of the best k, equal scores by row.
 
         Many queries are multiplied with the decoded vectors, which gives the sums that faiss forms one by one.
         """
         queries = np.ascontiguousarray(queries, np.float32)
-        if len(queries) >= MIN_QUERIES_TO_DECODE or (self._is_float32 and find_spec("faiss") is None):
+        many = len(queries) >= MIN_QUERIES_TO_DECODE and not self._is_estimate
+        if many or (self._is_float32 and find_spec("faiss") is None):
             return self._search_all(queries, k)
         k = min(k, self._index.ntotal)
         found, rows = self._index.search(queries, k)
@@ -82,16 +94,35 @@ class VectorCodes:
         order = np.lexsort((rows, -scores))
         return np.take_along_axis(rows, order, 1), np.take_along_axis(scores, order, 1)
 
+    def score_all(self, queries: Float[np.ndarray, "queries dim"]) -> Float[np.ndarray, "queries n"]:
+        """Score every vector for every query, as `search` does; not for `rabitqB`, whose estimates faiss keeps."""
+        queries = np.ascontiguousarray(queries, np.float32)
+        if self._is_float32:
+            return np.asarray(queries @ self._vectors.T)
+        if len(queries) >= MIN_QUERIES_TO_DECODE:
+            left, right, offset = self._as_product(queries)
+            return np.asarray(left @ right.T + offset)
+        limits, distances, rows = self._index.range_search(queries, float("inf"))
+        scores = np.empty((len(queries), self._index.ntotal), np.float32)
+        scores[np.repeat(np.arange(len(queries)), np.diff(limits.astype(np.int64))), rows] = 1 - distances / 2
+        return scores
+
     def _search_all(self, queries: np.ndarray, k: int) -> Ranking:
         if self._is_float32:
             return top_k(queries, self.decode(), k, "inner")
+        left, right, offset = self._as_product(queries)
+        rows, scores = top_k(left, right, k, "inner")
+        return rows, scores + offset
+
+    def _as_product(self, queries: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Vectors whose inner product, plus an offset for each query, is the score."""
         coded = self._coded_index.reconstruct_n(0, self._coded_index.ntotal)
         if self._transform is not None:
             queries = self._transform.apply(queries)
         half = np.square(coded).sum(1, keepdims=True) / 2
         ones = np.ones((len(queries), 1), np.float32)
-        rows, scores = top_k(np.hstack([queries, ones]), np.hstack([coded, -half]), k, "inner")
-        return rows, 1 + scores - np.square(queries).sum(1, keepdims=True) / 2
+        offset = 1 - np.square(queries).sum(1, keepdims=True) / 2
+        return np.hstack([queries, ones]), np.hstack([coded, -half]), offset
 
     def _make_index(self, vectors: np.ndarray, code: str, seed: int) -> Any:
         faiss = import_extra("faiss", "baselines")
@@ -101,17 +132,47 @@ class VectorCodes:
         if code in ("float16", "int8"):
             kind = faiss.ScalarQuantizer.QT_fp16 if code == "float16" else faiss.ScalarQuantizer.QT_8bit
             return faiss.IndexScalarQuantizer(dim, kind, faiss.METRIC_L2)
-        found = PQ_CODE_PATTERN.fullmatch(code)
-        if not found or dim % int(found[1]):
-            raise ValueError(f"code: must be float32, float16, int8 or pqM with M a divisor of {dim}, got {code!r}")
-        parts, bits = int(found[1]), min(8, len(vectors).bit_length() - 1)  # no more centroids than vectors
+        rabitq, found = RABITQ_CODE_PATTERN.fullmatch(code), PQ_CODE_PATTERN.fullmatch(code)
+        if rabitq:
+            self._transform = _rotate_at_random(faiss, dim, seed)
+            self._coded_index = faiss.IndexRaBitQFastScan(
+                dim, faiss.METRIC_L2, RABITQ_PASSAGES_PER_BLOCK, int(rabitq[1])
+            )
+            self._coded_index.qb = RABITQ_QUERY_BITS
+        elif found and dim % int(found[2]) == 0:
+            bits = min(8, len(vectors).bit_length() - 1)  # no more centroids than vectors
+            self._prepare_product_quantizer(faiss, vectors, int(found[2]), bits, bool(found[1]))
+        else:
+            known = f"float32, float16, int8, rabitqB or [o]pqM with M a divisor of {dim}"
+            raise ValueError(f"code: must be {known}, got {code!r}")
+        return faiss.IndexPreTransform(self._transform, self._coded_index)
+
+    def _prepare_product_quantizer(self, faiss: Any, vectors: np.ndarray, parts: int, bits: int, fitted: bool) -> None:
+        """Make the transform of coordinates and the quantiser, both untrained."""
+        dim = vectors.shape[1]
         width = min(DIRECTIONS_PER_BYTE * parts, dim)
-        if width < dim and width < len(vectors):
+        if width >= len(vectors):
+            width = dim
+        if fitted:
+            self._transform = faiss.OPQMatrix(dim, parts, width)
+            self._transform.niter = OPQ_ITERATIONS
+            fitting = faiss.ProductQuantizer(width, parts, bits)  # of the rotation; the index trains its own
+            _limit_kmeans(fitting, self._seed)
+            self._transform.pq = self._fitting = fitting
+        elif width < dim:
             self._transform = faiss.PCAMatrix(dim, width, 0, True)
         else:
-            width, self._transform = dim, faiss.RandomRotationMatrix(dim, dim)
-            self._transform.init(seed)
+            self._transform = _rotate_at_random(faiss, dim, self._seed)
         self._coded_index = faiss.IndexPQ(width, parts, bits)
-        means = self._coded_index.pq.cp
-        means.niter, means.min_points_per_centroid, means.seed = QUANTIZER_KMEANS_ITERATIONS, 1, seed
-        return faiss.IndexPreTransform(self._transform, self._coded_index)
+        _limit_kmeans(self._coded_index.pq, self._seed)
+
+
+def _rotate_at_random(faiss: Any, dim: int, seed: int) -> Any:
+    rotation = faiss.RandomRotationMatrix(dim, dim)
+    rotation.init(seed)
+    return rotation
+
+
+def _limit_kmeans(quantizer: Any, seed: int) -> None:
+    means = quantizer.cp
+    means.niter, means.min_points_per_centroid, means.seed = QUANTIZER_KMEANS_ITERATIONS, 1, seed

@@ -134,7 +134,7 @@ def train_head(
         )
         keep = negatives_mask(torch.from_numpy(rows[:, 1].copy()), torch.from_numpy(rows[:, 0].copy()))
         losses = [info_nce(q[:, :m], p[:, :m], scale, keep) for m, scale in zip(prefixes, scales.exp(), strict=True)]
-        lr = settings.lr * _lr_factor(step, steps)
+        lr = settings.lr * compute_lr_factor(step, steps)
         for group in optimizer.param_groups:
             group["lr"] = lr
         optimizer.zero_grad()
@@ -154,7 +154,7 @@ def _list_strengths(anchor: Sequence[float], prefixes: Sequence[int]) -> Float[T
 
 def _compute_outputs(head: Head, batch: tuple[Tensor, Tensor | None], dropout: float, draw: torch.Generator) -> Tensor:
     x, mask = batch
-    outputs: Tensor = head(_apply_dropout(x, dropout, draw), mask)
+    outputs: Tensor = head(drop_inputs(x, dropout, draw), mask)
     return outputs
 
 
@@ -193,11 +193,12 @@ def info_nce(
     return (spread / 2 - logits.diagonal()).mean()
 
 
-def _apply_dropout(x: Tensor, share: float, draw: torch.Generator) -> Tensor:
+def drop_inputs(x: Tensor, share: float, draw: torch.Generator) -> Tensor:
     """Apply dropout with its own generator, so that the global one stays as it is."""
     return x * (torch.rand(x.shape, generator=draw) >= share) / (1 - share)
 
 
-def _lr_factor(step: int, steps: int) -> float:
+def compute_lr_factor(step: int, steps: int) -> float:
+    """Compute the share of the peak learning rate in a step: linear warm-up, then linear decay to zero."""
     warmup = max(1, round(steps * WARMUP_FRACTION))
     return min((step + 1) / warmup, (steps - step) / max(1, steps - warmup))

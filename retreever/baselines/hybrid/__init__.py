@@ -1,0 +1,1 @@
+"""Hybrids: BM25 fused with a system that ranks by vectors."""

@@ -1,0 +1,1 @@
+"""Quantised codes of the frozen encodings, beyond the plain product quantiser."""
