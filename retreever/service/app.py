@@ -10,6 +10,7 @@ import asyncio
 import logging
 import os
 import random
+import sys
 import time
 import warnings
 from collections.abc import Set
@@ -39,6 +40,7 @@ from retreever.service.version_follower import VersionFollower
 from retreever.system.workspace import Workspace
 
 WRITE_TOKEN_VARIABLE = "RETREEVER_WRITE_TOKEN"
+SWITCH_S = 0.0005  # seconds that a thread which writes answers may keep the event loop waiting; Python's default: 0.005
 FOLLOW_S = 0.5  # seconds between a replica's looks at which versions serve
 DEPLOYMENT_OPTIONS: dict[str, Any] = {
     "health_check_period_s": 3,
@@ -94,6 +96,7 @@ class RetrieverReplica:
 
     def __init__(self, arguments: dict[str, Any], controller: DeploymentHandle):
         self._settings = ServiceSettings(**arguments)
+        sys.setswitchinterval(SWITCH_S)
         remote, name = RemoteController(controller), serve.get_replica_context().replica_id.unique_id
         self._gateway = Gateway(remote, ServiceMetrics(), self._settings.waiting, self._update_versions)
         open_version = partial(

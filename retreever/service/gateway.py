@@ -18,7 +18,7 @@ from retreever.service.schema import EmbedRequest, ModelState, SearchRequest, Ve
 from retreever.service.version.engine import Engine
 
 MAX_BATCH_QUERIES = 32  # queries of a batch
-MAX_CONCURRENT_BATCHES = 2  # one is encoded while another is searched and written as JSON
+MAX_CONCURRENT_BATCHES = 1  # two at a time are smaller, and take each other's processor
 MAX_SHADOW_REQUESTS = 16  # shadow requests that run at the same time; beyond it a canary's answer is not compared
 
 
@@ -37,6 +37,7 @@ class LiveVersion:
 
     async def _search_batch(self, requests: list[SearchRequest]) -> list[SearchAnswer | Exception]:
         self._metrics.observe_batch(sum(len(request.texts) for request in requests))
+        self._metrics.set_waiting(self._batcher.waiting)
         return await self.engine.search(requests)
 
     async def search(self, request: SearchRequest) -> SearchAnswer:
@@ -45,10 +46,7 @@ class LiveVersion:
         Raises:
             RefusalError: too many queries wait, or the version refuses the request.
         """
-        try:
-            answer, waited = await self._batcher.submit(request, len(request.texts))
-        finally:
-            self._metrics.set_waiting(self._batcher.waiting)
+        answer, waited = await self._batcher.submit(request, len(request.texts))
         answer = replace(answer, stages={"wait": waited, **answer.stages}, version=self.info.version)
         self._metrics.observe_stages(answer)
         return answer

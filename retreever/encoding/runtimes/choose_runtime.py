@@ -79,21 +79,24 @@ def open_runtime(config: EncoderConfig, export: EncoderExport, device: str, thre
 
         return load_torch_encoder(export.source, config, resolve_dtype(config), device, threads)
     assert export.graph is not None
-    return open_graph(name, export.graph, threads, resolve_dtype(config))
+    return open_graph(name, export.graph, threads, resolve_dtype(config), export.facts.positions)
 
 
-def open_graph(name: str, graph: Path, threads: int | None, dtype: str = "float32") -> Runtime:
+def open_graph(
+    name: str, graph: Path, threads: int | None, dtype: str = "float32", positions: int | None = None
+) -> Runtime:
     """Open a graph in ONNX.
 
     Args:
         name: `openvino` or `onnx`.
         dtype: of OpenVINO's products; onnxruntime computes in float32.
+        positions: tokens that an encoder reads at most; None: no limit, or another graph.
     """
     count = threads or count_runtime_threads()
     if name == "openvino":
         from retreever.encoding.runtimes.openvino_runtime import OpenVinoRuntime
 
-        return OpenVinoRuntime(graph, count, dtype)
+        return OpenVinoRuntime(graph, count, dtype, positions)
     from retreever.encoding.runtimes.onnx_runtime import OnnxRuntime
 
     return OnnxRuntime(graph, count)
@@ -181,7 +184,7 @@ def _measure_runtimes(config: EncoderConfig, export: EncoderExport) -> dict[str,
     dtype, graph = resolve_dtype(config), export.graph
     assert graph is not None
     openers: dict[str, Callable[[], Runtime]] = {
-        "openvino": lambda: open_graph("openvino", graph, 1, dtype),
+        "openvino": lambda: open_graph("openvino", graph, 1, dtype, export.facts.positions),
         "onnx": lambda: open_graph("onnx", graph, 1),
         "torch": lambda: load_torch_encoder(export.source, config, dtype),
     }

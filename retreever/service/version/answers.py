@@ -6,7 +6,6 @@ Every call first reads the changes that another process has made in the bundle's
 import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -43,7 +42,7 @@ class RequestHandler:
     Args:
         retreever: the bundle.
         version: name of the version, which every answer holds.
-        threads: queries searched at a time.
+        threads: threads of a search.
     """
 
     def __init__(self, retreever: Retreever, version: str, threads: int = 1):
@@ -56,7 +55,7 @@ class RequestHandler:
             similarity=config.loss.similarity,
             encoder=config.encoder.name,
         )
-        self._threads, self._pool = threads, ThreadPoolExecutor(threads)
+        self._threads = threads
         self._filter_lock = threading.Lock()
         self._level_seconds = [0.0] * (config.tree.depth + 1)
         self._levels = retreever.index.layout.levels
@@ -81,30 +80,47 @@ class RequestHandler:
             nodes: node probabilities of each request's queries, (queries, nodes).
         """
         self.retreever.index.refresh()
-        threads = max(1, self._threads // max(1, len(requests)))  # a single request of many queries takes all
-        map_requests = self._pool.map if len(requests) > 1 else map
-        return list(map_requests(partial(self._answer_request, threads=threads), requests, nodes))
+        answers: dict[int, SearchAnswer | Exception] = {}
+        alike: dict[tuple[Any, ...], list[int]] = {}  # places of the requests that one search of the index serves
+        for place, request in enumerate(requests):
+            try:
+                level = self.choose_level(request)
+            except RefusalError as refused:
+                answers[place] = refused
+                continue
+            own = place if request.where else None
+            alike.setdefault((level, request.k, request.hybrid, own), []).append(place)
+        for (level, *_), places in alike.items():
+            found = self._answer_alike([requests[place] for place in places], [nodes[place] for place in places], level)
+            answers.update(zip(places, found, strict=True))
+        return [answers[place] for place in range(len(requests))]
 
-    def _answer_request(self, request: SearchRequest, nodes: np.ndarray, threads: int) -> SearchAnswer | Exception:
+    def _answer_alike(
+        self, requests: Sequence[SearchRequest], nodes: Sequence[np.ndarray], level: int
+    ) -> Sequence[SearchAnswer | Exception]:
+        """Answer requests of equal level, k, filter and weight of words."""
         begun = time.perf_counter()
         try:
-            level = self.choose_level(request)
-            found = self._find_passages(request, nodes, level, threads)
+            found = self._find_passages(requests, np.concatenate(nodes), level)
         except ValueError as error:
-            return RefusalError(422, str(error))
-        except Exception as error:  # fails this request alone, not its batch
-            return error
+            return [RefusalError(422, str(error))] * len(requests)
+        except Exception as error:  # fails these requests alone, not their batch
+            return [error] * len(requests)
         took = time.perf_counter() - begun
-        self._level_seconds[level] += LATENCY_SMOOTHING * (took / len(nodes) - self._level_seconds[level])
+        self._level_seconds[level] += LATENCY_SMOOTHING * (took / len(found) - self._level_seconds[level])
         common = {"level": level, "took_ms": round(took * 1000, 3), "model": self.model}
-        reply: SearchResponse | MultiSearchResponse
-        if request.queries is None:
-            reply = SearchResponse(**dict(found[0]), **common)
-        else:
-            reply = MultiSearchResponse(results=found, **common)
-        ids = [hit.id for hit in found[0].hits]
-        body = reply.model_dump_json(exclude=None if request.explain else _explanation_fields(request)).encode()
-        return SearchAnswer(body, level, ids, {"search": time.perf_counter() - begun})
+        answers, rest = [], iter(found)
+        for request in requests:
+            own = [next(rest) for _ in request.texts]
+            reply: SearchResponse | MultiSearchResponse
+            if request.queries is None:
+                reply = SearchResponse(**dict(own[0]), **common)
+            else:
+                reply = MultiSearchResponse(results=own, **common)
+            ids = [hit.id for hit in own[0].hits]
+            body = reply.model_dump_json(exclude=None if request.explain else _explanation_fields(request)).encode()
+            answers.append(SearchAnswer(body, level, ids, {"search": time.perf_counter() - begun}))
+        return answers
 
     def choose_level(self, request: SearchRequest) -> int:
         """Choose the level to search: the one named, or the finest within the request's bytes or time.
@@ -136,26 +152,30 @@ class RequestHandler:
             raise RefusalError.for_field("level", f"must lie within [{first}, {self.model.depth}]")
         return self.model.depth if level is None else level
 
-    def _find_passages(self, request: SearchRequest, nodes: np.ndarray, level: int, threads: int) -> list[QueryResult]:
-        hybrid = self.retreever.make_hybrid(request.texts, request.hybrid)
-        search = partial(self.retreever.search_nodes, nodes, request.k, level, threads=threads, hybrid=hybrid)
-        if request.where:
+    def _find_passages(self, requests: Sequence[SearchRequest], nodes: np.ndarray, level: int) -> list[QueryResult]:
+        """Find the passages of every query of some requests that are alike, one query after the other."""
+        texts = [(text, request.explain) for request in requests for text in request.texts]
+        first, hybrid = requests[0], self.retreever.make_hybrid([text for text, _ in texts], requests[0].hybrid)
+        search = partial(self.retreever.search_nodes, nodes, first.k, level, threads=self._threads, hybrid=hybrid)
+        if first.where:
             with self._filter_lock:  # nothing is added between mask and search
-                where: IndexFilter = self._fields.mask(request.where, self.retreever.index.next_number)
+                where: IndexFilter = self._fields.mask(first.where, self.retreever.index.next_number)
                 (numbers, scores), relevances = search(where=where)
         else:
             (numbers, scores), relevances = search()
         shared: list[list[dict[str, float] | None]] = [[None] * len(own) for own in numbers]
-        if request.explain and hybrid is not None:
+        if hybrid is not None and any(explain for _, explain in texts):
             shared = [list(own) for own in self.retreever.index.explain_words(hybrid, numbers, level)]
         found = []
-        for text, row, words, *columns in zip(request.texts, nodes, shared, numbers, scores, relevances, strict=True):
+        for (text, explain), row, words, *columns in zip(
+            texts, nodes, shared, numbers, scores, relevances, strict=True
+        ):
             hits = [self._make_hit(int(n), float(s), r) for n, s, r in zip(*columns, strict=True)]
-            if request.explain:
+            if explain:
                 whys = explain_hits(self.retreever, row, [h.id for h in hits], level)
                 for hit, why, own in zip(hits, whys, words, strict=True):
                     hit.why, hit.words = why, own
-            flow = trace_nodes(self.retreever, row) if request.explain else None
+            flow = trace_nodes(self.retreever, row) if explain else None
             found.append(QueryResult(query=text, hits=hits, flow=flow))
         return found
 
