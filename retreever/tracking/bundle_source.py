@@ -3,12 +3,14 @@
 import contextlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from retreever.errors import TrackingError
 from retreever.system.workspace import Workspace
-from retreever.tracking.model_registry import REGISTERED_MODEL, ModelVersion, find_version, locate_model
-from retreever.tracking.tracker import Tracker
+
+if TYPE_CHECKING:  # mlflow takes a second to import, and the service's replicas import this module
+    from retreever.tracking.model_registry import ModelVersion
+    from retreever.tracking.tracker import Tracker
 
 
 @dataclass(frozen=True)
@@ -48,17 +50,17 @@ def resolve_uri(uri: str, workspace: Workspace) -> str:
     Raises:
         TrackingError: no version has that alias.
     """
-    alias = _parse_alias(uri)
-    if alias is None:
+    from retreever.tracking.model_registry import REGISTERED_MODEL, find_version
+    from retreever.tracking.tracker import Tracker
+
+    prefix = f"models:/{REGISTERED_MODEL}@"
+    if not uri.startswith(prefix):
         return uri
+    alias = uri.removeprefix(prefix)
     found = find_version(Tracker.of(workspace), alias)
     if found is None:
         raise TrackingError(f"{uri}: no version has this alias; train a tree and run `retreever promote`")
     return f"models:/{REGISTERED_MODEL}/{found.version}"
-
-
-def _parse_alias(uri: str) -> str | None:
-    return uri.removeprefix(f"models:/{REGISTERED_MODEL}@") if uri.startswith(f"models:/{REGISTERED_MODEL}@") else None
 
 
 def fetch_source(uri: str, resolved_uri: str, workspace: Workspace) -> BundleSource:
@@ -71,6 +73,9 @@ def fetch_source(uri: str, resolved_uri: str, workspace: Workspace) -> BundleSou
     Raises:
         TrackingError: nothing has that name.
     """
+    from retreever.tracking.model_registry import REGISTERED_MODEL, locate_model
+    from retreever.tracking.tracker import Tracker
+
     folder = locate_model(resolved_uri, workspace)
     if not resolved_uri.startswith(f"models:/{REGISTERED_MODEL}/"):
         return BundleSource(uri, resolved_uri, folder)
@@ -87,14 +92,14 @@ def fetch_source(uri: str, resolved_uri: str, workspace: Workspace) -> BundleSou
     )
 
 
-def _make_run_url(tracker: Tracker, found: ModelVersion) -> str | None:
+def _make_run_url(tracker: "Tracker", found: "ModelVersion") -> str | None:
     if not tracker.uri.startswith(("http://", "https://")) or not found.run_id:
         return None
     experiment = tracker.get_run(found.run_id).info.experiment_id
     return f"{tracker.uri.rstrip('/')}/#/experiments/{experiment}/runs/{found.run_id}"
 
 
-def _parse_metrics(found: ModelVersion) -> dict[str, float]:
+def _parse_metrics(found: "ModelVersion") -> dict[str, float]:
     metrics = {}
     for name, value in found.tags.items():
         if "/" in name or name in ("bytes_per_document", "latency_ms"):

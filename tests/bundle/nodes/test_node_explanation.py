@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from retreever.bundle import node_explanation as module
-from retreever.bundle import node_words
 from retreever.bundle.document_store import DocumentStore, write_documents
+from retreever.bundle.nodes import node_explanation as module
+from retreever.bundle.nodes import node_words
 from retreever.bundle.nodes.node_explanation import Explanation, explain_nodes, load_or_explain, read_stored_sharply
 from retreever.data.dataset import Passage
 from retreever.errors import BundleError

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_matrix
 
-from retreever.bundle import node_words as module
+from retreever.bundle.nodes import node_words as module
 from retreever.bundle.nodes.node_words import (
     WordCounts,
     choose_node_words,
