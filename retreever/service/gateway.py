@@ -18,7 +18,7 @@ from retreever.service.schema import EmbedRequest, ModelState, SearchRequest, Ve
 from retreever.service.version.engine import Engine
 
 MAX_BATCH_QUERIES = 32  # queries of a batch
-MAX_CONCURRENT_BATCHES = 1  # two at a time are smaller, and take each other's processor
+MAX_CONCURRENT_BATCHES = 2  # one is encoded while another is searched and written as JSON
 MAX_SHADOW_REQUESTS = 16  # shadow requests that run at the same time; beyond it a canary's answer is not compared
 
 

@@ -1,8 +1,9 @@
 """Joins the requests that wait into batches, without a pause to fill them. What a batch does is not known here.
 
-A request starts at once, alone, while fewer batches run than may. Later requests wait, and the next batch takes them
-together. So a single caller waits for nobody, and batches grow with the load. Serve's own `batch` forms a batch before
-it waits for its turn: without a pause its batches hold one request, and with a pause everybody waits.
+A request starts at once, alone, while no batch runs. Later requests wait, and the next batch takes them together. A
+full batch starts beside a running one, while fewer run than may. So a single caller waits for nobody, and batches grow
+with the load. Serve's own `batch` forms a batch before it waits for its turn: without a pause its batches hold one
+request, and with a pause everybody waits.
 """
 
 import asyncio
@@ -69,7 +70,7 @@ class RequestBatcher(Generic[RequestType, ResultType]):
         return await pending.done
 
     def _start_batches(self) -> None:
-        while self._queue and self._running < self._max_concurrent:
+        while self._queue and (not self._running or self._may_run_beside()):
             batch = self._take_batch()
             if batch:
                 self._running += 1
@@ -77,6 +78,10 @@ class RequestBatcher(Generic[RequestType, ResultType]):
                 task = asyncio.create_task(self._run_batch(batch), context=Context())
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
+
+    def _may_run_beside(self) -> bool:
+        """Whether what waits fills a batch: a smaller one would be less than what comes together until the end."""
+        return self._running < self._max_concurrent and self.waiting >= self._max_batch
 
     def _take_batch(self) -> list[_PendingRequest[RequestType, ResultType]]:
         batch: list[_PendingRequest[RequestType, ResultType]] = []

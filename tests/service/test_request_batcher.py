@@ -72,6 +72,24 @@ def test_texts_are_counted_not_requests():
     run(play())
 
 
+def test_only_a_full_batch_starts_beside_a_running_one():
+    async def play():
+        slow = Slow()
+        batcher = RequestBatcher(slow, max_batch=3, max_concurrent=2, max_waiting=100)
+        asks = [asyncio.create_task(batcher.submit(item, 1)) for item in "abc"]
+        await asyncio.sleep(0.01)
+        assert slow.batches == [["a"]]
+        asks += [asyncio.create_task(batcher.submit(item, n)) for item, n in [("d", 1), ("big", 64), ("e", 1)]]
+        await asyncio.sleep(0.01)
+        assert slow.batches == [["a"], ["b", "c", "d"]]  # and no third
+        for _ in range(4):
+            slow.gate.release()
+        await asyncio.gather(*asks)
+        assert slow.batches[2:] == [["big"], ["e"]]
+
+    run(play())
+
+
 def test_too_much_is_refused_but_a_large_request_alone_is_not():
     async def play():
         slow = Slow()
