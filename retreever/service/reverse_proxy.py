@@ -1,6 +1,6 @@
 """HAProxy before the replicas of one machine: one address for all, a place for each request, JSON for each refusal.
 
-Serve's own proxies do not serve here: the Python one takes 7 ms of every request, and Ray's HAProxy publishes its
+Serve's own proxies do not serve here: the Python one takes most of a short request, and Ray's HAProxy publishes its
 statistics on all interfaces and turns every 503 into 500. This one reads a file that never changes while it runs: the
 replicas' ports are fixed, and it finds out by itself which of them answer.
 """
