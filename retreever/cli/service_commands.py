@@ -1,5 +1,6 @@
 """Verbs that serve: a version over HTTP, and the demo, which ends in a service."""
 
+import os
 import sys
 from typing import Annotated
 
@@ -52,7 +53,8 @@ def serve(
         for finding in check_service(settings, host, port):
             screen.say(f"{finding.subject:8} {finding.detail}")
         return
-    check_port(host, port)
+    if "RAY_ADDRESS" not in os.environ:  # ask before Ray starts; in a cluster Serve may listen there already
+        check_port(host, port)
     locate_model(model, place)
     with join_cluster(place, serving=max_replicas), run_service(settings, host=host, port=port) as url:
         screen.say(f"serving {model} at {url}  (docs at {url}/docs, Ctrl-C ends it)")

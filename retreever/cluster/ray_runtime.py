@@ -44,11 +44,12 @@ def join_cluster(
         return
     environment.prepare_environment(workspace)
     joined = "RAY_ADDRESS" in os.environ
-    before = dict(os.environ)
+    added: dict[str, str] = {}
     if serving and not joined:
         ports = find_free_ports(2 * serving + 2)  # also for replicas that replace others
         own = SERVING_VARIABLES | {FIRST_PORT_VARIABLE: str(ports[0]), LAST_PORT_VARIABLE: str(ports[-1] + 1)}
-        os.environ.update({name: os.environ.get(name, value) for name, value in own.items()})
+        added = {name: value for name, value in own.items() if name not in os.environ}
+        os.environ.update(added)
     try:
         if joined:
             ray.init(log_to_driver=False, logging_level=logging.WARNING)
@@ -57,8 +58,8 @@ def join_cluster(
         yield
     finally:
         ray.shutdown()
-        for name in os.environ.keys() - before.keys():
-            del os.environ[name]
+        for name in added:
+            os.environ.pop(name, None)
 
 
 def list_replica_ports() -> list[int]:

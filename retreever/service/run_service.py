@@ -29,10 +29,11 @@ def run_service(arguments: ServiceSettings, *, host: str = "127.0.0.1", port: in
     Raises:
         RetreeverError: the port cannot be bound, or the desired version does not load; the message says why.
     """
-    check_port(host, port)
     application = f"{APPLICATION_NAME}-{port:05}"  # no name is the beginning of another: HAProxy looks for it
     replica_ports, program = list_replica_ports(), find_haproxy()
     direct = bool(replica_ports) and program is not None
+    if direct:  # else Serve may listen there already
+        check_port(host, port)
     own = {"host": "127.0.0.1", "port": find_free_ports(1)[0]} if direct else {"host": host, "port": port}
     serve.start(http_options={**own, "request_timeout_s": 8 * arguments.timeout_s})
     try:
@@ -46,7 +47,10 @@ def run_service(arguments: ServiceSettings, *, host: str = "127.0.0.1", port: in
             _wait_until_ready(url, arguments.start_s)
             yield url
     finally:
-        serve.shutdown()
+        if direct:
+            serve.shutdown()
+        else:  # other applications may run in this cluster
+            serve.delete(application)
 
 
 def _wait_until_ready(url: str, seconds: float) -> None:
