@@ -9,8 +9,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from retreever.bundle.fitted_values import load_fitted_values, save_fitted_values
 from retreever.errors import BundleError
-from retreever.system.files import read_json, verify_sealed_folder, write_json
 
 HYBRID_FILE, HYBRID_FORMAT = "hybrid.json", 1
 UNFITTED_WEIGHT = 2.0  # of a bundle without dev queries: between what docstrings and qa-mix choose
@@ -41,8 +41,8 @@ class HybridWeight:
         Args:
             model: digest of the tree.
         """
-        values = {"format": HYBRID_FORMAT, "model": model, "weight": self.weight, "curve": self.curve.model_dump()}
-        write_json(folder / HYBRID_FILE, values)
+        values = {"weight": self.weight, "curve": self.curve.model_dump()}
+        save_fitted_values(folder / HYBRID_FILE, HYBRID_FORMAT, model, values)
 
     @classmethod
     def load(cls, folder: Path, model: str) -> "HybridWeight | None":
@@ -55,12 +55,9 @@ class HybridWeight:
             BundleError: the file is damaged, or was made for another model or by another version.
         """
         file = folder / HYBRID_FILE
-        if not file.is_file():
+        stored = load_fitted_values(file, HYBRID_FORMAT, model)
+        if stored is None:
             return None
-        verify_sealed_folder(folder, checksums=(HYBRID_FILE,))
-        stored = read_json(file)
-        if not isinstance(stored, dict) or stored.get("format") != HYBRID_FORMAT or stored.get("model") != model:
-            raise BundleError(f"{file}: was made for another model or by another version")
         try:
             return cls(float(stored["weight"]), WeightCurve.model_validate(stored["curve"]))
         except (KeyError, TypeError, ValueError, ValidationError) as error:

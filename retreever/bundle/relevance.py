@@ -16,8 +16,8 @@ import numpy as np
 from jaxtyping import Float
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from retreever.bundle.fitted_values import load_fitted_values, save_fitted_values
 from retreever.errors import BundleError
-from retreever.system.files import read_json, verify_sealed_folder, write_json
 
 RELEVANCE_FILE, RELEVANCE_FORMAT = "relevance.json", 1
 COMPARED_HITS = 10  # first hits that a hit is compared with; a shorter search looks at as many
@@ -103,7 +103,7 @@ class Relevance:
             model: digest of the tree.
         """
         levels = {str(level): fitted.model_dump() for level, fitted in self.levels.items()}
-        write_json(folder / RELEVANCE_FILE, {"format": RELEVANCE_FORMAT, "model": model, "levels": levels})
+        save_fitted_values(folder / RELEVANCE_FILE, RELEVANCE_FORMAT, model, {"levels": levels})
 
     @classmethod
     def load(cls, folder: Path, model: str) -> "Relevance | None":
@@ -116,12 +116,9 @@ class Relevance:
             BundleError: the file is damaged, or was made for another model or by another version.
         """
         file = folder / RELEVANCE_FILE
-        if not file.is_file():
+        stored = load_fitted_values(file, RELEVANCE_FORMAT, model)
+        if stored is None:
             return None
-        verify_sealed_folder(folder, checksums=(RELEVANCE_FILE,))
-        stored = read_json(file)
-        if not isinstance(stored, dict) or stored.get("format") != RELEVANCE_FORMAT or stored.get("model") != model:
-            raise BundleError(f"{file}: was made for another model or by another version")
         try:
             return cls(TypeAdapter(dict[int, LevelRelevance]).validate_python(stored.get("levels")))
         except ValidationError as error:

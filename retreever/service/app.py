@@ -151,9 +151,8 @@ class RetrieverReplica:
 def build_application(arguments: ServiceSettings) -> serve.Application:
     """Build the application, as for `serve run serve.app:build model=FOLDER` and Serve configurations."""
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", DeprecationWarning
-        )  # of metrics_interval_s, which still bounds look_back_period_s
+        # of metrics_interval_s, which still bounds look_back_period_s
+        warnings.simplefilter("ignore", DeprecationWarning)
         autoscaling = AutoscalingConfig(
             min_replicas=arguments.min_replicas,
             max_replicas=arguments.max_replicas,

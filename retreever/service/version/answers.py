@@ -89,7 +89,7 @@ class RequestHandler:
                 answers[place] = refused
                 continue
             own = place if request.where else None
-            alike.setdefault((level, request.k, request.hybrid, own), []).append(place)
+            alike.setdefault((level, request.k, request.hybrid, request.explain, own), []).append(place)
         for (level, *_), places in alike.items():
             found = self._answer_alike([requests[place] for place in places], [nodes[place] for place in places], level)
             answers.update(zip(places, found, strict=True))
@@ -98,7 +98,7 @@ class RequestHandler:
     def _answer_alike(
         self, requests: Sequence[SearchRequest], nodes: Sequence[np.ndarray], level: int
     ) -> Sequence[SearchAnswer | Exception]:
-        """Answer requests of equal level, k, filter and weight of words."""
+        """Answer requests of equal level, k, filter, weight of words and wish for explanation."""
         begun = time.perf_counter()
         try:
             found = self._find_passages(requests, np.concatenate(nodes), level)
@@ -154,8 +154,8 @@ class RequestHandler:
 
     def _find_passages(self, requests: Sequence[SearchRequest], nodes: np.ndarray, level: int) -> list[QueryResult]:
         """Find the passages of every query of some requests that are alike, one query after the other."""
-        texts = [(text, request.explain) for request in requests for text in request.texts]
-        first, hybrid = requests[0], self.retreever.make_hybrid([text for text, _ in texts], requests[0].hybrid)
+        first, texts = requests[0], [text for request in requests for text in request.texts]
+        hybrid = self.retreever.make_hybrid(texts, first.hybrid)
         search = partial(self.retreever.search_nodes, nodes, first.k, level, threads=self._threads, hybrid=hybrid)
         if first.where:
             with self._filter_lock:  # nothing is added between mask and search
@@ -164,18 +164,16 @@ class RequestHandler:
         else:
             (numbers, scores), relevances = search()
         shared: list[list[dict[str, float] | None]] = [[None] * len(own) for own in numbers]
-        if hybrid is not None and any(explain for _, explain in texts):
+        if hybrid is not None and first.explain:
             shared = [list(own) for own in self.retreever.index.explain_words(hybrid, numbers, level)]
         found = []
-        for (text, explain), row, words, *columns in zip(
-            texts, nodes, shared, numbers, scores, relevances, strict=True
-        ):
+        for text, row, words, *columns in zip(texts, nodes, shared, numbers, scores, relevances, strict=True):
             hits = [self._make_hit(int(n), float(s), r) for n, s, r in zip(*columns, strict=True)]
-            if explain:
+            if first.explain:
                 whys = explain_hits(self.retreever, row, [h.id for h in hits], level)
                 for hit, why, own in zip(hits, whys, words, strict=True):
                     hit.why, hit.words = why, own
-            flow = trace_nodes(self.retreever, row) if explain else None
+            flow = trace_nodes(self.retreever, row) if first.explain else None
             found.append(QueryResult(query=text, hits=hits, flow=flow))
         return found
 
