@@ -31,7 +31,7 @@ MIN_GUARD_RATIO = 0.97
 class ConfigSection(BaseModel):
     """A frozen group of settings; unknown keys are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, serialize_by_alias=True)
 
 
 class DataConfig(ConfigSection):
@@ -191,6 +191,12 @@ class DepthConfig(ConfigSection):
 class TrainConfig(ConfigSection):
     """Optimisation, validation and stopping."""
 
+    goal: Literal["tree", "hybrid"] = Field(
+        "tree",
+        alias="for",
+        description="what will be served, and is therefore judged in validations, sweeps and promotions: the tree "
+        "alone, or the tree with BM25 and the frozen encoder",
+    )
     seed: int = Field(0, ge=0, lt=2**31)
     steps: int = Field(600, ge=0, description="optimiser steps; 0: the tree stays as it starts, no pair is needed")
     batch_size: int = Field(1024, ge=2, description="query-passage pairs in a step, over all workers")
@@ -250,6 +256,11 @@ class IndexConfig(ConfigSection):
     stemmer: str | None = Field(
         None, description="lexical: Snowball's algorithm that takes endings off, e.g. english; null: words stay whole"
     )
+    encodings: bool | None = Field(
+        None,
+        description="keep the frozen encodings too, so that hybrid search adds their cosine; null: where train.for is "
+        "hybrid",
+    )
     explain_nodes: float = Field(
         4.0,
         ge=1,
@@ -261,7 +272,7 @@ class IndexConfig(ConfigSection):
 VALUES_BEFORE: Mapping[str, Mapping[str, Any]] = {
     "encoder": {"runtime": "auto"},  # it computes the same vectors, and stored bundles gain its speed
     "tree": {"start": "random", "start_levels": 6, "anchor": 0.0, "turn": False, "norm_levels": 1},
-    "train": {"guard": []},
+    "train": {"guard": [], "for": "tree"},
     "index": {
         "explain_nodes": 4.0,
         "lexical": True,  # an older model that is indexed anew gets words, too
@@ -269,6 +280,7 @@ VALUES_BEFORE: Mapping[str, Mapping[str, Any]] = {
         "b": 0.75,
         "stopwords": "en",
         "stemmer": None,
+        "encodings": None,
     },
 }
 """By section: how trees were made before these settings existed."""
@@ -300,6 +312,10 @@ class Config(ConfigSection):
                 f"loss.negatives: {self.loss.negatives} in-batch negatives need a train.batch_size above that, "
                 f"it is {self.train.batch_size}"
             )
+        if self.train.goal == "hybrid" and (self.index.compact or not self.index.lexical):
+            faults.append("train.for: hybrid needs index.lexical = true and index.compact = false")
+        if self.index.encodings and (self.index.compact or not self.index.lexical):
+            faults.append("index.encodings: true needs index.lexical = true and index.compact = false")
         guarded = {part for name in self.train.guard for part in (name, *name.split("+"))}
         trained = sorted(guarded & {self.data.name, *self.data.name.split("+")})
         if trained:
@@ -327,6 +343,11 @@ class Config(ConfigSection):
         attends = self.tree.split == "cross_attention"
         tokens = attends if self.encoder.tokens is None else self.encoder.tokens
         return self.encoder.model_copy(update={"tokens": tokens})
+
+    @property
+    def keeps_encodings(self) -> bool:
+        """Whether an index keeps the frozen encodings beside the words."""
+        return self.train.goal == "hybrid" if self.index.encodings is None else self.index.encodings
 
     @property
     def digest(self) -> str:
@@ -457,7 +478,11 @@ def build_config(values: Any, overrides: Mapping[str, Any] | None = None) -> Con
 
 def list_setting_names() -> list[str]:
     """Dotted names of all settings."""
-    return [f"{section}.{name}" for section in Config.model_fields for name in _section_class(section).model_fields]
+    return [
+        f"{section}.{field.alias or name}"
+        for section in Config.model_fields
+        for name, field in _section_class(section).model_fields.items()
+    ]
 
 
 def _section_class(name: str) -> type[ConfigSection]:

@@ -53,7 +53,14 @@ class TrainedTree:
             self.digest,
             held.dtype,
             held.compact,
+            self._encoding_dim if self.config.keeps_encodings else 0,
         )
+
+    @property
+    def _encoding_dim(self) -> int:
+        """Width of the encoder's last layer; lexical features make a text's encoding twice as wide."""
+        dim = int(self.tree.arguments["dim"])
+        return dim // 2 if self.config.encoder.words else dim
 
 
 def load_trained_tree(folder: Path) -> TrainedTree:

@@ -1,49 +1,123 @@
-"""Chooses the weight of words in a hybrid search by NDCG@10 on dev, at the last level (ours)."""
+"""Chooses the weights of a hybrid search by NDCG@10 at the last level, on dev and on guard sets (ours).
 
+Dev knows the training's domain alone, and there the tree needs its companions least. So of all weights that cost at
+most one percent of dev's best, those are taken that do best on guard sets; without any, those that lean most on what
+was not trained: the frozen encoder, then words.
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int
 
-from retreever.bundle.fit_relevance import MIN_DEV_QUERIES, draw_dev_queries
-from retreever.bundle.hybrid_weight import HybridWeight, WeightCurve
+from retreever.bundle.build_index import build_index
+from retreever.bundle.fit_relevance import MIN_DEV_QUERIES, draw_judged_queries, make_dataset_hybrid
+from retreever.bundle.hybrid_weights import HybridWeights, WeightCurve
 from retreever.encoding.encoding_store import EncodedDataset
 from retreever.evaluation.metrics import METRIC, evaluate_rankings, group_judgements
-from retreever.index import Hybrid
 from retreever.index.tree_index import TreeIndex
 from retreever.system.progress import Track, track_silently
 from retreever.trained_tree import TrainedTree, route_encodings
 
-TRIED_WEIGHTS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+TRIED_WORDS = ((0.0, 0.0), *((weight, 0.0) for weight in (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)))
+TRIED_WITH_ENCODINGS = ((0.0, 0.0), *product((1.0, 2.0, 3.0, 4.0, 6.0), (0.0, 0.3, 0.6, 1.0)))
+KEPT_ON_DEV = 0.99  # share of the best NDCG@10 on dev that the chosen weights keep
 
 
 def fit_hybrid(
-    trained: TrainedTree, data: EncodedDataset, index: TreeIndex, track: Track = track_silently, seed: int = 0
-) -> HybridWeight | None:
-    """Choose the weight; None with fewer than 20 dev queries, or where the index has no words.
+    trained: TrainedTree,
+    data: EncodedDataset,
+    index: TreeIndex,
+    guards: Mapping[str, EncodedDataset] | None = None,
+    track: Track = track_silently,
+    seed: int = 0,
+) -> HybridWeights | None:
+    """Choose the weights; None with fewer than 20 dev queries, or where the index has no words.
 
     Args:
         index: of the whole corpus, in its order.
-        seed: draws at most 1,000 dev queries.
+        guards: data that was not trained on, by name; judged on test, else on dev.
+        seed: draws at most 1,000 queries of each set.
     """
-    queries = draw_dev_queries(data.dataset, seed)
+    queries = draw_judged_queries(data.dataset, "dev", seed)
     if len(queries) < MIN_DEV_QUERIES or not index.has_words:
         return None
+    tried = TRIED_WITH_ENCODINGS if index.layout.encoding_dim else TRIED_WORDS
+    figures = _judge_weights(trained, data, "dev", queries, index, tried, track)
+    guarded = {
+        name: _judge_guard(trained, guard, tried, track, f"{name}: ", seed) for name, guard in (guards or {}).items()
+    }
+    words, encodings = tried[pick_weights(figures, list(guarded.values()), tried)]
+    curve = WeightCurve(
+        queries=len(queries),
+        weights=tuple(pair[0] for pair in tried),
+        encoding_weights=tuple(pair[1] for pair in tried) if index.layout.encoding_dim else (),
+        ndcg_at_10=tuple(figures),
+        guards={name: tuple(own) for name, own in guarded.items()},
+    )
+    return HybridWeights(words, encodings, curve)
+
+
+def pick_weights(dev: Sequence[float], guards: Sequence[Sequence[float]], tried: Sequence[tuple[float, float]]) -> int:
+    """The number of the weights to take, by NDCG@10 of each on dev, and on every guard set.
+
+    >>> pick_weights([0.5, 0.7, 0.695], [], [(0, 0), (1, 0), (2, 0)])
+    2
+    >>> pick_weights([0.5, 0.7, 0.695], [[0.1, 0.6, 0.5]], [(0, 0), (1, 0), (2, 0)])
+    1
+    """
+    kept = [i for i, figure in enumerate(dev) if figure >= KEPT_ON_DEV * max(dev)]
+    if guards:
+        return max(kept, key=lambda i: sum(own[i] / (max(own) or 1.0) for own in guards))
+    return max(kept, key=lambda i: (tried[i][1], tried[i][0]))
+
+
+def _judge_weights(
+    trained: TrainedTree,
+    data: EncodedDataset,
+    split: str,
+    queries: Int[np.ndarray, " queries"],
+    index: TreeIndex,
+    tried: Sequence[tuple[float, float]],
+    track: Track,
+    label: str = "",
+) -> list[float]:
+    """NDCG@10 with each of the weights."""
     nodes = np.concatenate(list(route_encodings(trained.tree, trained.config, data.queries, queries)))
-    texts = data.dataset.query_texts()
-    own = [texts[row] for row in queries.tolist()]
-    judged, relevant = group_judgements(data.dataset.qrels["dev"])
+    judged, relevant = group_judgements(data.dataset.qrels[split])
     wanted = [relevant[place] for place in np.searchsorted(judged, queries).tolist()]
     figures = []
-    for weight in track(TRIED_WEIGHTS, "choosing the weight of words"):
-        numbers, _ = index.search(nodes, 10, trained.layout.depth, hybrid=Hybrid(own, weight))
+    for words, encodings in track(tried, f"{label}choosing weights of the hybrid"):
+        hybrid = make_dataset_hybrid(data, queries, HybridWeights(words, encodings))
+        numbers, _ = index.search(nodes, 10, trained.layout.depth, hybrid=hybrid)
         figures.append(round(evaluate_rankings(numbers, wanted)[METRIC], 4))
-    best = int(np.argmax(figures))
-    curve = WeightCurve(queries=len(queries), weights=TRIED_WEIGHTS, ndcg_at_10=tuple(figures))
-    return HybridWeight(TRIED_WEIGHTS[best], curve)
+    return figures
 
 
-def summarize_hybrid(hybrid: HybridWeight | None) -> dict[str, Any]:
-    """The weight, and what dev says of it, as they stand beside the statistics of an index; None without it."""
-    if hybrid is None:
-        return {"hybrid_weight": None, "hybrid_dev_ndcg_at_10": None}
-    return {"hybrid_weight": hybrid.weight, "hybrid_dev_ndcg_at_10": max(hybrid.curve.ndcg_at_10)}
+def _judge_guard(
+    trained: TrainedTree,
+    data: EncodedDataset,
+    tried: Sequence[tuple[float, float]],
+    track: Track,
+    label: str,
+    seed: int,
+) -> list[float]:
+    split = "test" if data.dataset.has_pairs("test") else "dev"
+    queries = draw_judged_queries(data.dataset, split, seed)
+    return _judge_weights(trained, data, split, queries, build_index(trained, data, track), tried, track, label)
+
+
+def summarize_hybrid(hybrid: HybridWeights | None) -> dict[str, Any]:
+    """The weights, and what dev says of them, as they stand beside the statistics of an index; None without them."""
+    if hybrid is None or hybrid.curve is None:
+        return {"hybrid_weight": None, "hybrid_encoding_weight": None, "hybrid_dev_ndcg_at_10": None}
+    curve = hybrid.curve
+    pairs = list(zip(curve.weights, curve.encoding_weights or [0.0] * len(curve.weights), strict=True))
+    figure = curve.ndcg_at_10[pairs.index((hybrid.words, hybrid.encodings))]
+    return {
+        "hybrid_weight": hybrid.words,
+        "hybrid_encoding_weight": hybrid.encodings,
+        "hybrid_dev_ndcg_at_10": figure,
+    }

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from scipy.optimize import minimize
 from scipy.special import expit
 
+from retreever.bundle.hybrid_weights import HybridWeights
 from retreever.bundle.relevance import (
     COMPARED_HITS,
     CalibrationReport,
@@ -22,6 +23,7 @@ from retreever.bundle.relevance import (
 )
 from retreever.data.dataset import RetrievalDataset
 from retreever.encoding.encoding_store import EncodedDataset
+from retreever.index import Hybrid
 from retreever.index.tree_index import TreeIndex
 from retreever.model import default_levels
 from retreever.system.progress import Track, track_silently
@@ -34,24 +36,44 @@ RELATIVE_SCALES = (0.5, 1.0, 2.0, 4.0, 8.0)  # of the softmax, over the mean spr
 
 
 def fit_relevance(
-    trained: TrainedTree, data: EncodedDataset, index: TreeIndex, track: Track = track_silently, seed: int = 0
+    trained: TrainedTree,
+    data: EncodedDataset,
+    index: TreeIndex,
+    weights: HybridWeights | None = None,
+    track: Track = track_silently,
+    seed: int = 0,
 ) -> Relevance | None:
     """Fit the relevance of every reported level that the index can search; None with fewer than 20 dev queries.
 
     Args:
         index: of the whole corpus, in its order.
+        weights: fit the hits of hybrid searches with these weights, too.
         seed: draws at most 1,000 dev queries, and the folds of the cross-validation.
     """
-    queries = draw_dev_queries(data.dataset, seed)
+    queries = draw_judged_queries(data.dataset, "dev", seed)
     if len(queries) < MIN_DEV_QUERIES:
         return None
     nodes = np.concatenate(list(route_encodings(trained.tree, trained.config, data.queries, queries)))
     depth = trained.layout.depth
-    fitted = {}
+    hybrid = None if weights is None else make_dataset_hybrid(data, queries, weights)
+
+    def fit_level(level: int, hybrid: Hybrid | None) -> LevelRelevance:
+        numbers, scores = index.search(nodes, FITTED_HITS, level, hybrid=hybrid)
+        return fit_level_relevance(scores, _find_relevant(data.dataset, queries, numbers), seed)
+
+    fitted, fused = {}, {}
     for level in track((depth,) if trained.layout.compact else default_levels(depth), "fitting relevance, levels"):
-        numbers, scores = index.search(nodes, FITTED_HITS, level)
-        fitted[level] = fit_level_relevance(scores, _find_relevant(data.dataset, queries, numbers), seed)
-    return Relevance(fitted)
+        fitted[level] = fit_level(level, None)
+        if hybrid is not None:
+            fused[level] = fit_level(level, hybrid)
+    return Relevance(fitted, fused)
+
+
+def make_dataset_hybrid(data: EncodedDataset, queries: Int[np.ndarray, " queries"], weights: HybridWeights) -> Hybrid:
+    """What a hybrid search for some queries of a data set adds to similarities."""
+    texts = data.dataset.query_texts()
+    encodings = np.array(data.queries.frozen_part[queries]) if weights.encodings else None
+    return Hybrid([texts[row] for row in queries.tolist()], weights.words, encodings, weights.encodings)
 
 
 def summarize_relevance(relevance: Relevance | None) -> dict[str, Any]:
@@ -63,9 +85,9 @@ def summarize_relevance(relevance: Relevance | None) -> dict[str, Any]:
     }
 
 
-def draw_dev_queries(dataset: RetrievalDataset, seed: int) -> Int[np.ndarray, " queries"]:
-    """Rows of at most 1,000 queries with a passage that dev judges relevant, in ascending order."""
-    queries = np.unique(dataset.pairs("dev")[:, 0]) if "dev" in dataset.qrels else np.empty(0, np.int64)
+def draw_judged_queries(dataset: RetrievalDataset, split: str, seed: int) -> Int[np.ndarray, " queries"]:
+    """Rows of at most 1,000 queries with a passage that a split judges relevant, in ascending order."""
+    queries = np.unique(dataset.pairs(split)[:, 0]) if split in dataset.qrels else np.empty(0, np.int64)
     return np.sort(np.random.default_rng(seed).permutation(queries)[:MAX_DEV_QUERIES])
 
 

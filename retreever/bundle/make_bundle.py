@@ -1,23 +1,24 @@
-"""From a trained tree to a bundle: route and index a corpus, fit relevance, write documents and explanation.
+"""From a trained tree to a bundle: index a corpus, fit weights and relevance, write documents and explanation.
 
-The index may be built in this process by `build_index`, or elsewhere; shards on a cluster are not known here.
+Shards on a cluster are not known here.
 """
 
 import shutil
 from pathlib import Path
 from typing import Any
 
+from retreever.bundle.build_index import build_index
 from retreever.bundle.document_store import DocumentStore, write_documents
 from retreever.bundle.fit_hybrid import fit_hybrid, summarize_hybrid
 from retreever.bundle.fit_relevance import fit_relevance, summarize_relevance
-from retreever.bundle.hybrid_weight import HybridWeight
+from retreever.bundle.hybrid_weights import HybridWeights
 from retreever.bundle.nodes.node_explanation import explain_nodes
 from retreever.bundle.nodes.node_names import carry_names
 from retreever.bundle.relevance import Relevance
 from retreever.bundle.retriever import EXPLANATION_FOLDER
+from retreever.config import Config
 from retreever.data.dataset import RetrievalDataset
 from retreever.encoding.encoding_store import EncodedDataset, open_encoded_dataset
-from retreever.index import LexicalSettings
 from retreever.index.tree_index import TreeIndex
 from retreever.system.files import seal_folder, write_atomically
 from retreever.system.progress import Track, track_silently
@@ -26,9 +27,7 @@ from retreever.trained_tree import (
     BUNDLE_FORMAT,
     MODEL_FILES,
     TrainedTree,
-    count_chunks,
     load_trained_tree,
-    route_encodings,
 )
 
 
@@ -36,40 +35,27 @@ def make_bundle(model: Path, target: Path, workspace: Workspace, track: Track = 
     """Index the corpus that a model's configuration names; write the bundle to `target`, whole or not at all.
 
     Returns:
-        The statistics of the index, the calibration errors of relevance by level, and the weight of words.
+        The statistics of the index, the calibration errors of relevance by level, and the weights of its hybrid.
     """
     trained = load_trained_tree(model)
     data = open_encoded_dataset(trained.config, workspace, track)
     with write_atomically(target) as aside:
         index = build_index(trained, data, track, aside / "index")
-        relevance = fit_relevance(trained, data, index, track)
-        hybrid = fit_hybrid(trained, data, index, track)
+        guards = open_guards(trained.config, workspace, track)
+        hybrid = fit_hybrid(trained, data, index, guards, track)
+        relevance = fit_relevance(trained, data, index, hybrid, track)
         complete_bundle(trained, data.dataset, index, aside, relevance, hybrid)
         carry_names(target, aside, trained.digest)
     return index.stats() | summarize_relevance(relevance) | summarize_hybrid(hybrid)
 
 
-def build_index(
-    trained: TrainedTree, data: EncodedDataset, track: Track = track_silently, folder: Path | None = None
-) -> TreeIndex:
-    """Route a corpus and index it.
+def open_guards(config: Config, workspace: Workspace, track: Track = track_silently) -> dict[str, EncodedDataset]:
+    """The data of the guard sets of a configuration, by name.
 
-    Args:
-        folder: write the index there as it grows; the index stays in memory where it is None.
+    Raises:
+        DataError: a guard set cannot be read.
     """
-    chunks = route_encodings(trained.tree, trained.config, data.passages)
-    tracked = track(chunks, "indexing, chunks", total=count_chunks(trained.config, len(data.passages)))
-    ids, settings = [passage.id for passage in data.dataset.corpus], make_lexical_settings(trained)
-    texts = data.dataset.passage_texts() if settings else None
-    return TreeIndex.build(tracked, ids, trained.layout, folder, texts=texts, lexical=settings)
-
-
-def make_lexical_settings(trained: TrainedTree) -> LexicalSettings | None:
-    """How a model's index reads words; None where it has none."""
-    own = trained.config.index
-    if not own.lexical or own.compact:
-        return None
-    return LexicalSettings(own.k1, own.b, own.stopwords, own.stemmer)
+    return {name: open_encoded_dataset(guard, workspace, track) for name, guard in config.guards.items()}
 
 
 def complete_bundle(
@@ -78,14 +64,14 @@ def complete_bundle(
     index: TreeIndex,
     folder: Path,
     relevance: Relevance | None = None,
-    hybrid: HybridWeight | None = None,
+    hybrid: HybridWeights | None = None,
 ) -> None:
     """Write model, documents, explanation and relevance into a folder that has the index already, and seal it.
 
     Args:
         dataset: its corpus is what `index`, at `folder/index`, was built of, in the same order.
         relevance: fitted to this index; hits get none where it is None.
-        hybrid: weight of words, chosen with this index.
+        hybrid: weights, chosen with this index.
     """
     for name in MODEL_FILES:
         shutil.copy2(trained.folder / name, folder / name)

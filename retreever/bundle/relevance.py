@@ -9,8 +9,9 @@ high a relevance.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -87,9 +88,15 @@ def make_features(scores: Float[np.ndarray, "queries hits"], scale: float) -> Fl
 
 @dataclass(frozen=True)
 class Relevance:
-    """The fitted regressions of a bundle, by level."""
+    """The fitted regressions of a bundle, by level.
+
+    Attributes:
+        levels: of searches by the tree alone.
+        hybrid_levels: of hybrid searches with the bundle's weights.
+    """
 
     levels: Mapping[int, LevelRelevance]
+    hybrid_levels: Mapping[int, LevelRelevance] = field(default_factory=dict)
 
     @property
     def reports(self) -> dict[int, CalibrationReport]:
@@ -102,8 +109,9 @@ class Relevance:
         Args:
             model: digest of the tree.
         """
-        levels = {str(level): fitted.model_dump() for level, fitted in self.levels.items()}
-        save_fitted_values(folder / RELEVANCE_FILE, RELEVANCE_FORMAT, model, {"levels": levels})
+        kinds = {"levels": self.levels, "hybrid_levels": self.hybrid_levels}
+        values = {name: {str(d): fitted.model_dump() for d, fitted in own.items()} for name, own in kinds.items()}
+        save_fitted_values(folder / RELEVANCE_FILE, RELEVANCE_FORMAT, model, values)
 
     @classmethod
     def load(cls, folder: Path, model: str) -> "Relevance | None":
@@ -119,9 +127,16 @@ class Relevance:
         stored = load_fitted_values(file, RELEVANCE_FORMAT, model)
         if stored is None:
             return None
-        try:
-            return cls(TypeAdapter(dict[int, LevelRelevance]).validate_python(stored.get("levels")))
-        except ValidationError as error:
-            fault = error.errors()[0]
-            name = ".".join(map(str, ("levels", *fault["loc"])))
-            raise BundleError(f"{file}: {name}: {fault['msg']}, got {fault['input']!r}") from None
+        return cls(
+            _read_levels(file, "levels", stored.get("levels")),
+            _read_levels(file, "hybrid_levels", stored.get("hybrid_levels", {})),
+        )
+
+
+def _read_levels(file: Path, name: str, stored: Any) -> dict[int, LevelRelevance]:
+    try:
+        return TypeAdapter(dict[int, LevelRelevance]).validate_python(stored)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        place = ".".join(map(str, (name, *fault["loc"])))
+        raise BundleError(f"{file}: {place}: {fault['msg']}, got {fault['input']!r}") from None

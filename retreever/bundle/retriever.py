@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from retreever.bundle.document_store import DocumentStore
-from retreever.bundle.hybrid_weight import UNFITTED_WEIGHT, HybridChoice, HybridWeight
+from retreever.bundle.hybrid_weights import HybridChoice, HybridWeights, choose_usual_weights
 from retreever.bundle.nodes.node_explanation import Explanation, load_or_explain
-from retreever.bundle.relevance import COMPARED_HITS, Relevance
+from retreever.bundle.relevance import COMPARED_HITS, LevelRelevance, Relevance
 from retreever.bundle.text_router import TextRouter
 from retreever.config import Config
 from retreever.data.dataset import Passage
@@ -62,7 +62,7 @@ class Retreever:
         folder: of the bundle.
         router: encoder and tree; None where the bundle was opened without its encoder.
         relevance: what turns scores into the relevance of hits; None where the bundle was made without dev queries.
-        hybrid: the weight of words that dev chose; None where the bundle was made without words or dev queries.
+        hybrid: the weights of hybrid search; those that dev chose, or usual ones where there was no dev.
     """
 
     def __init__(
@@ -74,11 +74,12 @@ class Retreever:
         index: TreeIndex,
         documents: DocumentStore,
         relevance: Relevance | None,
-        hybrid: HybridWeight | None,
+        hybrid: HybridWeights | None,
     ):
         self.folder, self.config, self.digest, self.tree = folder, config, digest, Tree(config.tree.depth)
         self.router, self.index, self.documents = router, index, documents
-        self.relevance, self.hybrid = relevance, hybrid
+        self.relevance = relevance
+        self.hybrid = hybrid or choose_usual_weights(bool(index.layout.encoding_dim))
 
     @classmethod
     def load(
@@ -115,7 +116,7 @@ class Retreever:
             index = TreeIndex.load(folder / "index", digest, mmap)
             documents = DocumentStore(folder / "documents")
             documents.require(index.next_number)
-            relevance, hybrid = Relevance.load(folder, digest), HybridWeight.load(folder, digest)
+            relevance, hybrid = Relevance.load(folder, digest), HybridWeights.load(folder, digest)
             router = opening.result() if opening else None
         return cls(folder, config, digest, router, index, documents, relevance, hybrid)
 
@@ -144,15 +145,17 @@ class Retreever:
         texts: Sequence[str],
         k: int | None = None,
         level: int | None = None,
-        hybrid: HybridChoice = "off",
+        hybrid: HybridChoice | None = None,
     ) -> list[list[Hit]]:
         """The exact k best passages for each text; of a compact index, the best by estimate.
 
         Args:
             k: passages a text, in [1, 1000]; `index.k` of the configuration where it is None.
             level: of the tree, in [1, depth]; the last where it is None.
-            hybrid: rank by the sum of similarity and weighted BM25: `auto` with the weight that dev chose, or a weight
-                in [0, 1000]. `off`: by similarity alone.
+            hybrid: rank by the sum of similarity, BM25 and, where the index keeps them, cosines of the encoder:
+                `auto` with the bundle's weights, or with this weight of words, in [0, 1000]. `rrf`: by the ranks that
+                similarity and BM25 give. `off`: by similarity alone. None: `auto` where `train.for` was hybrid, else
+                `off`.
 
         Raises:
             ValueError: `texts` is not a list of texts, one of them is empty, k or level is out of range, the index
@@ -162,29 +165,44 @@ class Retreever:
         if not isinstance(wanted, Integral) or not 1 <= wanted <= MAX_SEARCH_K:
             raise ValueError(f"k: must be a whole number in [1, {MAX_SEARCH_K}], got {wanted!r}")
         chosen = self._check_level(level)
-        (rows, scores), relevances = self.search_nodes(
-            self.route(texts, "query"), wanted, chosen, hybrid=self.make_hybrid(texts, hybrid)
-        )
+        nodes, encodings = self.encode_and_route(texts, "query")
+        asked = self.make_hybrid(texts, hybrid, encodings)
+        (rows, scores), relevances = self.search_nodes(nodes, wanted, chosen, hybrid=asked)
         return [
             [self._make_hit(int(row), float(score), found) for row, score, found in zip(r, s, f, strict=True)]
             for r, s, f in zip(rows, scores, relevances, strict=True)
         ]
 
-    def make_hybrid(self, texts: Sequence[str], choice: HybridChoice) -> Hybrid | None:
+    @property
+    def usual_choice(self) -> HybridChoice:
+        """How a search is done that does not say it: as a hybrid where the model was trained for one."""
+        return "auto" if self.config.train.goal == "hybrid" and self.index.has_words else "off"
+
+    def make_hybrid(
+        self, texts: Sequence[str], choice: HybridChoice | None, encodings: np.ndarray | None = None
+    ) -> Hybrid | None:
         """What a search for these texts adds to similarities; None for `off`.
 
+        Args:
+            choice: as in `search`.
+            encodings: of the texts, as `encode_and_route` returns them; not read where the index keeps none.
+
         Raises:
-            ValueError: the choice is neither `auto`, `off` nor a weight in [0, 1000], or the index has no words.
+            ValueError: the choice is neither `auto`, `off`, `rrf` nor a weight in [0, 1000], or the index has no words.
         """
-        if choice == "off":
+        asked = self.usual_choice if choice is None else choice
+        if asked == "off":
             return None
         if not self.index.has_words:
             raise ValueError("hybrid: this bundle has no words; make it anew with `retreever index`")
-        if choice == "auto":
-            return Hybrid(texts, self.hybrid.weight if self.hybrid else UNFITTED_WEIGHT)
-        if isinstance(choice, str) or not 0 <= choice <= LARGEST_HYBRID_WEIGHT:
-            raise ValueError(f"hybrid: must be auto, off or a weight in [0, {LARGEST_HYBRID_WEIGHT:g}], got {choice!r}")
-        return Hybrid(texts, float(choice))
+        if asked == "rrf":
+            return Hybrid(texts, LARGEST_HYBRID_WEIGHT, by_ranks=True)
+        weight = self.hybrid.words if asked == "auto" else asked
+        if isinstance(weight, str) or not 0 <= weight <= LARGEST_HYBRID_WEIGHT:
+            rule = f"must be auto, off, rrf or a weight in [0, {LARGEST_HYBRID_WEIGHT:g}]"
+            raise ValueError(f"hybrid: {rule}, got {choice!r}")
+        kept = encodings if self.index.layout.encoding_dim else None
+        return Hybrid(texts, float(weight), kept, 0.0 if kept is None else self.hybrid.encodings)
 
     def search_nodes(
         self,
@@ -202,19 +220,27 @@ class Retreever:
         Args:
             nodes: probabilities of all nodes, (queries, nodes).
             where: search only these passages; their hits have no relevance, because dev searched all passages.
-            hybrid: what is added to similarities; hits have no relevance, because dev knows similarities alone.
+            hybrid: what is added to similarities; hits have a relevance where its weights are the bundle's.
 
         Returns:
             Numbers and similarities, (queries, k) each, best first; then the hits' relevance.
         """
-        plain = where is None and hybrid is None
-        fitted = self.relevance.levels.get(level) if self.relevance and plain else None
+        fitted = self._find_relevance(level, hybrid) if where is None else None
         looked_at = k if fitted is None else max(k, COMPARED_HITS)
         numbers, scores = self.index.search(nodes, looked_at, level, where=where, threads=threads, hybrid=hybrid)
         found = (numbers[:, :k], scores[:, :k])
         if fitted is None:
             return found, [[None] * len(own) for own in found[0]]
         return found, fitted.predict(scores)[:, :k].tolist()
+
+    def _find_relevance(self, level: int, hybrid: Hybrid | None) -> LevelRelevance | None:
+        if self.relevance is None:
+            return None
+        if hybrid is None:
+            return self.relevance.levels.get(level)
+        own = (self.hybrid.words, self.hybrid.encodings)
+        fitted = not hybrid.by_ranks and (hybrid.weight, hybrid.encoding_weight) == own
+        return self.relevance.hybrid_levels.get(level) if fitted else None
 
     def _check_level(self, level: int | None) -> int:
         depth = self.tree.depth
@@ -227,7 +253,11 @@ class Retreever:
         return Hit(passage.id, score, passage.title, passage.text, passage.metadata, relevance)
 
     def route(self, texts: Sequence[str], kind: TextKind = "query") -> np.ndarray:
-        """Probabilities of all nodes in heap order, float32 (texts, nodes).
+        """Probabilities of all nodes in heap order, float32 (texts, nodes). Raises as `encode_and_route` does."""
+        return self.encode_and_route(texts, kind)[0]
+
+    def encode_and_route(self, texts: Sequence[str], kind: TextKind = "query") -> tuple[np.ndarray, np.ndarray]:
+        """Probabilities of all nodes, float32 (texts, nodes), and the encoder's vectors, float32 (texts, dim).
 
         Raises:
             ValueError: `texts` is not a list of texts, one of them is empty, or the bundle was opened without its
@@ -235,7 +265,7 @@ class Retreever:
         """
         if self.router is None:
             raise ValueError("texts: this bundle was opened without its encoder and routes no text")
-        return self.router.route(texts, kind)
+        return self.router.encode_and_route(texts, kind)
 
     def add(self, passages: Sequence[Passage]) -> None:
         """Add passages. When this returns, they are on disk and the next search finds them.
@@ -244,13 +274,13 @@ class Retreever:
             ValueError: the index has one of the ids, an id is there twice, or a text is empty. Nothing is added then.
             BundleError: another process is changing the bundle.
         """
-        self.add_nodes(passages, self.route([passage.full_text for passage in passages], "passage"))
+        self.add_routed(passages, *self.encode_and_route([passage.full_text for passage in passages], "passage"))
 
-    def add_nodes(self, passages: Sequence[Passage], nodes: np.ndarray) -> None:
-        """Add passages that are routed already: probabilities of all nodes, (passages, nodes). Raises as `add` does."""
+    def add_routed(self, passages: Sequence[Passage], nodes: np.ndarray, encodings: np.ndarray) -> None:
+        """Add passages with what `encode_and_route` returns for them. Raises as `add` does."""
         store_texts = functools.partial(self.documents.add, passages)
         texts = [passage.full_text for passage in passages]
-        self.index.add(nodes, [passage.id for passage in passages], store_texts, texts=texts)
+        self.index.add(nodes, [passage.id for passage in passages], store_texts, texts=texts, encodings=encodings)
 
     def delete(self, ids: Sequence[str]) -> None:
         """Delete passages from the index; their texts stay in the bundle's files until the bundle is made anew.

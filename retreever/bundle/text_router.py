@@ -81,7 +81,11 @@ class TextRouter:
         return cls(config, encoder, _open_tree(Path(folder), config, encoder, device, threads, exports))
 
     def route(self, texts: Sequence[str], kind: TextKind = "query") -> np.ndarray:
-        """Probabilities of all nodes in heap order, float32 (texts, nodes).
+        """Probabilities of all nodes in heap order, float32 (texts, nodes). Raises as `encode_and_route` does."""
+        return self.encode_and_route(texts, kind)[0]
+
+    def encode_and_route(self, texts: Sequence[str], kind: TextKind = "query") -> tuple[np.ndarray, np.ndarray]:
+        """Probabilities of all nodes, float32 (texts, nodes), and vectors of the last layer, float32 (texts, dim).
 
         Raises:
             ValueError: `texts` is not a list of texts, or one of them is empty or not valid Unicode.
@@ -90,14 +94,16 @@ class TextRouter:
         check_texts(texts)
         attends = self.config.tree.split == "cross_attention"
         out = np.empty((len(texts), self.tree.nodes), np.float32)
+        last_layer = np.empty((len(texts), self.encoder.export.facts.hidden), np.float32)
         for encoded in self.encoder.encode(texts, kind, states=attends):
             inputs = {"x": encoded.states, "mask": encoded.mask} if attends else {"x": encoded.pooled}
+            last_layer[encoded.rows] = encoded.pooled[:, : last_layer.shape[1]]
             size = self._count_texts_at_once(encoded.mask.shape[1] if attends else 0)
             for start in range(0, len(encoded.rows), size):
                 own = slice(start, start + size)
                 given = {name: value[own] for name, value in inputs.items() if value is not None}
                 (out[encoded.rows[own]],) = self._router.run(given, ("nodes",))
-        return out
+        return out, last_layer
 
     def _count_texts_at_once(self, attended: int) -> int:
         """Texts that the tree routes together, by the tokens of each that it attends to."""

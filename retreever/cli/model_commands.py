@@ -116,11 +116,13 @@ def search(
         int | None, typer.Option(min=1, help="level of the tree, 2**level dimensions (default: the finest)")
     ] = None,
     hybrid: Annotated[
-        str,
+        str | None,
         typer.Option(
-            metavar="auto|off|WEIGHT", help="add BM25 to similarities: with the weight that dev chose, or with this one"
+            metavar="auto|off|rrf|WEIGHT",
+            help="add BM25 and cosines of the encoder to similarities: with the bundle's weights, or with this weight of "
+            "words; rrf: fuse ranks (default: auto where train.for was hybrid, else off)",
         ),
-    ] = "off",
+    ] = None,
     model: ModelOption = CHAMPION_MODEL_URI,
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
@@ -143,13 +145,13 @@ def search(
     screen.print_result({"query": query, "hits": found})
 
 
-def _parse_hybrid(text: str) -> "HybridChoice":
-    if text in ("auto", "off"):
-        return text  # type: ignore[return-value]
+def _parse_hybrid(text: str | None) -> "HybridChoice | None":
+    if text is None or text == "auto" or text == "off" or text == "rrf":
+        return text
     try:
         return float(text)
     except ValueError:
-        raise RetreeverError(f"--hybrid {text}: must be auto, off or a weight") from None
+        raise RetreeverError(f"--hybrid {text}: must be auto, off, rrf or a weight") from None
 
 
 def tree(

@@ -15,9 +15,10 @@ import numpy as np
 import ray.data
 from ray.data import ActorPoolStrategy
 
+from retreever.bundle.build_index import make_lexical_settings
 from retreever.bundle.fit_hybrid import fit_hybrid, summarize_hybrid
 from retreever.bundle.fit_relevance import fit_relevance, summarize_relevance
-from retreever.bundle.make_bundle import complete_bundle, make_lexical_settings
+from retreever.bundle.make_bundle import complete_bundle, open_guards
 from retreever.bundle.nodes.node_names import carry_names
 from retreever.cluster.ray_runtime import join_cluster
 from retreever.encoding.encoding_store import EncodedDataset, open_encoded_dataset
@@ -69,8 +70,9 @@ def index_in_shards(
         os.rename(draft, aside / "index")
         index_store.finish_index(aside / "index", layout, names, codes, _fit_lexical_side(trained, data))
         index = TreeIndex.load(aside / "index")
-        relevance = fit_relevance(trained, data, index, track)
-        hybrid = fit_hybrid(trained, data, index, track)
+        guards = open_guards(trained.config, workspace, track)
+        hybrid = fit_hybrid(trained, data, index, guards, track)
+        relevance = fit_relevance(trained, data, index, hybrid, track)
         complete_bundle(trained, data.dataset, index, aside, relevance, hybrid)
         carry_names(target, aside, trained.digest)
     return index.stats() | summarize_relevance(relevance) | summarize_hybrid(hybrid)
@@ -112,7 +114,8 @@ class _SegmentWriter:
             nodes = route_encodings(self.trained.tree, self.trained.config, self.data.passages, np.arange(start, end))
             ids = [passage.id for passage in self.data.dataset.corpus[start:end]]
             texts = self.data.dataset.passage_texts()[start:end] if self.side else None
-            (segment,) = build_segments(nodes, ids, self.layout, self.codes, start, self.side, texts)
+            encodings = self.data.passages.frozen_part[start:end] if self.layout.encoding_dim else None
+            (segment,) = build_segments(nodes, ids, self.layout, self.codes, start, self.side, texts, encodings)
             index_store.store_segment(self.draft, self.layout, segment, name)
         return {"passages": np.array([end - start])}
 
@@ -129,7 +132,7 @@ def _segment_name(shard: RowRange) -> str:
 
 def _fit_lexical_side(trained: TrainedTree, data: EncodedDataset) -> LexicalSide | None:
     """Constants of the words of the whole corpus: the same on every machine."""
-    settings = make_lexical_settings(trained)
+    settings = make_lexical_settings(trained.config)
     return LexicalSide.fit(data.dataset.passage_texts(), settings, trained.layout) if settings else None
 
 
@@ -140,4 +143,5 @@ def _fit_codes(trained: TrainedTree, data: EncodedDataset) -> dict[int, PassageC
         return {}
     chosen = np.sort(np.random.default_rng(0).permutation(rows)[:CODE_FITTING_SAMPLE])
     nodes = np.concatenate(list(route_encodings(trained.tree, trained.config, data.passages, chosen)))
-    return fit_codes(make_level_vectors(nodes, layout), layout)
+    encodings = np.array(data.passages.frozen_part[chosen]) if layout.encoding_dim else None
+    return fit_codes(make_level_vectors(nodes, layout, encodings), layout)

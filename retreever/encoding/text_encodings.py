@@ -70,6 +70,11 @@ class Encodings:
         return np.asarray(self.pooled[:, : self.dim // 2]) * np.float32((1 + self.lexical_weight**2) ** 0.5)
 
     @property
+    def frozen_part(self) -> np.ndarray:
+        """`last_layer` up to a factor, as a view of `pooled`, so that a large list is not copied."""
+        return self.pooled[:, : self.dim // 2] if self.lexical_weight else self.pooled
+
+    @property
     def lengths(self) -> np.ndarray:
         """Tokens kept of each text, int64 (texts,).
 

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from retreever.evaluation.metrics import METRICS, RelevantPassages, evaluate_per_query
-from retreever.evaluation.ranking import SimilarityName, top_k
+from retreever.evaluation.ranking import AddedToScores, SimilarityName, rank_sums, top_k
 from retreever.model import Tree, default_levels
 
 
@@ -29,6 +29,7 @@ def judge_levels(
     depth: int,
     similarity: SimilarityName,
     gather: Callable[[np.ndarray], np.ndarray] = lambda rows: rows,
+    added: Callable[[int, np.ndarray], AddedToScores] | None = None,
 ) -> dict[str, Float[np.ndarray, " judged"]]:
     """Compute every metric at every reported level: one value per judged query, keyed by `name_level_metric`.
 
@@ -37,11 +38,15 @@ def judge_levels(
         relevant: for every judged query its relevant passage rows and their grades.
         gather: turns the rankings of this worker's queries into those of all judged queries; by default the
             worker ranks them all.
+        added: makes what is added to the similarities of a level, from the level and the passages' probabilities there;
+            None: nothing is.
     """
     found: dict[str, np.ndarray] = {}
     for level in default_levels(depth):
         nodes = Tree(depth).level(level)
-        values = judge_vectors(queries[:, nodes], passages[:, nodes], relevant, similarity, gather)
+        own = passages[:, nodes]
+        extra = None if added is None else added(level, own)
+        values = judge_vectors(queries[:, nodes], own, relevant, similarity, gather, extra)
         found |= {name_level_metric(metric, level): values[metric] for metric in METRICS}
     return found
 
@@ -52,12 +57,14 @@ def judge_vectors(
     relevant: RelevantPassages,
     similarity: SimilarityName,
     gather: Callable[[np.ndarray], np.ndarray] = lambda rows: rows,
+    added: AddedToScores | None = None,
 ) -> dict[str, Float[np.ndarray, " judged"]]:
     """Rank the passages by one vector a text; compute every metric, one value per judged query.
 
     Args:
         relevant, gather: as in `judge_levels`.
+        added: what is added to the similarities of a slice of the queries to all passages; None: nothing is.
     """
-    own, ranked = np.ascontiguousarray(queries), np.ascontiguousarray(passages)
-    rows, _ = top_k(own, ranked, min(100, len(passages)), similarity)
+    own, ranked, k = np.ascontiguousarray(queries), np.ascontiguousarray(passages), min(100, len(passages))
+    rows, _ = top_k(own, ranked, k, similarity) if added is None else rank_sums(own, ranked, k, similarity, added)
     return evaluate_per_query(gather(rows), relevant)

@@ -4,6 +4,7 @@ Decides the order of equal scores (the lower passage row first), so that two run
 blocks, so memory does not grow with queries times passages. Knows nothing about trees: a row is any vector.
 """
 
+from collections.abc import Callable
 from typing import Literal
 
 import numba
@@ -12,6 +13,8 @@ import torch
 from jaxtyping import Float, Int
 
 SimilarityName = Literal["inner", "bhattacharyya", "ntvd"]
+AddedToScores = Callable[[slice], Float[np.ndarray, "queries passages"]]
+"""What is added to the similarities of a slice of some queries to all passages."""
 QUERIES_PER_BLOCK, PASSAGES_PER_BLOCK = 256, 65_536  # a block of scores: 64 MiB of float32
 
 
@@ -48,6 +51,25 @@ def top_k(
                 rows[part, :seen], scores[part, :seen], new_rows + first, new_scores, k
             )
     return rows, scores
+
+
+def rank_sums(
+    queries: Float[np.ndarray, "queries dim"],
+    passages: Float[np.ndarray, "passages dim"],
+    k: int,
+    similarity: SimilarityName,
+    added: AddedToScores,
+) -> tuple[Int[np.ndarray, "queries k"], Float[np.ndarray, "queries k"]]:
+    """As `top_k`, by the sum of similarity and what `added` returns for a slice of the queries."""
+    ranked, found = _prepare_vectors(passages, similarity), []
+    size = max(1, QUERIES_PER_BLOCK * PASSAGES_PER_BLOCK // max(1, len(passages)))
+    for start in range(0, len(queries), size):
+        part = slice(start, min(start + size, len(queries)))
+        some = _prepare_vectors(queries[part], similarity)
+        scores = _score_block(some, ranked, similarity, np.empty((len(some), len(ranked)), np.float32))
+        found.append(select_top_k(scores + added(part), k))
+    rows, values = zip(*found or [select_top_k(np.empty((0, len(passages)), np.float32), k)], strict=True)
+    return np.concatenate(rows), np.concatenate(values)
 
 
 def select_top_k(

@@ -32,6 +32,7 @@ from retreever.index.lexical.lexical_side import LexicalSide
 from retreever.index.lexical.word_explanation import explain_query_words
 from retreever.index.lexical.words import LexicalSettings
 from retreever.index.search.certified_search import Evidence, search_in_threads
+from retreever.index.search.rank_fusion import search_by_ranks
 from retreever.index.segment import Segment, SegmentView
 from retreever.model.tree import Tree
 from retreever.system.files import write_atomically
@@ -227,7 +228,7 @@ class TreeIndex:
                 by bounds. It pays for hundreds of queries at once, and keeps a copy of the vectors there. The answers
                 are the same.
             hybrid: search for the k largest sums of similarity and weighted BM25 of these texts; see `hybrid_query`.
-                Answers are as exact, and scores are the sums.
+                Answers are as exact, and scores are the sums. Or search by reciprocal ranks.
             certify: also return, for every query, the evidence that no better passage was left out.
 
         Returns:
@@ -242,6 +243,10 @@ class TreeIndex:
         depth = self.layout.depth
         chosen = depth if level is None else level
         _check_request(self.layout, k, chosen, device, certify)
+        if hybrid is not None and hybrid.by_ranks:
+            if certify:
+                raise ValueError("certify: reciprocal ranks have nothing to certify")
+            return search_by_ranks(self, queries, hybrid, k, chosen, where, threads)
         whole = self._state
         state = whole if where is None else whole.restrict(whole.make_mask(where))
         parts = None if hybrid is None else self._weigh_parts(whole, hybrid, chosen, len(queries), device)

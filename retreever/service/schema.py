@@ -82,10 +82,11 @@ class SearchRequest(_RequestModel):
         max_length=16,
         description="only passages whose metadata has these values; a list matches any of its values",
     )
-    hybrid: Literal["auto", "off"] | HybridWeightNumber = Field(
-        "off",
-        description="rank by similarity plus weighted BM25: auto with the weight that dev chose, or a weight; off: by "
-        "similarity alone",
+    hybrid: Literal["auto", "off", "rrf"] | HybridWeightNumber | None = Field(
+        None,
+        description="rank by the sum of similarity, BM25 and, where the index keeps them, cosines of the encoder: auto "
+        "with the bundle's weights, or with this weight of BM25; rrf: by reciprocal ranks; off: by similarity alone; "
+        "null: auto where the model was trained for a hybrid, else off",
     )
     explain: StrictBool = Field(
         False,

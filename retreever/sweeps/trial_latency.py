@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from retreever.bundle.make_bundle import build_index
+from retreever.bundle.build_index import build_index
 from retreever.cluster.train_job import TrainingJob
 from retreever.cluster.train_worker import open_job_data
 from retreever.evaluation.latency import limit_to_one_thread, measure_query_latency

@@ -30,11 +30,17 @@ MODEL_REQUIREMENTS = ("torch", "transformers", "safetensors", "numpy", "numba", 
 
 
 def build_signature() -> ModelSignature:
-    """The signature of a version: texts in, ids and scores out, `k` and `level` as parameters."""
+    """The signature of a version: texts in, ids and scores out, `k`, `level` and `hybrid` as parameters."""
     return ModelSignature(
         inputs=Schema([ColSpec(DataType.string, "query")]),
         outputs=Schema([ColSpec(Array(DataType.string), "ids"), ColSpec(Array(DataType.double), "scores")]),
-        params=ParamSchema([ParamSpec("k", DataType.long, 10), ParamSpec("level", DataType.long, 0)]),
+        params=ParamSchema(
+            [
+                ParamSpec("k", DataType.long, 10),
+                ParamSpec("level", DataType.long, 0),
+                ParamSpec("hybrid", DataType.string, ""),
+            ]
+        ),
     )
 
 

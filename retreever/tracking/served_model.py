@@ -24,14 +24,17 @@ class RetreeverModel(mlflow.pyfunc.PythonModel):
 
         Args:
             model_input: table with a column `query`.
-            params: `k`, passages per query (default 10), and `level` (default 0: the finest).
+            params: `k`, passages per query (default 10), `level` (default 0: the finest), and `hybrid`, as in
+                `Retreever.search` (default "": as the model was trained for).
 
         Returns:
             One row a query: `ids` and `scores`, best first.
         """
         options = params or {}
         texts = [str(text) for text in model_input["query"]]
-        found = self.retreever.search(texts, k=int(options.get("k", 10)), level=int(options.get("level", 0)) or None)
+        k, level, hybrid = int(options.get("k", 10)), int(options.get("level", 0)), str(options.get("hybrid", ""))
+        choice: Any = hybrid if hybrid in ("auto", "off", "rrf") else float(hybrid or 0)
+        found = self.retreever.search(texts, k=k, level=level or None, hybrid=choice if hybrid else None)
         return pd.DataFrame(
             {
                 "ids": [[hit.id for hit in hits] for hits in found],

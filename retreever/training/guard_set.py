@@ -1,7 +1,8 @@
 """Guard sets (ours): data that is not trained on, where a tree is judged against the frozen encoder.
 
 A tree learns its domain and may forget what the encoder knew of everything else. The ratio of NDCG@10 at the last
-level to that of the cosine of the encoder's last layer, on the same queries and passages, tells how much is left.
+level to that of the cosine of the encoder's last layer, on the same queries and passages, tells how much is left. Where
+a hybrid will be served, the same words are added to both.
 How the data is found and encoded is not known here.
 """
 
@@ -18,6 +19,7 @@ from retreever.encoding.text_encodings import Encodings
 from retreever.errors import ConfigError, DataError
 from retreever.evaluation.metrics import METRIC
 from retreever.model import RoutingTree
+from retreever.training import distributed
 from retreever.training.judged_sample import JudgedSample
 
 GUARD_METRIC = "guard_of_frozen"
@@ -32,7 +34,7 @@ class GuardSet:
         config: of the run; it says how many queries and passages are judged, as on dev.
 
     Attributes:
-        frozen: NDCG@10 of the frozen encoder.
+        frozen: NDCG@10 of the frozen encoder, or of its hybrid with words.
 
     Raises:
         DataError: it has neither a test nor a dev split, or the frozen encoder finds nothing in it.
@@ -46,7 +48,9 @@ class GuardSet:
             _normalize_last_layer(data.queries, self.sample.queries),
             _normalize_last_layer(data.passages, self.sample.passages),
         )
-        self.frozen = float(self.sample.judge_vectors(*vectors, "inner")[METRIC].mean())
+        hybrid, first = self.sample.hybrid, distributed.worker_slice(len(self.sample.queries)).start
+        added = None if hybrid is None else hybrid.add_to_encoder(first)
+        self.frozen = float(self.sample.judge_vectors(*vectors, "inner", added)[METRIC].mean())
         if not self.frozen:
             raise DataError(f"guard set {name}: the frozen encoder finds nothing in it, so no tree can lose anything")
 
@@ -54,7 +58,9 @@ class GuardSet:
         """NDCG@10 of `tree` at the last level, and its ratio to the frozen encoder's."""
         leaves = tree.tree.level(tree.tree.depth)
         queries, passages = (nodes[:, leaves] for nodes in self.sample.route(tree))
-        ndcg = float(self.sample.judge_vectors(queries, passages, self.similarity)[METRIC].mean())
+        hybrid, first = self.sample.hybrid, distributed.worker_slice(len(queries)).start
+        added = None if hybrid is None else hybrid.add_to_level(tree.tree.depth, passages, first)
+        ndcg = float(self.sample.judge_vectors(queries, passages, self.similarity, added)[METRIC].mean())
         return {f"guard/{self.name}/{METRIC}": ndcg, f"guard/{self.name}/of_frozen": ndcg / self.frozen}
 
 

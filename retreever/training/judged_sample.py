@@ -4,18 +4,22 @@ Workers share the forward passes, and each ranks its share of the queries, so th
 number. Which data set it is, and what follows from the figures, is not known here.
 """
 
+from functools import partial
+
 import numpy as np
 from jaxtyping import Float
 
+from retreever.bundle.hybrid_weights import choose_usual_weights
 from retreever.config import Config
 from retreever.encoding.encoding_store import EncodedDataset
 from retreever.encoding.text_encodings import Encodings
 from retreever.evaluation.level_judgement import judge_levels, judge_vectors
 from retreever.evaluation.metrics import group_judgements
-from retreever.evaluation.ranking import SimilarityName
+from retreever.evaluation.ranking import AddedToScores, SimilarityName
 from retreever.model import RoutingTree
 from retreever.trained_tree import route_encodings
 from retreever.training import distributed
+from retreever.training.hybrid_scores import HybridScores
 
 
 class JudgedSample:
@@ -28,6 +32,7 @@ class JudgedSample:
         queries: rows of the judged queries, ascending.
         passages: rows of the ranked passages, ascending: all, or the relevant ones and others, `train.eval_passages`.
         relevant: for every judged query the positions in `passages` that are relevant, and their grades.
+        hybrid: what a hybrid adds to similarities, where `train.for` is hybrid.
 
     Raises:
         DataError: the data set has no relevant pair in that split.
@@ -42,6 +47,10 @@ class JudgedSample:
         chosen = np.sort(draw.permutation(len(queries))[: config.train.eval_queries])
         self.queries = queries[chosen]
         self.passages = self._choose_passages(np.unique(np.concatenate([relevant[i][0] for i in chosen])), draw)
+        self.hybrid = None
+        if config.train.goal == "hybrid":
+            weights = choose_usual_weights(config.keeps_encodings)
+            self.hybrid = HybridScores(config, data, self.queries, self.passages, weights)
         self.relevant = [(np.searchsorted(self.passages, relevant[i][0]), relevant[i][1]) for i in chosen]
 
     def _choose_passages(self, needed: np.ndarray, draw: np.random.Generator) -> np.ndarray:
@@ -72,18 +81,25 @@ class JudgedSample:
         passages: Float[np.ndarray, "passages nodes"],
     ) -> dict[str, Float[np.ndarray, " queries"]]:
         """Every metric at every reported level, one value a query; `queries` and `passages` are from `route`."""
-        own, similarity = queries[distributed.worker_slice(len(queries))], self.config.loss.similarity
-        return judge_levels(own, passages, self.relevant, tree.tree.depth, similarity, distributed.gather_arrays)
+        share, similarity = distributed.worker_slice(len(queries)), self.config.loss.similarity
+        added = None if self.hybrid is None else partial(self.hybrid.add_to_level, first=share.start)
+        depth, gather = tree.tree.depth, distributed.gather_arrays
+        return judge_levels(queries[share], passages, self.relevant, depth, similarity, gather, added)
 
     def judge_vectors(
         self,
         queries: Float[np.ndarray, "queries dim"],
         passages: Float[np.ndarray, "passages dim"],
         similarity: SimilarityName,
+        added: AddedToScores | None = None,
     ) -> dict[str, Float[np.ndarray, " queries"]]:
-        """Every metric of one vector a text, one value a query."""
+        """Every metric of one vector a text, one value a query.
+
+        Args:
+            added: to the similarities of this worker's queries; None: nothing is.
+        """
         own = queries[distributed.worker_slice(len(queries))]
-        return judge_vectors(own, passages, self.relevant, similarity, distributed.gather_arrays)
+        return judge_vectors(own, passages, self.relevant, similarity, distributed.gather_arrays, added)
 
 
 def route_shared(

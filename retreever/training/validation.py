@@ -1,8 +1,9 @@
 """Validation of a tree: dev metrics per level, health of its routing, similarity of pairs, figures on guard sets.
 
-The configuration fixes the protocol: queries and ranked passages are drawn once, independently of the seed of the run
-(`judged_sample.py`). A tree that is not trained needs no dev pairs; then the spread of its passages is all that is
-measured. This module does not know what a training does with the figures.
+Where `train.for` is hybrid, metrics are those of the hybrid. The configuration fixes the protocol: queries and ranked
+passages are drawn once, independently of the seed of the run (`judged_sample.py`). A tree that is not trained needs no
+dev pairs; then the spread of its passages is all that is measured. This module does not know what a training does with
+the figures.
 """
 
 import csv
@@ -15,7 +16,7 @@ import torch
 
 from retreever.config import Config
 from retreever.encoding.encoding_store import EncodedDataset
-from retreever.evaluation.metrics import METRICS
+from retreever.evaluation.metrics import METRIC, METRICS
 from retreever.model import RoutingTree, get_similarity, health
 from retreever.system.files import write_atomically
 from retreever.trained_tree import route_encodings
@@ -24,6 +25,8 @@ from retreever.training.judged_sample import JudgedSample, route_shared
 
 QUERY_SCORES_FILE = "query_scores.csv"
 """File in a run's folder: every dev query's figures at the best validation, for paired tests between runs."""
+TREE_ALONE_METRIC = "tree_ndcg_at_10"
+"""NDCG@10 of the tree alone at the last level, where the other metrics are those of a hybrid."""
 HEALTH_PASSAGES, PROBED_PAIRS = 4096, 512
 """Passages whose routing is measured, and train pairs whose similarity is, at most; drawn once."""
 
@@ -79,6 +82,10 @@ class Validation:
         scores = sample.judge_levels(tree, queries, passages)
         figures = {name: float(values.mean()) for name, values in scores.items()}
         figures |= {name: figures[f"{name}/level_{tree.tree.depth:02d}"] for name in METRICS}
+        if sample.hybrid is not None:
+            leaves, similarity = tree.tree.level(tree.tree.depth), self.config.loss.similarity
+            alone = sample.judge_vectors(queries[:, leaves], passages[:, leaves], similarity)
+            figures[TREE_ALONE_METRIC] = float(alone[METRIC].mean())
         return figures | self._measure_health(tree, queries, passages, sample.pairs), scores
 
     def _measure_health(

@@ -34,12 +34,14 @@ class Hybrid:
         weight: of BM25, in [0, 1000]. At 1 the rarest word adds as much as one standard deviation of similarities.
         encodings: of the queries by the frozen encoder, (queries, dim); None: only words are added.
         encoding_weight: of their cosines, in [0, 1000]. At 1 cosines vary as much as similarities do.
+        by_ranks: no sum, but reciprocal rank fusion of similarity and BM25, see `rank_fusion`; weights are not read.
     """
 
     texts: Sequence[str]
     weight: float
     encodings: Float[np.ndarray, "queries dim"] | None = None
     encoding_weight: float = 0.0
+    by_ranks: bool = False
 
     def check(self, queries: int, encoding_dim: int) -> None:
         """Check the parts against the number of queries, and the width of an index's encodings.

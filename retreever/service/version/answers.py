@@ -35,6 +35,9 @@ from retreever.service.version.metadata_filter import MetadataIndex
 
 LATENCY_SMOOTHING = 0.2  # weight of the newest search in the mean time of a level
 
+RoutedPart = tuple[np.ndarray, np.ndarray]
+"""Node probabilities of some texts, (texts, nodes), and their encodings, (texts, dim)."""
+
 
 class RequestHandler:
     """Answers requests from one bundle.
@@ -73,12 +76,8 @@ class RequestHandler:
         depth = self.model.depth
         return np.concatenate([np.full(2**d, 0.5**d, np.float32) for d in range(depth + 1)])[None]
 
-    def search(self, requests: Sequence[SearchRequest], nodes: Sequence[np.ndarray]) -> list[SearchAnswer | Exception]:
-        """Answer a batch of requests, one answer or exception each, in order.
-
-        Args:
-            nodes: node probabilities of each request's queries, (queries, nodes).
-        """
+    def search(self, requests: Sequence[SearchRequest], routed: Sequence[RoutedPart]) -> list[SearchAnswer | Exception]:
+        """Answer a batch of requests, one answer or exception each, in order; `routed` has their queries."""
         self.retreever.index.refresh()
         answers: dict[int, SearchAnswer | Exception] = {}
         alike: dict[tuple[Any, ...], list[int]] = {}  # places of the requests that one search of the index serves
@@ -91,17 +90,19 @@ class RequestHandler:
             own = place if request.where else None
             alike.setdefault((level, request.k, request.hybrid, request.explain, own), []).append(place)
         for (level, *_), places in alike.items():
-            found = self._answer_alike([requests[place] for place in places], [nodes[place] for place in places], level)
+            parts = [routed[place] for place in places]
+            found = self._answer_alike([requests[place] for place in places], parts, level)
             answers.update(zip(places, found, strict=True))
         return [answers[place] for place in range(len(requests))]
 
     def _answer_alike(
-        self, requests: Sequence[SearchRequest], nodes: Sequence[np.ndarray], level: int
+        self, requests: Sequence[SearchRequest], routed: Sequence[RoutedPart], level: int
     ) -> Sequence[SearchAnswer | Exception]:
         """Answer requests of equal level, k, filter, weight of words and wish for explanation."""
         begun = time.perf_counter()
         try:
-            found = self._find_passages(requests, np.concatenate(nodes), level)
+            nodes, encodings = map(np.concatenate, zip(*routed, strict=True))
+            found = self._find_passages(requests, nodes, encodings, level)
         except ValueError as error:
             return [RefusalError(422, str(error))] * len(requests)
         except Exception as error:  # fails these requests alone, not their batch
@@ -152,10 +153,12 @@ class RequestHandler:
             raise RefusalError.for_field("level", f"must lie within [{first}, {self.model.depth}]")
         return self.model.depth if level is None else level
 
-    def _find_passages(self, requests: Sequence[SearchRequest], nodes: np.ndarray, level: int) -> list[QueryResult]:
+    def _find_passages(
+        self, requests: Sequence[SearchRequest], nodes: np.ndarray, encodings: np.ndarray, level: int
+    ) -> list[QueryResult]:
         """Find the passages of every query of some requests that are alike, one query after the other."""
         first, texts = requests[0], [text for request in requests for text in request.texts]
-        hybrid = self.retreever.make_hybrid(texts, first.hybrid)
+        hybrid = self.retreever.make_hybrid(texts, first.hybrid, encodings)
         search = partial(self.retreever.search_nodes, nodes, first.k, level, threads=self._threads, hybrid=hybrid)
         if first.where:
             with self._filter_lock:  # nothing is added between mask and search
@@ -246,8 +249,8 @@ class RequestHandler:
             raise RefusalError.for_field("id", f"there is no document {missing[0]!r}", 404, "query")
         return numbers
 
-    def add(self, passages: Sequence[Passage], nodes: np.ndarray) -> ChangeResponse:
-        """Add passages with their node probabilities, (passages, nodes); they are on disk when this returns.
+    def add(self, passages: Sequence[Passage], nodes: np.ndarray, encodings: np.ndarray) -> ChangeResponse:
+        """Add passages that are routed already, see `Retreever.add_routed`; they are on disk when this returns.
 
         Raises:
             RefusalError: an id exists already, or is given twice; nothing is added.
@@ -255,7 +258,7 @@ class RequestHandler:
         with self._filter_lock:
             self.retreever.index.refresh()
             try:
-                self.retreever.add_nodes(passages, nodes)
+                self.retreever.add_routed(passages, nodes, encodings)
             except ValueError as error:
                 raise RefusalError(409, str(error)) from None
         return self._make_change_response(len(passages))

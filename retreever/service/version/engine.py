@@ -31,14 +31,16 @@ WARM_UP_TEXT = "what is there"
 
 @dataclass(frozen=True)
 class RoutedTexts:
-    """Texts as node probabilities.
+    """Texts as the tree and the encoder see them.
 
     Attributes:
-        nodes: float32 (texts, nodes); zeros for a text with a fault.
+        nodes: probabilities, float32 (texts, nodes); zeros for a text with a fault.
+        encodings: of the encoder, float32 (texts, dim).
         faults: faults by place of the text.
     """
 
     nodes: np.ndarray
+    encodings: np.ndarray
     faults: dict[int, str]
 
 
@@ -74,7 +76,8 @@ class Engine:
         routed = self._route([text for one in requests for text in one.texts], "query")
         encode = {"encode": time.perf_counter() - begun}
         starts = np.cumsum([0] + [len(one.texts) for one in requests])
-        found = self.handler.search(requests, [routed.nodes[start:end] for start, end in pairwise(starts)])
+        parts = [(routed.nodes[start:end], routed.encodings[start:end]) for start, end in pairwise(starts)]
+        found = self.handler.search(requests, parts)
         for number, fault in routed.faults.items():
             found[int(np.searchsorted(starts, number, side="right")) - 1] = RefusalError.for_field("query", fault)
         return [replace(one, stages=encode | one.stages) if isinstance(one, SearchAnswer) else one for one in found]
@@ -82,13 +85,18 @@ class Engine:
     def _route(self, texts: Sequence[str], kind: TextKind) -> RoutedTexts:
         retreever = self.handler.retreever
         try:
-            return RoutedTexts(retreever.route(texts, kind), {})
+            return RoutedTexts(*retreever.encode_and_route(texts, kind), {})
         except EncoderError as error:
             if len(texts) == 1:
-                return RoutedTexts(np.zeros((1, retreever.tree.nodes), np.float32), {0: str(error)})
+                nothing = np.zeros((1, retreever.tree.nodes), np.float32)
+                return RoutedTexts(nothing, nothing[:, :0], {0: str(error)})
         singles = [self._route([text], kind) for text in texts]  # one by one, so that only the text at fault is refused
         faults = {place: one.faults[0] for place, one in enumerate(singles) if one.faults}
-        return RoutedTexts(np.concatenate([one.nodes for one in singles]), faults)
+        width = max(one.encodings.shape[1] for one in singles)
+        encodings = np.zeros((len(singles), width), np.float32)
+        for row, one in zip(encodings, singles, strict=True):
+            row[: one.encodings.shape[1]] = one.encodings
+        return RoutedTexts(np.concatenate([one.nodes for one in singles]), encodings, faults)
 
     async def search(self, requests: Sequence[SearchRequest]) -> list[SearchAnswer | Exception]:
         """Answer a batch of requests, as `answer` does."""
@@ -107,14 +115,14 @@ class Engine:
 
     async def add(self, passages: Sequence[Passage]) -> Reply:
         """Add passages; they are on disk, and the next search finds them, when this returns."""
-        nodes = []
+        parts = []
         for start in range(0, len(passages), ADD_BATCH_PASSAGES):
             texts = [passage.full_text for passage in passages[start : start + ADD_BATCH_PASSAGES]]
             routed = await asyncio.to_thread(self._route, texts, "passage")
             if routed.faults:
                 return RefusalError.for_field("documents", next(iter(routed.faults.values())))
-            nodes.append(routed.nodes)
-        return await _serialize_reply(self.handler.add, passages, np.concatenate(nodes))
+            parts.append((routed.nodes, routed.encodings))
+        return await _serialize_reply(self.handler.add, passages, *map(np.concatenate, zip(*parts, strict=True)))
 
     async def delete(self, ids: Sequence[str]) -> Reply:
         """Delete passages; the change is on disk, and no search finds them, when this returns."""
