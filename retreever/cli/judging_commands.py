@@ -30,21 +30,21 @@ def evaluate(
 ) -> None:
     """Judge a tree at every level on a split that it was not trained on, and compare it with quick baselines.
 
-    The baselines are fitted once for a training budget, then read from the workspace.
+    The tree is judged alone, and as a hybrid with BM25. Baselines are fitted once for a training budget, then read from
+    the workspace.
 
     Example: retreever evaluate my_run --split dev
     """
     from retreever.comparison.judge import compare_to_baselines
     from retreever.encoding.encoding_store import open_encoded_dataset
     from retreever.tracking.model_registry import locate_model
-    from retreever.trained_tree import load_model
+    from retreever.trained_tree import read_model_config
 
     place, screen = open_workspace(workspace, json)
     folder = locate_model(model, place)
-    tree, settings = load_model(folder)
-    opened = open_encoded_dataset(settings, place, screen.track)
+    opened = open_encoded_dataset(read_model_config(folder), place, screen.track)
     verdict = compare_to_baselines(
-        tree, settings, opened, split=split, baselines=baselines, cache=place.baselines, track=screen.track
+        folder, opened, split=split, baselines=baselines, cache=place.baselines, track=screen.track
     )
     result_tables.show_verdict(screen, verdict)
     screen.print_result(verdict.to_json())

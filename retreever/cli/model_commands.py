@@ -119,8 +119,8 @@ def search(
         str | None,
         typer.Option(
             metavar="auto|off|rrf|WEIGHT",
-            help="add BM25 and cosines of the encoder to similarities: with the bundle's weights, or with this weight of "
-            "words; rrf: fuse ranks (default: auto where train.for was hybrid, else off)",
+            help="add BM25 and cosines of the encoder to similarities: with the bundle's weights, or with this weight "
+            "of words; rrf: fuse ranks (default: auto where train.for was hybrid, else off)",
         ),
     ] = None,
     model: ModelOption = CHAMPION_MODEL_URI,

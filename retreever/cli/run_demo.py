@@ -33,7 +33,6 @@ from retreever.system.workspace import Workspace
 from retreever.tracking.model_registry import CHAMPION_ALIAS, REGISTERED_MODEL
 from retreever.tracking.promotion import promote_run
 from retreever.tracking.tracker import Tracker
-from retreever.trained_tree import load_model
 
 SAMPLE_QUESTIONS = (
     "how do I read a csv file into a table",
@@ -132,9 +131,8 @@ def _judge_final(
 ) -> Verdict:
     screen.print_heading("5/7  Verdict: the test split, against baselines tuned on the same dev split")
     folder = workspace.runs / name
-    tree, _ = load_model(folder / "model")
     verdict = compare_to_baselines(
-        tree, config, data, split="test", baselines=True, cache=workspace.baselines, track=screen.track
+        folder / "model", data, split="test", baselines=True, cache=workspace.baselines, track=screen.track
     )
     verdict.save(folder / "verdict.json")
     plot_verdict(verdict, folder / "verdict.png")

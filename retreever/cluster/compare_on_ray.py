@@ -29,11 +29,10 @@ from retreever.comparison.comparison_report import HYBRID_MARK, ComparisonProtoc
 from retreever.comparison.judge import (
     COMPARED_SYSTEMS,
     describe_fit_protocol,
-    describe_tree_hybrid,
     find_baseline,
     read_split_judgements,
 )
-from retreever.comparison.tree_hybrid import TREE_HYBRID
+from retreever.comparison.tree_hybrid import HYBRID_TUNING, TREE_HYBRID
 from retreever.comparison.tree_ranker import TREE_PQ_BYTES, TREE_SYSTEM
 from retreever.config import Config
 from retreever.encoding.encoder import Encoder
@@ -178,8 +177,7 @@ class _ComparisonRun:
             inputs.append(vector_codes.CODE_REVISION)
         if is_tree:
             trained = digest_model(tree) if tree else [config.digest, self.trained_on.dataset.digest]
-            fused = describe_tree_hybrid(config, self.trained_on) if name == TREE_HYBRID else []
-            return [*inputs, TREE_PQ_BYTES, trained, *fused]
+            return [*inputs, TREE_PQ_BYTES, trained, *(HYBRID_TUNING if name == TREE_HYBRID else [])]
         summarizer = self.summarizer if name == Raptor.name else None
         return [*inputs, describe_fit_protocol(name, config, self.trained_on), summarizer]
 

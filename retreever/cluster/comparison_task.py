@@ -109,7 +109,7 @@ def load_ranker(task: SystemTask, trained_on: EncodedDataset) -> Ranker:
         model = Path(task.model) if task.model else _train_tree(task, config, workspace)
         if task.name == TREE_SYSTEM:
             return TreeRanker.load(model)
-        return fit_or_load_tree_hybrid(model, config, trained_on, workspace.baselines)
+        return fit_or_load_tree_hybrid(model, trained_on, workspace.baselines)
     if task.name != Raptor.name:
         return fit_or_load_baseline(task.name, config, trained_on, workspace.baselines)
     summarizer = task.summarizer

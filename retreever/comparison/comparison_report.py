@@ -23,6 +23,8 @@ PAIRWISE_COLUMNS = ["question", "tree", "baseline", "NDCG@10, tree / baseline", 
 BYTE_BUDGETS = (64, 256, 1024)
 SEPARATE_BASELINES = ("bm25", "hier_kmeans", "hier_gmm", "raptor")
 """Baselines with a pairwise comparison of their own. BM25 has only this one: it reads whole texts and no encoding."""
+UNTRAINED_SYSTEMS = ("bm25", "frozen", "bm25+frozen")
+"""What a team has without training anything; the weights of their hybrid are chosen on dev, as the tree's are."""
 HYBRID_MARK = "+"
 """Joins the names of the systems that a hybrid is made of."""
 
@@ -163,17 +165,18 @@ class ComparisonReport:
         return found + [pair for name in SEPARATE_BASELINES for pair in self._against_separate(name)]
 
     def hybrid_comparisons(self) -> list[PairwiseComparison]:
-        """Compare the tree with BM25 to the other hybrids, and to the tree alone."""
+        """Compare the tree's hybrid to the best without training, to other hybrids, and to the tree alone."""
         ours = [entry for entry in self.entries if entry.name == self.tree_hybrid]
         theirs = [entry for entry in self.entries if entry.is_hybrid and entry.name != self.tree_hybrid]
         finest = max((entry.dimensions or 0 for entry in ours), default=0)
-        best = [entry for entry in ours if _is_float32(entry) and entry.dimensions == finest]
-        fixed = [entry for entry in theirs if _is_float32(entry) and entry.dimensions is None]
+        best = [entry for entry in ours if entry.dimensions == finest]
+        untrained = [entry for entry in self.entries if _is_float32(entry) and entry.name in UNTRAINED_SYSTEMS]
         alone = self._tree_entries(lambda entry: _is_float32(entry) and entry.dimensions == finest)
-        found = [*_compare_best("the hybrid of fixed size", best, fixed), *_compare_best("the tree alone", best, alone)]
-        for size, storage in dict.fromkeys((entry.dimensions or 0, entry.storage) for entry in ours):
-            sides = ([e for e in side if (e.dimensions, e.storage) == (size, storage)] for side in (ours, theirs))
-            found += _compare_best(f"{size:,} dimensions in {storage}", *sides)
+        found = [*_compare_best("the best without training", best, untrained)]
+        found += _compare_best("the tree alone", best, alone)
+        for entry in ours:
+            same = [other for other in theirs if _is_float32(other) and other.dimensions == entry.dimensions]
+            found += _compare_best(f"{entry.dimensions:,} dimensions", [entry], same)
         return found
 
     def markdown(self) -> str:
@@ -214,8 +217,10 @@ class ComparisonReport:
     def _hybrid_sections(self, hybrid: list[ReportEntry]) -> list[str]:
         return [
             "## Hybrids with BM25",
-            "Fused by a convex sum of scores (`sum`) or by reciprocal ranks (`rrf`); weight and rank constant are "
-            "chosen on dev, for each size. Bytes and latency are those of both sides.",
+            "Fused by a weighted sum of scores (`sum`) or by reciprocal ranks (`rrf`). Weights and rank constants are "
+            "chosen on dev: the tree's once, as a bundle's are, the others' for each size. The tree's hybrid has the "
+            "frozen encoder as a third part where the index keeps encodings (`index.encodings`). Bytes and latency are "
+            "those of all parts.",
             _pairwise_table(self.hybrid_comparisons()),
             "## All figures of hybrids",
             _figure_table(hybrid),

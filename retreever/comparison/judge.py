@@ -14,20 +14,22 @@ from jaxtyping import Float
 from retreever.baselines import BASELINES, BM25, Baseline, Form, Matryoshka, SparseCodes
 from retreever.baselines.baseline import FLOAT32_CODE, Ranker
 from retreever.baselines.hybrid.hybrid_ranker import HybridBaseline
-from retreever.comparison.tree_hybrid import TREE_HYBRID, TreeHybrid
+from retreever.bundle.build_index import make_lexical_settings
+from retreever.bundle.hybrid_weights import HybridWeights
+from retreever.comparison.tree_hybrid import HYBRID_TUNING, TREE_HYBRID, TreeHybrid
 from retreever.comparison.tree_ranker import TreeRanker
 from retreever.comparison.verdict import Conditions, Verdict, VerdictRow
 from retreever.config import Config
 from retreever.encoding.encoding_store import EncodedDataset
 from retreever.errors import ConfigError, DataError
 from retreever.evaluation.metrics import RelevantPassages, evaluate_per_query, group_judgements
-from retreever.model import RoutingTree
 from retreever.system.files import digest_json
 from retreever.system.progress import Track, track_silently
-from retreever.trained_tree import digest_model
+from retreever.trained_tree import digest_model, load_model, load_trained_tree
 
 QUICK_BASELINES = ("bm25", "frozen", "pca", "matryoshka")
 """Baselines of `retreever evaluate` and the demo: they take a minute, all of them an hour."""
+_VERDICT_CODES = (FLOAT32_CODE, "float32 sum", "float16 sum")
 COMPARED_SYSTEMS = (*BASELINES, TREE_HYBRID)
 """What `retreever compare` can set beside the tree."""
 
@@ -45,8 +47,7 @@ class JudgedForm(NamedTuple):
 
 
 def compare_to_baselines(
-    tree: RoutingTree,
-    config: Config,
+    model: Path,
     data: EncodedDataset,
     *,
     split: str = "test",
@@ -54,15 +55,18 @@ def compare_to_baselines(
     cache: Path,
     track: Track = track_silently,
 ) -> Verdict:
-    """Judge `tree` at every reported level, and each of `QUICK_BASELINES` at each of its sizes, all in float32.
+    """Judge a tree and its hybrid at every reported level, and each of `QUICK_BASELINES` at each of its sizes.
 
     Args:
-        baselines: false judges the tree alone.
+        model: folder of a model, or of a bundle, whose hybrid keeps its own weights.
+        baselines: false judges what the model was trained for: the tree, or its hybrid too.
         cache: folder of fitted baselines.
 
     Raises:
+        BundleError: the model cannot be read.
         DataError: the data set has no such split.
     """
+    tree, config = load_model(model)
     queries, relevant = read_split_judgements(data, split)
     conditions = Conditions(
         len(data.passages),
@@ -73,12 +77,14 @@ def compare_to_baselines(
         config.train.seed,
     )
     rankers: list[Ranker] = [TreeRanker(tree, config)]
+    if make_lexical_settings(config) and (baselines or config.train.goal == "hybrid"):
+        rankers.append(fit_or_load_tree_hybrid(model, data, cache, track))
     if baselines:
         rankers += [fit_or_load_baseline(name, config, data, cache, track) for name in QUICK_BASELINES]
     rows = [
         VerdictRow(ranker.name, form.form.dims, form.bytes_per_document, _means(form))
         for ranker in rankers
-        for form in judge(ranker, data, queries, relevant, codes=(FLOAT32_CODE,))
+        for form in judge(ranker, data, queries, relevant, codes=_VERDICT_CODES)
     ]
     return Verdict(data.dataset.name, conditions, rows)
 
@@ -144,29 +150,27 @@ def fit_or_load_baseline(
 
 
 def fit_or_load_tree_hybrid(
-    model: Path, config: Config, data: EncodedDataset, cache: Path, track: Track = track_silently
+    model: Path, data: EncodedDataset, cache: Path, track: Track = track_silently
 ) -> TreeHybrid:
-    """Fuse the tree of the folder `model` with BM25; settings are chosen on `data`, or loaded if they were before.
+    """Make a hybrid of the tree in the folder `model`, with the bundle's weights where it is that of a bundle.
+
+    Otherwise they are chosen on `data`, or loaded if they were before.
 
     Raises:
         BundleError: the tree, or what is cached, cannot be read.
-        DataError: the data set has no dev judgements.
     """
-    words = fit_or_load_baseline(BM25.name, config, data, cache, track)
-    assert isinstance(words, BM25)
-    hybrid = TreeHybrid(words, TreeRanker.load(model))
-    folder = cache / f"{TREE_HYBRID}-{digest_json([digest_model(model), describe_tree_hybrid(config, data)])}"
+    hybrid = TreeHybrid(load_trained_tree(model))
+    stored = HybridWeights.load(model, hybrid.trained.digest)
+    if stored is not None:
+        hybrid.weights = stored
+        return hybrid
+    folder = cache / f"{TREE_HYBRID}-{digest_json([digest_model(model), data.dataset.digest, HYBRID_TUNING])}"
     if folder.is_dir():
         hybrid.load(folder)
     else:
         hybrid.tune(data, track)
         hybrid.save(folder)
     return hybrid
-
-
-def describe_tree_hybrid(config: Config, data: EncodedDataset) -> list[Any]:
-    """List everything that decides how a tree is fused on `data`, but the tree."""
-    return [describe_fit_protocol(BM25.name, config, data), TreeHybrid.describe_tuning()]
 
 
 def describe_fit_protocol(name: str, config: Config, data: EncodedDataset) -> list[Any]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from retreever.bundle.make_bundle import open_guards
 from retreever.bundle.retriever import Retreever
 from retreever.config import MIN_GUARD_RATIO, Config
 from retreever.data.dataset import DATASET_SPLITS
@@ -21,8 +22,9 @@ from retreever.evaluation.significance import bootstrap_interval, paired_p_value
 from retreever.system.progress import Track, track_silently
 from retreever.system.workspace import Workspace
 from retreever.tracking.run_record import BYTES_METRIC, index_bytes_per_document
-from retreever.trained_tree import load_model, route_encodings
+from retreever.trained_tree import load_trained_tree, route_encodings
 from retreever.training.guard_set import GuardSet, judge_guard_sets, list_guard_ratios
+from retreever.training.hybrid_scores import HybridScores, read_hybrid_weights
 
 PROMOTION_SIGNIFICANCE_LEVEL = 0.05
 """Two-sided p-value below which a candidate counts as better."""
@@ -64,7 +66,7 @@ class BundleMeasurement:
 def measure_bundle(
     bundle: Path, data_of: Config, workspace: Workspace, split: str, track: Track = track_silently
 ) -> BundleMeasurement:
-    """Figures of a bundle's tree on the queries of `split`, exhaustively ranked, and its search latency.
+    """Figures of a bundle on the queries of `split`, ranked as it is served, and its search latency.
 
     Args:
         data_of: the configuration whose data set is used, encoded by the bundle's own encoder.
@@ -72,7 +74,8 @@ def measure_bundle(
     Raises:
         DataError: the data set has judgements, but no such split.
     """
-    tree, own = load_model(bundle)
+    trained = load_trained_tree(bundle)
+    tree, own = trained.tree, trained.config
     config = own.model_copy(update={"data": data_of.data})
     data = open_encoded_dataset(config, workspace, track)
     is_judged = any(map(data.dataset.has_pairs, DATASET_SPLITS))
@@ -88,23 +91,28 @@ def measure_bundle(
     q = np.concatenate(list(route_encodings(tree, config, data.queries, queries)))
     p = np.concatenate(list(route_encodings(tree, config, data.passages)))
     depth = tree.tree.depth
-    scores = judge_levels(q, p, relevant, depth, config.loss.similarity)
+    added = None
+    if own.train.goal == "hybrid":
+        everything = np.arange(len(data.passages))
+        added = HybridScores(config, data, queries, everything, read_hybrid_weights(trained)).add_to_level
+    scores = judge_levels(q, p, relevant, depth, config.loss.similarity, added=added)
     figures |= {name: float(values.mean()) for name, values in scores.items()}
     figures |= {metric: figures[name_level_metric(metric, depth)] for metric in METRICS}
     return BundleMeasurement(config, figures, scores[name_level_metric(METRIC, depth)])
 
 
 def measure_guards(bundle: Path, workspace: Workspace, track: Track = track_silently) -> dict[str, float]:
-    """Figures of a bundle's tree on the guard sets of its configuration, as at a validation; none without a guard set.
+    """Figures of a bundle on the guard sets of its configuration, as at a validation; none without a guard set.
+
+    A hybrid has the bundle's weights.
 
     Raises:
         DataError: a guard set cannot be read, or has nothing to be judged on.
     """
-    tree, config = load_model(bundle)
-    guards = [
-        GuardSet(name, open_encoded_dataset(guard, workspace, track), config) for name, guard in config.guards.items()
-    ]
-    return judge_guard_sets(guards, tree)
+    trained = load_trained_tree(bundle)
+    weights, guards = read_hybrid_weights(trained), open_guards(trained.config, workspace, track)
+    sets = [GuardSet(name, guard, trained.config, weights=weights) for name, guard in guards.items()]
+    return judge_guard_sets(sets, trained.tree)
 
 
 def measure_bundle_latency(bundle: Path, workspace: Workspace) -> float:

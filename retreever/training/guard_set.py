@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 
+from retreever.bundle.hybrid_weights import HybridWeights
 from retreever.config import Config
 from retreever.encoding.encoding_store import EncodedDataset
 from retreever.encoding.text_encodings import Encodings
@@ -32,6 +33,7 @@ class GuardSet:
     Args:
         name: of its figures.
         config: of the run; it says how many queries and passages are judged, as on dev.
+        weights: of the hybrid; usual ones where it is None.
 
     Attributes:
         frozen: NDCG@10 of the frozen encoder, or of its hybrid with words.
@@ -40,10 +42,17 @@ class GuardSet:
         DataError: it has neither a test nor a dev split, or the frozen encoder finds nothing in it.
     """
 
-    def __init__(self, name: str, data: EncodedDataset, config: Config, device: str = "cpu"):
+    def __init__(
+        self,
+        name: str,
+        data: EncodedDataset,
+        config: Config,
+        device: str = "cpu",
+        weights: HybridWeights | None = None,
+    ):
         self.name, self.similarity = name, config.loss.similarity
         self.split = "test" if len(data.dataset.qrels.get("test", ())) else "dev"
-        self.sample = JudgedSample(config, data, self.split, np.random.default_rng(0), device)
+        self.sample = JudgedSample(config, data, self.split, np.random.default_rng(0), device, weights)
         vectors = (
             _normalize_last_layer(data.queries, self.sample.queries),
             _normalize_last_layer(data.passages, self.sample.passages),

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from retreever.bundle.build_index import make_lexical_settings
-from retreever.bundle.hybrid_weights import HybridWeights
+from retreever.bundle.hybrid_weights import HybridWeights, choose_usual_weights
 from retreever.config import Config
 from retreever.encoding.encoding_store import EncodedDataset
 from retreever.evaluation.ranking import AddedToScores
@@ -17,6 +17,7 @@ from retreever.index.index_layout import ENCODINGS, scale_to_unit_length
 from retreever.index.lexical.hybrid_query import count_places, weigh_hybrid_queries
 from retreever.index.lexical.lexical_side import DEVIATION_SAMPLE, LexicalSide
 from retreever.index.lexical.postings import make_postings
+from retreever.trained_tree import TrainedTree
 
 
 class HybridScores:
@@ -70,6 +71,11 @@ class HybridScores:
             return added
 
         return compute
+
+
+def read_hybrid_weights(trained: TrainedTree) -> HybridWeights:
+    """The weights of the bundle that a tree was loaded from; usual ones where it has none."""
+    return HybridWeights.load(trained.folder, trained.digest) or choose_usual_weights(trained.config.keeps_encodings)
 
 
 def _draw_sample(vectors: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 from jaxtyping import Float
 
-from retreever.bundle.hybrid_weights import choose_usual_weights
+from retreever.bundle.hybrid_weights import HybridWeights, choose_usual_weights
 from retreever.config import Config
 from retreever.encoding.encoding_store import EncodedDataset
 from retreever.encoding.text_encodings import Encodings
@@ -27,6 +27,7 @@ class JudgedSample:
 
     Args:
         draw: chooses queries and passages; not seeded by `train.seed`, so that runs of several seeds share them.
+        weights: of the hybrid, where `train.for` is hybrid; usual ones where it is None.
 
     Attributes:
         queries: rows of the judged queries, ascending.
@@ -39,7 +40,13 @@ class JudgedSample:
     """
 
     def __init__(
-        self, config: Config, data: EncodedDataset, split: str, draw: np.random.Generator, device: str = "cpu"
+        self,
+        config: Config,
+        data: EncodedDataset,
+        split: str,
+        draw: np.random.Generator,
+        device: str = "cpu",
+        weights: HybridWeights | None = None,
     ):
         self.config, self.data, self.device = config, data, device
         data.dataset.require_pairs(split, "training validates on it")
@@ -49,8 +56,8 @@ class JudgedSample:
         self.passages = self._choose_passages(np.unique(np.concatenate([relevant[i][0] for i in chosen])), draw)
         self.hybrid = None
         if config.train.goal == "hybrid":
-            weights = choose_usual_weights(config.keeps_encodings)
-            self.hybrid = HybridScores(config, data, self.queries, self.passages, weights)
+            own = weights or choose_usual_weights(config.keeps_encodings)
+            self.hybrid = HybridScores(config, data, self.queries, self.passages, own)
         self.relevant = [(np.searchsorted(self.passages, relevant[i][0]), relevant[i][1]) for i in chosen]
 
     def _choose_passages(self, needed: np.ndarray, draw: np.random.Generator) -> np.ndarray:

@@ -1,12 +1,14 @@
-"""A tree with BM25: ranked by the fusion of the hybrid baselines, at every level, tuned once."""
+"""A tree with its companions: ranked by the index, at every level, with weights that are chosen once."""
 
 import numpy as np
 import pytest
 import torch
 
 from retreever.baselines import BM25, Form
+from retreever.bundle.fit_hybrid import KEPT_ON_DEV
 from retreever.comparison.judge import fit_or_load_tree_hybrid
 from retreever.comparison.tree_hybrid import TREE_HYBRID, TreeHybrid
+from retreever.comparison.tree_ranker import TreeRanker
 from retreever.errors import BundleError
 from retreever.evaluation.metrics import evaluate_rankings, group_judgements
 from retreever.model import RoutingTree
@@ -20,53 +22,46 @@ DEPTH = 6
 def world(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("hybrid")
     tiny.tiny_bert(folder / "bert")
-    config = tiny.tiny_config(folder / "bert", loss__similarity=request.param, tree__depth=DEPTH, tree__init_std=1.0)
+    config = tiny.tiny_config(
+        folder / "bert", loss__similarity=request.param, tree__depth=DEPTH, tree__init_std=1.0, train__for="hybrid"
+    )
     data = tiny.encoded(folder, config.encoder)
     torch.manual_seed(0)
     tree = RoutingTree(32, **config.tree.architecture())
     tree.calibrate(*data.passages.batch(np.arange(100), False))
     save_model(tree, config, folder / "model")
-    hybrid = fit_or_load_tree_hybrid(folder / "model", config, data, folder / "cache")
+    hybrid = fit_or_load_tree_hybrid(folder / "model", data, folder / "cache")
     hybrid.index(data)
     return folder, config, data, hybrid
 
 
-def test_every_level_is_fused_and_has_settings_of_its_own(world):
+def test_every_level_has_the_same_companions(world):
     hybrid = world[3]
-    levels = [16, 64]
-    assert [(form.dims, form.code) for form in hybrid.forms] == [
-        (size, code) for code in ("float32 sum", "int8 sum", "float32 rrf") for size in levels
-    ]
-    assert set(hybrid.settings) == {"16", "64"}
+    assert [(form.dims, form.code) for form in hybrid.forms] == [(16, "float16 sum"), (64, "float16 sum")]
+    sizes = [hybrid.bytes_per_document(form) for form in hybrid.forms]
+    assert sizes[1] - sizes[0] == 2 * (64 - 16) and sizes[0] > 2 * 16 + 2 * 32  # vector, encoding, and words
 
 
-def test_the_ranking_is_that_of_the_fused_scores(world):
-    hybrid, queries = world[3], np.arange(240, 300)
-    lexical, dense = hybrid.lexical.score_all(queries, Form()), hybrid.dense.score_all(queries, Form(64))
-    weight = hybrid.settings["64"]["sum"]
-    fused = (1 - weight) * dense / hybrid.dense.measure_scale(Form(64)) + weight * lexical / np.log(1 + 300.5 / 0.5)
-    rows, scores = hybrid.search(queries, 100, Form(64, "float32 sum"))
-    np.testing.assert_allclose(scores, -np.sort(-fused, axis=1)[:, :100], rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(np.take_along_axis(fused, rows, axis=1), scores, rtol=1e-4, atol=1e-4)
-
-
-def test_fused_it_finds_no_less_than_alone(world):
-    _, _, data, hybrid = world
+def test_it_finds_what_dev_promised_and_more_than_the_tree_alone(world):
+    _, config, data, hybrid = world
     queries, relevant = group_judgements(data.dataset.qrels["dev"])
-    alone = evaluate_rankings(hybrid.dense.search(queries, 10, Form(64))[0], relevant)["ndcg_at_10"]
-    words = evaluate_rankings(hybrid.lexical.search(queries, 10, Form())[0], relevant)["ndcg_at_10"]
-    fused = evaluate_rankings(hybrid.search(queries, 10, Form(64, "float32 sum"))[0], relevant)["ndcg_at_10"]
-    assert fused >= max(alone, words) - 1e-6
+    alone, curve = TreeRanker(hybrid.trained.tree, config), hybrid.weights.curve
+    alone.index(data)
+    fused = evaluate_rankings(hybrid.search(queries, 10, hybrid.forms[-1])[0], relevant)["ndcg_at_10"]
+    pairs = list(zip(curve.weights, curve.encoding_weights, strict=True))
+    promised = curve.ndcg_at_10[pairs.index((hybrid.weights.words, hybrid.weights.encodings))]
+    assert fused == pytest.approx(promised, abs=1e-4) and promised >= KEPT_ON_DEV * max(curve.ndcg_at_10)
+    assert fused > evaluate_rankings(alone.search(queries, 10, Form(64))[0], relevant)["ndcg_at_10"] + 0.1
 
 
 def test_settings_are_cached_by_tree(world, monkeypatch):
     folder, config, data, hybrid = world
     tuned = []
     monkeypatch.setattr(TreeHybrid, "tune", lambda own, *rest: tuned.append(own))
-    again = fit_or_load_tree_hybrid(folder / "model", config, data, folder / "cache")
-    assert not tuned and again.settings == hybrid.settings
+    again = fit_or_load_tree_hybrid(folder / "model", data, folder / "cache")
+    assert not tuned and again.weights == hybrid.weights and hybrid.weights.curve
     save_model(RoutingTree(32, **config.tree.architecture()), config, folder / "another")
-    fit_or_load_tree_hybrid(folder / "another", config, data, folder / "cache")
+    fit_or_load_tree_hybrid(folder / "another", data, folder / "cache")
     assert len(tuned) == 1
 
 

@@ -20,7 +20,7 @@ def written(folder, text):
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_every_shipped_space_is_valid_and_names_its_question_and_cost(path):
-    space = spaces.load_space(path, {"train.guard": ["scifact"]} if path.stem == "anchor" else None)
+    space = spaces.load_space(path, {"train.guard": ["scifact"]} if path.stem in ("anchor", "hybrid") else None)
     trials = spaces.list_trials(space) if space.search != "optuna" else spaces.list_corner_trials(space)
     header = path.read_text().split("\nname:")[0]
     assert "# Question:" in header and "# Cost:" in header

@@ -7,10 +7,10 @@ from retreever.bundle.build_index import build_index
 from retreever.bundle.fit_relevance import make_dataset_hybrid
 from retreever.bundle.hybrid_weights import HybridWeights
 from retreever.evaluation.ranking import rank_sums, select_top_k
+from retreever.trained_tree import TrainedTree, route_encodings
 from retreever.training import training_loop
 from retreever.training.guard_set import GuardSet
 from retreever.training.hybrid_scores import HybridScores
-from retreever.trained_tree import TrainedTree, route_encodings
 from tests.support import tiny
 from tests.support.trees import build_tree
 
@@ -40,7 +40,7 @@ def test_scores_are_those_of_the_index(parts, level):
         for side, rows in ((data.queries, queries), (data.passages, passages))
     ]
     hybrid = make_dataset_hybrid(data, queries, WEIGHTS)
-    numbers, scores = index.search(sides[0], 10, level, hybrid=hybrid)
+    _, scores = index.search(sides[0], 10, level, hybrid=hybrid)
     q, p = (np.ascontiguousarray(side[:, tree.tree.level(level)]) for side in sides)
     added = HybridScores(config, data, queries, passages, WEIGHTS).add_to_level(level, p)
     _, found = rank_sums(q, p, 10, config.loss.similarity, added)

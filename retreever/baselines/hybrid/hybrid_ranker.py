@@ -1,12 +1,12 @@
-"""BM25 fused with a dense system, by a convex sum and by reciprocal ranks, in every size of the dense system.
+"""BM25 fused with a dense baseline, by a convex sum and by reciprocal ranks, in every size of the dense one.
 
 Weight and rank constant are chosen on dev, for each size. `score_fusion.py` has the formulas. A subclass names the
-dense system; trees are fused in `retreever/comparison/tree_hybrid.py`.
+dense baseline. A tree's hybrid is ranked by its index, in `retreever/comparison/tree_hybrid.py`.
 """
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Self, TypeVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -17,7 +17,6 @@ from retreever.baselines.baseline import (
     Baseline,
     Form,
     Ranking,
-    ScoringRanker,
     read_dev_judgements,
     search_in_batches,
     split_queries,
@@ -35,23 +34,24 @@ FUSED_CODES = (FLOAT32_CODE, "int8")
 WEIGHTS = tuple(i / 20 for i in range(21))
 RANK_CONSTANTS = (0, 1, 2, 5, 10, 20, 40, 60, 100)
 FUSION_TUNING_QUERIES = 1000  # dev queries that settings are compared on, drawn at random
-DenseSide = TypeVar("DenseSide", bound=ScoringRanker)
 Scores = Float[np.ndarray, "queries passages"]
 
 
-class HybridRanker(Generic[DenseSide]):
-    """A ranker by the scores of two others.
+class HybridBaseline:
+    """A baseline that ranks by the scores of two others, which it stores with itself.
 
     Args:
-        lexical, dense: fitted.
+        lexical, dense: fitted, or fitted by `fit`.
 
     Attributes:
         settings: weight and rank constant, by the dimensions of the dense side; chosen by `tune`.
     """
 
     name: str
+    depends: ClassVar[tuple[str, ...]]
+    dense_baseline: ClassVar[type[Baseline]]
 
-    def __init__(self, lexical: BM25, dense: DenseSide):
+    def __init__(self, lexical: BM25, dense: Any):
         self.lexical, self.dense = lexical, dense
         self.settings: dict[str, dict[str, float]] = {}
 
@@ -141,13 +141,6 @@ class HybridRanker(Generic[DenseSide]):
 
         totals = np.array(list(judge_batches())).reshape(-1, len(options)).sum(axis=0)
         return options[int(totals.argmax())]
-
-
-class HybridBaseline(HybridRanker[Any]):
-    """A hybrid of BM25 and another baseline, which it stores with itself."""
-
-    depends: ClassVar[tuple[str, ...]]
-    dense_baseline: ClassVar[type[Baseline]]
 
     @classmethod
     def for_config(cls, config: Config) -> Self:
