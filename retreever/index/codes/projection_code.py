@@ -224,6 +224,12 @@ class ProjectionCode:
         return int(scan_digits(*passage_arguments, *query_arguments, *candidates.kernel_arrays, added))
 
     @staticmethod
+    def scale_queries(queries: ProjectionQueries, factors: np.ndarray) -> ProjectionQueries:
+        """Encoded queries for `refine` that tighten bounds which `add_bounds` has added with these factors."""
+        columns = factors[:, None].astype(np.float32)
+        return replace(queries, lengths=queries.lengths * columns, lower=queries.lower * columns)
+
+    @staticmethod
     def _scale_bounds(queries: ProjectionQueries, codes: PackedCodes) -> np.ndarray:
         """Factors of the weighted sum and of two residual lengths, and the constant, float32 (queries, 4)."""
         scales = np.empty((len(queries.units), 4), np.float32)
@@ -231,13 +237,19 @@ class ProjectionCode:
         scales[:, 1:3] = queries.lengths[:, :2] * codes.units[:2]
         return scales
 
-    def add_bounds(self, queries: ProjectionQueries, codes: PackedCodes, bounds: np.ndarray) -> None:
-        """Add the bounds of all places by the upper digits to `bounds`, float32 (queries, places).
+    def add_bounds(
+        self, queries: ProjectionQueries, codes: PackedCodes, factors: np.ndarray, bounds: np.ndarray
+    ) -> None:
+        """Add the bounds of all places by the upper digits, times a factor of each query, to `bounds`.
 
-        `refine` tightens a sum with such a bound as it tightens the bound itself.
+        To encode a shorter vector instead would leave its bounds as loose as the mean is long.
+
+        Args:
+            factors: float32 (queries,).
+            bounds: float32 (queries, places).
         """
         own = (queries.weights, self._scale_bounds(queries, codes))
-        bound_digits(codes.blocks, codes.base, codes.residuals, *own, bounds)
+        bound_digits(codes.blocks, codes.base, codes.residuals, *own, factors, bounds)
 
     def select_query(self, queries: ProjectionQueries, query: int) -> ProjectionQueries:
         """One of the queries."""

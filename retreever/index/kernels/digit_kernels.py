@@ -318,9 +318,13 @@ def bound_digits(
     residuals: np.ndarray,
     weights: np.ndarray,
     scales: np.ndarray,
+    factors: np.ndarray,
     bounds: np.ndarray,
 ) -> None:
-    """Add the upper bounds of all places to `bounds`, float32 (queries, places); the others as in `scan_digits`."""
+    """Add the upper bounds of all places, times `factors`, float32 (queries,), to `bounds`, float32 (queries, places).
+
+    The other arguments are as in `scan_digits`.
+    """
     places, groups = base.shape[0], weights.shape[1] // (4 * GROUP_BYTES)
     codes, own, four, lengths = block_codes.reshape(-1), weights.reshape(-1), scales.reshape(-1), residuals.reshape(-1)
     bound = np.empty(TILE_PASSAGES, np.float32)
@@ -330,7 +334,7 @@ def bound_digits(
                 codes, tile, groups, own, base, tile, lengths, places, four, query, np.float32(np.inf), bound
             )  # fmt: skip
             for i in range(TILE_PASSAGES):
-                bounds[query, tile * TILE_PASSAGES + i] += bound[i]
+                bounds[query, tile * TILE_PASSAGES + i] += factors[query] * bound[i]
 
 
 @_fast

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from retreever.index.codes.passage_code import NOTHING_ADDED, ROUNDING_SLACK, CandidateBuffer, PassageCode
-from retreever.index.index_layout import ENCODINGS
+from retreever.index.index_layout import ENCODINGS, scale_to_unit_length
 from retreever.index.kernels.posting_kernels import find_block_maxima
 from retreever.index.kernels.similarity_kernels import BLOCK_PASSAGES
 from retreever.index.lexical.hybrid_query import HybridQuery, count_places
@@ -33,7 +33,7 @@ class AddedParts:
         slack: more than the rounding errors of sums with what is added, float32 (queries,).
         encodings: scaled encodings of the queries, float32 (queries, dim); no columns where nothing is added.
         code: of encodings; None where they add nothing or no segment has codes.
-        encoded: the queries as the code takes them.
+        encoded: the queries as the code refines by them.
     """
 
     added: list[np.ndarray]
@@ -72,19 +72,20 @@ def add_parts(
     if not encodings.shape[1]:
         return AddedParts(added, added, block_scores, slack, encodings)
     # A bound's own slack is meant for vectors of length one, and is added once for the tree and once for encodings.
-    slack += np.linalg.norm(encodings, axis=1) * np.float32(ADDED_SCORE_ERROR + ROUNDING_SLACK)
+    factors = np.linalg.norm(encodings, axis=1)
+    slack += factors * np.float32(ADDED_SCORE_ERROR + ROUNDING_SLACK)
     code: Any = codes.get(ENCODINGS)
     if code is None:
         return AddedParts(added, added, block_scores, slack, encodings)
-    encoded, bounds = code.encode_queries(encodings), []
+    encoded, bounds = code.encode_queries(scale_to_unit_length(encodings)), []
     for i, view in enumerate(views):
         bounds.append(added[i])
         if view.segment.codes:
             own = view.segment.codes[ENCODINGS]
             bounds[i] = added[i].copy()
-            code.add_bounds(encoded, own, bounds[i])
-            block_scores[i] = block_scores[i] + code.score_blocks(encoded, own.centres)
-    return AddedParts(added, bounds, block_scores, slack, encodings, code, encoded)
+            code.add_bounds(encoded, own, factors, bounds[i])
+            block_scores[i] = block_scores[i] + factors[:, None] * code.score_blocks(encoded, own.centres)
+    return AddedParts(added, bounds, block_scores, slack, encodings, code, code.scale_queries(encoded, factors))
 
 
 def _add_words(parts: Sequence[HybridQuery], view: SegmentView) -> np.ndarray:

@@ -94,6 +94,20 @@ def test_most_passages_are_left_out():
         assert own.bound <= own.kth == score[-1] and own.survived < ROWS / 2 and own.scored < ROWS / 10
 
 
+def test_encodings_of_little_weight_leave_out_as_much_as_none():
+    index, _, _ = build_index("bhattacharyya", "float16", 100)
+    queries = draw_clustered(8, DEPTH, seed=1)
+    encodings = draw_encodings(queries, 100, seed=2) + 5  # a mean far from zero, as encoders have
+    survived = {
+        share: sum(
+            e.survived
+            for e in index.search(queries, 10, hybrid=Hybrid([""] * 8, 0.0, encodings, share), certify=True)[2]
+        )
+        for share in (0.0, 0.01, 0.1)
+    }
+    assert survived[0.01] < 1.2 * survived[0.0] and survived[0.1] < 1.5 * survived[0.0]
+
+
 def test_what_does_not_fit_is_refused():
     index, _, _ = build_index("ntvd", "float16", 5, rows=20)
     queries, texts = draw_nodes(2, DEPTH), ["a", "b"]
