@@ -3,8 +3,8 @@
     python -m benchmarks.results_page            from benchmarks/results/compare_*.json
     python -m benchmarks.results_page --check    write nothing; exit code 1 where a page is not up to date
 
-A table stands between `<!-- table: NAME -->` and `<!-- end -->`: `headline`, or the name of a data set. The prose
-around the tables is written by hand. To take in a new report, copy its `report.json` to `benchmarks/results/` as
+A table stands between `<!-- table: NAME -->` and `<!-- end -->`: `headline`, `hybrids`, or the name of a data set. The
+prose around the tables is written by hand. To take in a new report, copy its `report.json` to `benchmarks/results/` as
 `compare_DATASET_MACHINE_DATE.json`; the newest of a data set counts.
 """
 
@@ -35,7 +35,18 @@ SYSTEMS = {
     "pq": "product quantiser",
     "hnsw": "HNSW",
     "ivf": "IVF",
+    "opq": "product quantiser, rotated",
+    "rabitq": "RaBitQ",
+    "binary": "binary codes, re-scored",
+    "static_words": "static word vectors",
+    "sparse_codes": "sparse autoencoder codes",
 }
+HYBRID_SIDES = {
+    "frozen": ("frozen encoder", "bm25+frozen"),
+    "matryoshka": ("Matryoshka head", "bm25+head"),
+    "retreever": ("**retreever**", "tree+bm25"),
+}
+"""By the system alone: what is fused with BM25, and the name of the hybrid."""
 HEADLINE_SYSTEMS = ("bm25", "frozen", "matryoshka", "retreever")
 Report = dict[str, Any]
 
@@ -64,7 +75,8 @@ def fill_page(page: str, reports: dict[str, Report]) -> str:
 
     def fill(found: re.Match[str]) -> str:
         name = found[2]
-        table = _headline_table(reports) if name == "headline" else _dataset_table(reports[name])
+        whole = {"headline": _headline_table, "hybrids": _hybrid_table}
+        table = whole[name](reports) if name in whole else _dataset_table(reports[name])
         return f"{found[1]}{table}\n{found[3]}"
 
     return TABLE_PATTERN.sub(fill, page)
@@ -80,6 +92,35 @@ def _headline_table(reports: dict[str, Report]) -> str:
         label = f"{name}, trained on {report['protocol']['trained_on']}" if _is_zero_shot(report) else name
         rows.append([label, *cells, _against_frozen(report)])
     return _format_table(rows, left=1)
+
+
+def _hybrid_table(reports: dict[str, Report]) -> str:
+    """Of every report with hybrids, a row a system: NDCG@10, bytes and milliseconds alone, then with BM25."""
+    rows = [["data set", "system", "alone", "bytes", "ms", "with BM25", "bytes", "ms", "of the best untrained"]]
+    for name, report in reports.items():
+        pairs = {pair["question"]: pair for pair in report.get("hybrid_pairwise", ())}
+        if "the best without training" not in pairs:
+            continue
+        best = pairs["the best without training"]
+        share = f"{best['ratio']:.3f} [{best['low']:.3f}, {best['high']:.3f}]"
+        rows.append([name, SYSTEMS["bm25"], *_measure(_largest(report, "bm25")), "", "", "", ""])
+        for system, (label, hybrid) in HYBRID_SIDES.items():
+            fused = [e for e in report["entries"] if e["name"] == hybrid and e["code"].endswith(" sum")]
+            both = [e for e in fused if not e["code"].startswith("int8")]
+            largest = max(both, key=lambda e: e["dimensions"] or 0, default=None)
+            alone = _largest(report, system)
+            if alone or largest:
+                cells = [*_measure(alone), *_measure(largest), share if system == "retreever" else ""]
+                rows.append(["", label, *cells])
+    return _format_table(rows, left=2)
+
+
+def _measure(entry: dict[str, Any] | None) -> list[str]:
+    """NDCG@10, bytes and milliseconds."""
+    if entry is None:
+        return ["", "", ""]
+    time = entry["latency_ms"]
+    return [f"{_ndcg(entry):.3f}", f"{entry['bytes_per_document']:,.0f}", f"{time['median']:.1f}" if time else ""]
 
 
 def _format_figure(figure: float | None, highest: float) -> str:

@@ -71,9 +71,9 @@ def fit_relevance(
 
 def make_dataset_hybrid(data: EncodedDataset, queries: Int[np.ndarray, " queries"], weights: HybridWeights) -> Hybrid:
     """What a hybrid search for some queries of a data set adds to similarities."""
-    texts = data.dataset.query_texts()
+    texts = [data.dataset.queries[row].text for row in queries.tolist()]
     encodings = np.array(data.queries.frozen_part[queries]) if weights.encodings else None
-    return Hybrid([texts[row] for row in queries.tolist()], weights.words, encodings, weights.encodings)
+    return Hybrid(texts, weights.words, encodings, weights.encodings)
 
 
 def summarize_relevance(relevance: Relevance | None) -> dict[str, Any]:
