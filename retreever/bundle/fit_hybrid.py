@@ -1,8 +1,8 @@
 """Chooses the weights of a hybrid search by NDCG@10 at the last level, on dev and on guard sets (ours).
 
-Dev knows the training's domain alone, and there the tree needs its companions least. So of all weights that cost at
-most one percent of dev's best, those are taken that do best on guard sets; without any, those that lean most on what
-was not trained: the frozen encoder, then words.
+Dev knows the training's domain alone, and there the tree needs its companions least. So of all weights that dev does
+not tell from its best, by the rule of one standard error (Breiman and others, 1984), those are taken that do best on
+guard sets; without any, those that lean most on what was not trained: the frozen encoder, then words.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,20 +10,19 @@ from itertools import product
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from retreever.bundle.build_index import build_index
 from retreever.bundle.fit_relevance import MIN_DEV_QUERIES, draw_judged_queries, make_dataset_hybrid
 from retreever.bundle.hybrid_weights import HybridWeights, WeightCurve
 from retreever.encoding.encoding_store import EncodedDataset
-from retreever.evaluation.metrics import METRIC, evaluate_rankings, group_judgements
+from retreever.evaluation.metrics import METRIC, evaluate_per_query, group_judgements
 from retreever.index.tree_index import TreeIndex
 from retreever.system.progress import Track, track_silently
 from retreever.trained_tree import TrainedTree, route_encodings
 
 TRIED_WORDS = ((0.0, 0.0), *((weight, 0.0) for weight in (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)))
 TRIED_WITH_ENCODINGS = ((0.0, 0.0), *product((1.0, 2.0, 3.0, 4.0, 6.0), (0.0, 0.3, 0.6, 1.0)))
-KEPT_ON_DEV = 0.99  # share of the best NDCG@10 on dev that the chosen weights keep
 
 
 def fit_hybrid(
@@ -49,29 +48,34 @@ def fit_hybrid(
     guarded = {
         name: _judge_guard(trained, guard, tried, track, f"{name}: ", seed) for name, guard in (guards or {}).items()
     }
-    words, encodings = tried[pick_weights(figures, list(guarded.values()), tried)]
+    means = [own.mean(axis=1) for own in guarded.values()]
+    words, encodings = tried[pick_weights(figures, means, tried)]
     curve = WeightCurve(
         queries=len(queries),
         weights=tuple(pair[0] for pair in tried),
         encoding_weights=tuple(pair[1] for pair in tried) if index.layout.encoding_dim else (),
-        ndcg_at_10=tuple(figures),
-        guards={name: tuple(own) for name, own in guarded.items()},
+        ndcg_at_10=_round_means(figures),
+        guards={name: _round_means(own) for name, own in guarded.items()},
     )
     return HybridWeights(words, encodings, curve)
 
 
-def pick_weights(dev: Sequence[float], guards: Sequence[Sequence[float]], tried: Sequence[tuple[float, float]]) -> int:
-    """The number of the weights to take, by NDCG@10 of each on dev, and on every guard set.
-
-    >>> pick_weights([0.5, 0.7, 0.695], [], [(0, 0), (1, 0), (2, 0)])
-    2
-    >>> pick_weights([0.5, 0.7, 0.695], [[0.1, 0.6, 0.5]], [(0, 0), (1, 0), (2, 0)])
-    1
-    """
-    kept = [i for i, figure in enumerate(dev) if figure >= KEPT_ON_DEV * max(dev)]
+def pick_weights(
+    dev: Float[np.ndarray, "tried queries"],
+    guards: Sequence[Float[np.ndarray, " tried"]],
+    tried: Sequence[tuple[float, float]],
+) -> int:
+    """The number of the weights to take, by NDCG@10 of every dev query, and the mean on every guard set."""
+    lost = dev[dev.mean(axis=1).argmax()] - dev
+    errors = lost.std(axis=1, ddof=1) / np.sqrt(lost.shape[1])
+    kept = np.flatnonzero(lost.mean(axis=1) <= errors).tolist()
     if guards:
-        return max(kept, key=lambda i: sum(own[i] / (max(own) or 1.0) for own in guards))
-    return max(kept, key=lambda i: (tried[i][1], tried[i][0]))
+        return int(max(kept, key=lambda i: sum(own[i] / (max(own) or 1.0) for own in guards)))
+    return int(max(kept, key=lambda i: (tried[i][1], tried[i][0])))
+
+
+def _round_means(figures: Float[np.ndarray, "tried queries"]) -> tuple[float, ...]:
+    return tuple(figures.mean(axis=1).round(4).tolist())
 
 
 def _judge_weights(
@@ -83,8 +87,8 @@ def _judge_weights(
     tried: Sequence[tuple[float, float]],
     track: Track,
     label: str = "",
-) -> list[float]:
-    """NDCG@10 with each of the weights."""
+) -> Float[np.ndarray, "tried queries"]:
+    """NDCG@10 of every query with each of the weights."""
     nodes = np.concatenate(list(route_encodings(trained.tree, trained.config, data.queries, queries)))
     judged, relevant = group_judgements(data.dataset.qrels[split])
     wanted = [relevant[place] for place in np.searchsorted(judged, queries).tolist()]
@@ -92,8 +96,8 @@ def _judge_weights(
     for words, encodings in track(tried, f"{label}choosing weights of the hybrid"):
         hybrid = make_dataset_hybrid(data, queries, HybridWeights(words, encodings))
         numbers, _ = index.search(nodes, 10, trained.layout.depth, hybrid=hybrid)
-        figures.append(round(evaluate_rankings(numbers, wanted)[METRIC], 4))
-    return figures
+        figures.append(evaluate_per_query(numbers, wanted)[METRIC])
+    return np.array(figures)
 
 
 def _judge_guard(
@@ -103,7 +107,7 @@ def _judge_guard(
     track: Track,
     label: str,
     seed: int,
-) -> list[float]:
+) -> Float[np.ndarray, "tried queries"]:
     split = "test" if data.dataset.has_pairs("test") else "dev"
     queries = draw_judged_queries(data.dataset, split, seed)
     return _judge_weights(trained, data, split, queries, build_index(trained, data, track), tried, track, label)

@@ -13,7 +13,7 @@ from jaxtyping import Int
 from retreever.baselines import fitted_files
 from retreever.baselines.baseline import Form, Ranking
 from retreever.bundle.build_index import build_index
-from retreever.bundle.fit_hybrid import KEPT_ON_DEV, TRIED_WITH_ENCODINGS, TRIED_WORDS, fit_hybrid
+from retreever.bundle.fit_hybrid import TRIED_WITH_ENCODINGS, TRIED_WORDS, fit_hybrid
 from retreever.bundle.fit_relevance import make_dataset_hybrid
 from retreever.bundle.hybrid_weights import HybridWeights, WeightCurve, choose_usual_weights
 from retreever.encoding.encoding_store import EncodedDataset
@@ -22,7 +22,7 @@ from retreever.system.progress import Track, track_silently
 from retreever.trained_tree import TrainedTree, route_encodings
 
 TREE_HYBRID = "tree+bm25"
-HYBRID_TUNING = [TRIED_WORDS, TRIED_WITH_ENCODINGS, KEPT_ON_DEV]
+HYBRID_TUNING = [TRIED_WORDS, TRIED_WITH_ENCODINGS, "one standard error"]
 """What decides the weights, besides tree and data; a hybrid that was tuned otherwise is another one."""
 
 

@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from retreever.baselines import BM25, Form
-from retreever.bundle.fit_hybrid import KEPT_ON_DEV
 from retreever.comparison.judge import fit_or_load_tree_hybrid
 from retreever.comparison.tree_hybrid import TREE_HYBRID, TreeHybrid
 from retreever.comparison.tree_ranker import TreeRanker
@@ -50,7 +49,7 @@ def test_it_finds_what_dev_promised_and_more_than_the_tree_alone(world):
     fused = evaluate_rankings(hybrid.search(queries, 10, hybrid.forms[-1])[0], relevant)["ndcg_at_10"]
     pairs = list(zip(curve.weights, curve.encoding_weights, strict=True))
     promised = curve.ndcg_at_10[pairs.index((hybrid.weights.words, hybrid.weights.encodings))]
-    assert fused == pytest.approx(promised, abs=1e-4) and promised >= KEPT_ON_DEV * max(curve.ndcg_at_10)
+    assert fused == pytest.approx(promised, abs=1e-4) and promised >= max(curve.ndcg_at_10) - 0.02
     assert fused > evaluate_rankings(alone.search(queries, 10, Form(64))[0], relevant)["ndcg_at_10"] + 0.1
 
 
