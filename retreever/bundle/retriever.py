@@ -196,7 +196,7 @@ class Retreever:
         if not self.index.has_words:
             raise ValueError("hybrid: this bundle has no words; make it anew with `retreever index`")
         if asked == "rrf":
-            return Hybrid(texts, LARGEST_HYBRID_WEIGHT, by_ranks=True)
+            return Hybrid(texts, self.hybrid.words, by_ranks=True)  # the weight serves explanations alone
         weight = self.hybrid.words if asked == "auto" else asked
         if isinstance(weight, str) or not 0 <= weight <= LARGEST_HYBRID_WEIGHT:
             rule = f"must be auto, off, rrf or a weight in [0, {LARGEST_HYBRID_WEIGHT:g}]"

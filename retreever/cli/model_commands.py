@@ -1,7 +1,7 @@
 """Verbs on a trained tree: index its corpus, promote it, search it, print the meaning of its nodes."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, TYPE_CHECKING, cast
 
 import typer
 
@@ -18,7 +18,7 @@ from retreever.config import MIN_GUARD_RATIO
 from retreever.errors import RetreeverError
 
 if TYPE_CHECKING:  # it brings torch
-    from retreever.bundle.hybrid_weight import HybridChoice
+    from retreever.bundle.hybrid_weights import HybridChoice
     from retreever.bundle.retriever import Retreever
     from retreever.cli.console import Screen
 
@@ -146,8 +146,9 @@ def search(
 
 
 def _parse_hybrid(text: str | None) -> "HybridChoice | None":
-    if text is None or text == "auto" or text == "off" or text == "rrf":
-        return text
+    if text in (None, "auto", "off", "rrf"):
+        return cast("HybridChoice | None", text)
+    assert text is not None
     try:
         return float(text)
     except ValueError:
