@@ -1,7 +1,7 @@
 """Verbs on a trained tree: index its corpus, promote it, search it, print the meaning of its nodes."""
 
 from pathlib import Path
-from typing import Annotated, TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
